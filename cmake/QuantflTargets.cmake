@@ -1,0 +1,65 @@
+# quantfl_library(NAME [SOURCES ...] [DEPS ...] [PRIVATE_DEPS ...])
+#   One target a folder, alias quantfl::NAME. Sources are named relative to the folder.
+#   A library's place in the architecture is what it links: tests/install/link_lines_test checks it.
+# quantfl_program(NAME SOURCES ... DEPS ...)
+#   An installed executable, build/.../bin/NAME.
+# quantfl_test(NAME SOURCES ... DEPS ... [LABELS ...] [ONE_ENTRY])
+#   A GoogleTest binary. ONE_ENTRY registers the binary as a single ctest entry: LibTorch costs half
+#   a second at every start, which gtest_discover_tests would pay for each test.
+include_guard()
+
+set(QUANTFL_WARNINGS -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual
+    -Wno-sign-conversion)
+
+add_library(quantfl_build_flags INTERFACE)
+# gcc contracts a*b+c into an fma by default on AVX2 and NEON, which changes bits: never here.
+target_compile_options(quantfl_build_flags INTERFACE ${QUANTFL_WARNINGS} -ffp-contract=off
+    $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>
+    $<$<BOOL:${QUANTFL_WERROR}>:-Werror>)
+if(QUANTFL_SANITIZE)
+  string(REPLACE ";" "," _san "${QUANTFL_SANITIZE}")
+  add_compile_options(-fsanitize=${_san} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  add_link_options(-fsanitize=${_san})
+endif()
+
+function(quantfl_library name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(quantfl_${name} STATIC ${A_SOURCES})
+  add_library(quantfl::${name} ALIAS quantfl_${name})
+  set_target_properties(quantfl_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(quantfl_${name} PUBLIC
+      $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/generated>
+      $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/quantfl>)
+  target_link_libraries(quantfl_${name} PUBLIC ${A_DEPS}
+                        PRIVATE $<BUILD_INTERFACE:quantfl_build_flags> ${A_PRIVATE_DEPS})
+endfunction()
+
+function(quantfl_program name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE quantfl_build_flags ${A_DEPS})
+  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endfunction()
+
+function(quantfl_test name)
+  cmake_parse_arguments(A "ONE_ENTRY" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE quantfl_build_flags ${A_DEPS} GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  if(A_ONE_ENTRY)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT})
+  else()
+    gtest_discover_tests(${name} TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
+                         PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT})
+  endif()
+endfunction()
+
+function(quantfl_folder folder)
+  if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/CMakeLists.txt")
+    add_subdirectory(${folder})
+  endif()
+endfunction()
