@@ -1,0 +1,69 @@
+#ifndef QUANTFL_CLIENT_DAEMON_DAEMON_H_
+#define QUANTFL_CLIENT_DAEMON_DAEMON_H_
+
+// Owns the sessions of one process's logical clients on one loop, and hands their effects to
+// executors: the transport, the workload's train slots, the spool. The client's twin of
+// server/coordinator.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/daemon/transport.h"
+#include "client/daemon/workload.h"
+#include "common/base/clock.h"
+#include "common/base/env.h"
+#include "common/base/executor.h"
+#include "common/base/log.h"
+
+namespace quantfl::daemon {
+
+struct DaemonOptions {
+  std::string device;
+  federation::Role role = federation::Role::kTrainer;
+  uint32_t clients = 1;                          // logical clients; an evaluator has one
+  std::optional<uint32_t> first_index;           // client_index of ordinal 0; none: the coordinator assigns
+  uint32_t train_slots = 1;                      // models alive at once
+  std::string state_dir;                         // artifacts/ and spool/ (created)
+  std::vector<std::string> pretrained;           // safetensors files that need not be downloaded
+  std::string software_version;
+  absl::Duration retry_min = absl::Milliseconds(500);   // back-off: doubles with full jitter from min to max
+  absl::Duration retry_max = absl::Seconds(30);
+  uint64_t artifact_cache_bytes = 4ull << 30;    // the oldest are removed beyond it
+  uint64_t artifact_bytes_max = 4ull << 30;      // one artifact larger than this is refused
+  uint32_t runs = 0;                             // leave after so many finished runs; 0: stay
+  uint64_t backoff_seed = 0;                     // of the jitter; 0: from the device's name
+};
+
+struct DaemonDeps {
+  base::EventLoop* loop = nullptr;               // owns the sessions
+  base::Executor* training = nullptr;            // train_slots threads
+  base::Executor* disk = nullptr;                // one task at a time, in order
+  base::Env* env = nullptr;
+  base::Clock* clock = nullptr;
+  base::Logger* logger = nullptr;
+  Workload* workload = nullptr;
+  std::function<std::unique_ptr<Transport>(uint32_t ordinal)> make_transport;
+};
+
+class Daemon {
+ public:
+  // INVALID_ARGUMENT: options out of range; errors of the state folder; a pretrained file that cannot be read.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Create(DaemonOptions options, DaemonDeps deps);
+  virtual ~Daemon() = default;
+
+  // `on_end` once, on the loop: after `runs` runs, after Stop, or for a reason that no later try can mend (a
+  // refused token, a protocol version): its status says why.
+  virtual void Start(std::function<void(absl::Status)> on_end) = 0;
+  // Finishes the write in flight, keeps the spool, disconnects. Any thread; idempotent.
+  virtual void Stop() = 0;
+};
+
+}  // namespace quantfl::daemon
+
+#endif  // QUANTFL_CLIENT_DAEMON_DAEMON_H_

@@ -1,0 +1,59 @@
+#ifndef QUANTFL_COMMON_DATA_DATASET_H_
+#define QUANTFL_COMMON_DATA_DATASET_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "common/base/env.h"
+#include "common/federation/types.h"
+
+namespace quantfl::data {
+
+// Labelled images in memory, as bytes: count x channels x height x width, row-major.
+struct Dataset {
+  uint32_t channels = 1;
+  uint32_t height = 0;
+  uint32_t width = 0;
+  std::vector<uint8_t> pixels;
+  std::vector<uint16_t> labels;
+
+  uint64_t count() const { return labels.size(); }
+  uint64_t example_bytes() const { return uint64_t{channels} * height * width; }
+  absl::Span<const uint8_t> example(uint64_t i) const {
+    return absl::MakeConstSpan(pixels).subspan(i * example_bytes(), example_bytes());
+  }
+  uint32_t classes() const;  // largest label + 1
+};
+
+enum class Split { kTrain, kTest };
+
+// idx files as MNIST publishes them, plain or .gz, found by their usual names in `folder`
+// (train-images-idx3-ubyte[.gz] ...). NOT_FOUND names the files looked for and how to get them;
+// DATA_LOSS: wrong magic, sizes that disagree, truncated or trailing bytes, images and labels of
+// different counts. Sizes are checked before allocation.
+absl::StatusOr<Dataset> LoadIdxFolder(base::Env& env, const std::string& folder, Split split);
+
+// The two files' bytes (already decompressed).
+absl::StatusOr<Dataset> ParseIdx(absl::string_view images, absl::string_view labels);
+// gzip to bytes, at most `max_bytes`.
+absl::StatusOr<std::string> Gunzip(absl::string_view compressed, uint64_t max_bytes);
+
+// The example indices of each of spec.partitions clients, each ascending. Every example belongs to
+// exactly one client (of the first examples_max after a seeded shuffle, where that is set); a
+// client can be left without any by a small alpha, which is an error naming it: INVALID_ARGUMENT.
+// A pure function of (labels, spec) on one machine; Dirichlet draws use libm, so between machines they
+// may differ in the last place (clients that must agree exactly run the same build).
+absl::StatusOr<std::vector<std::vector<uint32_t>>> Partition(absl::Span<const uint16_t> labels,
+                                                             const federation::PartitionSpec& spec);
+
+// Rows: clients, columns: labels, and a row of totals; for people.
+std::string PartitionTable(absl::Span<const uint16_t> labels,
+                           const std::vector<std::vector<uint32_t>>& partitions);
+
+}  // namespace quantfl::data
+
+#endif  // QUANTFL_COMMON_DATA_DATASET_H_

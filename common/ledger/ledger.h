@@ -1,0 +1,73 @@
+#ifndef QUANTFL_COMMON_LEDGER_LEDGER_H_
+#define QUANTFL_COMMON_LEDGER_LEDGER_H_
+
+// Bytes by level, both directions, per member. L1 comes from the codec, L2 from serialised messages,
+// L3 and L4 from the kernel's counters on a duplicate of the connection's descriptor, which still
+// answers after gRPC has closed its own.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "common/federation/types.h"
+
+namespace quantfl::ledger {
+
+enum class Direction { kUplink, kDownlink };
+
+// What the kernel says of one TCP connection. A field is absent where the kernel is too old for it.
+struct TcpCounters {
+  std::optional<uint64_t> bytes_sent;           // tcpi_bytes_sent, retransmissions included
+  std::optional<uint64_t> bytes_retransmitted;
+  std::optional<uint64_t> bytes_received;
+  std::optional<uint64_t> segments_sent, segments_received;
+  bool closed = false;                          // no more bytes can come
+};
+
+// A duplicate of a TCP socket's descriptor, closed with the object. Thread-safe.
+class TcpProbe {
+ public:
+  virtual ~TcpProbe() = default;
+  virtual TcpCounters Read() = 0;
+};
+// dup(fd). INVALID_ARGUMENT if fd is no TCP socket.
+absl::StatusOr<std::unique_ptr<TcpProbe>> DuplicateTcpProbe(int fd);
+
+// Thread-safe. Cumulative since construction.
+class Ledger {
+ public:
+  Ledger();
+  ~Ledger();
+  void AddPayload(base::MemberId member, Direction direction, uint64_t bytes);
+  void AddMessage(base::MemberId member, Direction direction, uint64_t bytes);
+  // A connection, named as the transport names its peer ("ipv4:127.0.0.1:40412"), and from whose side the
+  // kernel counts: at the coordinator what is received is uplink.
+  enum class Side { kCoordinator, kClient };
+  void AddConnection(const std::string& peer, Side side, std::unique_ptr<TcpProbe> probe);
+  // From now on the connection's bytes, the earlier ones included, are this member's. A connection that
+  // carried two members is counted in neither's stream levels, which are then absent, but in Process().
+  void Attribute(const std::string& peer, base::MemberId member);
+  // Reads all probes first and retires the closed ones, keeping their last counts.
+  federation::ByteCounters Totals(base::MemberId member);
+  federation::ByteCounters Process();
+  // Bytes of connections that nobody was identified on (port scans, refused joins).
+  federation::ByteCounters Unattributed();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// a - b, level by level; absent where either is.
+federation::ByteCounters operator-(const federation::ByteCounters& a, const federation::ByteCounters& b);
+federation::ByteCounters operator+(const federation::ByteCounters& a, const federation::ByteCounters& b);
+
+}  // namespace quantfl::ledger
+
+#endif  // QUANTFL_COMMON_LEDGER_LEDGER_H_
