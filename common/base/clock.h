@@ -17,9 +17,15 @@ class SteadyTime {
   static constexpr SteadyTime InfiniteFuture() { return SteadyTime(absl::InfiniteDuration()); }
   constexpr absl::Duration since_origin() const { return since_origin_; }
 
-  friend SteadyTime operator+(SteadyTime t, absl::Duration d) { return SteadyTime(t.since_origin_ + d); }
-  friend SteadyTime operator-(SteadyTime t, absl::Duration d) { return SteadyTime(t.since_origin_ - d); }
-  friend absl::Duration operator-(SteadyTime a, SteadyTime b) { return a.since_origin_ - b.since_origin_; }
+  friend SteadyTime operator+(SteadyTime t, absl::Duration d) {
+    return SteadyTime(t.since_origin_ + d);
+  }
+  friend SteadyTime operator-(SteadyTime t, absl::Duration d) {
+    return SteadyTime(t.since_origin_ - d);
+  }
+  friend absl::Duration operator-(SteadyTime a, SteadyTime b) {
+    return a.since_origin_ - b.since_origin_;
+  }
   friend bool operator==(SteadyTime a, SteadyTime b) { return a.since_origin_ == b.since_origin_; }
   friend bool operator<(SteadyTime a, SteadyTime b) { return a.since_origin_ < b.since_origin_; }
   friend bool operator>(SteadyTime a, SteadyTime b) { return b < a; }
@@ -50,6 +56,7 @@ class ManualClock : public Clock {
   absl::Time WallNow() const override;
   // CHECK-fails if `d` is negative.
   void Advance(absl::Duration d);
+  // CHECK-fails if `t` is in the past.
   void AdvanceTo(SteadyTime t);
 
  private:

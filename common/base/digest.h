@@ -3,6 +3,7 @@
 
 #include <array>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,9 +19,9 @@ struct Digest {
   std::array<uint8_t, 32> bytes{};
 
   bool IsZero() const;
-  std::string Hex() const;              // 64 lower-case digits
-  std::string ShortHex() const;         // the first 12, for logs
-  absl::string_view AsBytes() const;    // a view of `bytes`
+  std::string Hex() const;            // 64 lower-case digits
+  std::string ShortHex() const;       // the first 12, for logs
+  absl::string_view AsBytes() const;  // a view of `bytes`
   // INVALID_ARGUMENT unless 64 hexadecimal digits / exactly 32 bytes.
   static absl::StatusOr<Digest> FromHex(absl::string_view hex);
   static absl::StatusOr<Digest> FromBytes(absl::string_view raw);
@@ -34,7 +35,8 @@ struct Digest {
 
 Digest Sha256(absl::string_view data);
 
-// Incremental SHA-256 over libcrypto. Not thread-safe. Movable.
+// Incremental SHA-256 over libcrypto. Not thread-safe. Movable; CHECK-fails if used after Finish or
+// after it was moved from.
 class Sha256Hasher {
  public:
   Sha256Hasher();
@@ -49,7 +51,7 @@ class Sha256Hasher {
   std::unique_ptr<State> state_;
 };
 
-// True iff equal; its time does not depend on where they differ.
+// True iff equal; its time does not depend on where they differ (lengths are no secret).
 bool ConstantTimeEqual(absl::string_view a, absl::string_view b);
 
 // `n` bytes from the operating system's generator, for session ids and tokens only: everything that

@@ -1,9 +1,10 @@
 #ifndef QUANTFL_COMMON_BASE_MUTEX_H_
 #define QUANTFL_COMMON_BASE_MUTEX_H_
 
-// std::mutex with clang's thread-safety annotations. absl::Mutex gives false reports under TSan with
-// Debian's uninstrumented Abseil.
+// std::mutex with clang's thread-safety annotations. absl::Mutex gives false reports under TSan
+// with Debian's uninstrumented Abseil.
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -48,15 +49,18 @@ class QFL_SCOPED_CAPABILITY MutexLock {
 
 class CondVar {
  public:
-  // Wait and WaitFor release `mutex` while they wait; they may wake for no reason.
+  // Wait and WaitFor release `mutex` while they wait; they may wake for no reason, WaitFor at the
+  // latest after a day: standard libraries add the timeout to the time, which overflows for
+  // InfiniteDuration.
   void Wait(Mutex& mutex) QFL_REQUIRES(mutex) QFL_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     cv_.wait(lock);
     lock.release();
   }
-  void WaitFor(Mutex& mutex, absl::Duration timeout) QFL_REQUIRES(mutex) QFL_NO_THREAD_SAFETY_ANALYSIS {
+  void WaitFor(Mutex& mutex, absl::Duration timeout)
+      QFL_REQUIRES(mutex) QFL_NO_THREAD_SAFETY_ANALYSIS {
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    cv_.wait_for(lock, absl::ToChronoNanoseconds(timeout));
+    cv_.wait_for(lock, absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24))));
     lock.release();
   }
   void NotifyOne() { cv_.notify_one(); }

@@ -2,12 +2,15 @@
 #define QUANTFL_COMMON_BASE_PRNG_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace quantfl::base {
 
-// What a stream of random numbers is for. Values are part of what makes a run repeatable: never renumber.
+// What a stream of random numbers is for. Values are part of what makes a run repeatable: never
+// renumber; 1 to 65535.
 enum class PrngPurpose : uint32_t {
   kModelInit = 1,
   kPartition = 2,
@@ -27,24 +30,37 @@ struct PrngKey {
   PrngPurpose purpose = PrngPurpose::kModelInit;
 };
 
-// Philox4x32-10 (Salmon et al., SC 2011), counter-based.
-//   key     = {lo32(run_seed), hi32(run_seed)}
-//   counter = {block_lo, (block_hi 16 bits << 16) ^ purpose..., round, client_index}: exact packing in prng.cc,
-// golden vectors in tests/unit/common/base/prng_test.cc (the published ones for the raw function, ours for keys).
+// Philox4x32-10, counter-based (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as
+// 1, 2, 3", SC 2011): ten rounds of a keyed bijection of the counter. The words are in the order of
+// the paper and of its published test vectors.
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// Not thread-safe; cheap to copy.
+// The stream of a key is the concatenation, for block = 0, 1, 2, ..., of the four words of
+//   Philox4x32(counter, key)
+//   key     = { run_seed mod 2^32, run_seed / 2^32 }
+//   counter = { block mod 2^32,
+//               purpose * 2^16 + block / 2^32,       purpose < 2^16, block < 2^48
+//               round,
+//               client_index }
+// Every field has bits of its own, so two different keys never see the same (counter, key), and
+// one block of a stream can be computed without the ones before it. A stream ends after 2^50 words
+// (a CHECK failure). Golden vectors: tests/unit/common/base/prng_test.cc. Not thread-safe; cheap to
+// copy.
 class Prng {
  public:
   explicit Prng(PrngKey key);
   uint32_t NextU32();
-  uint64_t NextU64();
+  uint64_t NextU64();  // two words, the low half first
   // Unbiased (rejection) in [0, bound); bound >= 1.
   uint64_t Below(uint64_t bound);
-  double Uniform();       // [0, 1), 53 bits
-  float UniformFloat();   // [0, 1), 24 bits
-  double Gaussian();      // Box-Muller; repeats on one machine and libm, so never used where bits must agree across machines
-  double Gamma(double shape);  // Marsaglia and Tsang 2000, shape > 0; the same caveat
+  double Uniform();      // [0, 1), 53 bits
+  float UniformFloat();  // [0, 1), 24 bits
+  // Box-Muller, mean 0, variance 1. Goes through libm: repeats on one machine and libm, so it is
+  // never used where bits must agree across machines.
+  double Gaussian();
+  // Marsaglia and Tsang 2000, scale 1, shape > 0 and finite; the same caveat. For shapes far below
+  // 1 (about 0.01) a draw may underflow to 0.
+  double Gamma(double shape);
   // Fisher-Yates.
   template <typename T>
   void Shuffle(std::vector<T>& v) {
@@ -53,10 +69,11 @@ class Prng {
 
  private:
   void Refill();
+
   std::array<uint32_t, 2> key_;
-  std::array<uint32_t, 4> counter_;
+  std::array<uint32_t, 4> counter_;  // of the next block
   std::array<uint32_t, 4> buffer_{};
-  int used_ = 4;
+  int used_ = 4;  // words of `buffer_` that were given out
 };
 
 }  // namespace quantfl::base

@@ -1,9 +1,9 @@
 #ifndef QUANTFL_COMMON_BASE_STATUS_H_
 #define QUANTFL_COMMON_BASE_STATUS_H_
 
-// Errors are absl::Status. What each code means here: INVALID_ARGUMENT a wrong shape or value from a
-// caller; DATA_LOSS a corrupt payload or file; FAILED_PRECONDITION a wrong phase or version; ABORTED
-// late or stale where no verdict message exists; RESOURCE_EXHAUSTED a named limit.
+// Errors are absl::Status. What each code means here: INVALID_ARGUMENT a wrong shape or value from
+// a caller; DATA_LOSS a corrupt payload or file; FAILED_PRECONDITION a wrong phase or version;
+// ABORTED late or stale where no verdict message exists; RESOURCE_EXHAUSTED a named limit.
 
 #include <utility>
 
@@ -25,8 +25,8 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 #define QFL_CONCAT_INNER(a, b) a##b
 #define QFL_CONCAT(a, b) QFL_CONCAT_INNER(a, b)
 
-#define QFL_RETURN_IF_ERROR(expression)                     \
-  do {                                                      \
+#define QFL_RETURN_IF_ERROR(expression)                                                \
+  do {                                                                                 \
     if (::absl::Status qfl_status = (expression); !qfl_status.ok()) return qfl_status; \
   } while (false)
 
