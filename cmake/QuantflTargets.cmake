@@ -27,6 +27,7 @@ function(quantfl_library name)
   add_library(quantfl_${name} STATIC ${A_SOURCES})
   add_library(quantfl::${name} ALIAS quantfl_${name})
   set_target_properties(quantfl_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY QUANTFL_TARGETS quantfl_${name})
   target_include_directories(quantfl_${name} PUBLIC
       $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}> $<BUILD_INTERFACE:${CMAKE_BINARY_DIR}/generated>
       $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/quantfl>)
@@ -38,6 +39,7 @@ function(quantfl_program name)
   cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${A_SOURCES})
   target_link_libraries(${name} PRIVATE quantfl_build_flags ${A_DEPS})
+  set_property(GLOBAL APPEND PROPERTY QUANTFL_TARGETS ${name})
   install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()
 

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, runs every test.
+#   tests/run.sh               what CI runs: sanitized core, seconds of fuzzing, one optimised build, all tests
+#   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy
+#   tests/run.sh --fuzz M      every fuzz target for M minutes
+#   tests/run.sh --simulate N  N seeds of the simulation
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs="${QUANTFL_JOBS:-$(nproc)}"
+export CTEST_OUTPUT_ON_FAILURE=1 CCACHE_DIR="${CCACHE_DIR:-$HOME/.cache/ccache}"
+
+all=0 fuzz_minutes="" simulate=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --all) all=1 ;;
+    --fuzz) fuzz_minutes="${2:?--fuzz needs a number of minutes}"; shift ;;
+    --simulate) simulate="${2:?--simulate needs a number of seeds}"; shift ;;
+    -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "tests/run.sh: unknown argument $1 (see --help)" >&2; exit 64 ;;
+  esac
+  shift
+done
+
+started=$SECONDS
+say() { printf '\n== %s (%d s)\n' "$1" "$((SECONDS - started))"; }
+quietly() {  # the whole output only where it fails
+  local log; log="$(mktemp)"
+  if ! "$@" >"$log" 2>&1; then cat "$log"; rm -f "$log"; return 1; fi
+  rm -f "$log"
+}
+build() {  # preset, then what to build
+  local preset="$1"; shift
+  quietly cmake --preset "$preset" -DQUANTFL_WERROR=ON -DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+  cmake --build "build/$preset" -j "$jobs" "$@" | tail -n 1
+}
+fuzz() {  # seconds a target
+  local target
+  build fuzz
+  for target in build/fuzz/tests/fuzz_*; do
+    [ -x "$target" ] && [ -f "$target" ] || continue
+    local name corpus; name="$(basename "$target")"; corpus="build/fuzz/corpus/$name"
+    mkdir -p "$corpus"
+    quietly "$target" -max_total_time="$1" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
+            -artifact_prefix="build/fuzz/$name-" "$corpus" build/fuzz/seeds/"$name" \
+      || { echo "fuzz: $name failed; its input is build/fuzz/$name-*"; return 1; }
+    echo "fuzz: $name, $1 s, no finding"
+  done
+}
+
+say "packages"
+if [ "$all" = 1 ]; then deploy/packages.sh install all; else deploy/packages.sh install test; fi
+
+if [ -n "$fuzz_minutes" ]; then fuzz "$((fuzz_minutes * 60))"; exit; fi
+if [ -n "$simulate" ]; then
+  build release
+  QUANTFL_SIM_SEEDS="$simulate" ctest --test-dir build/release -L simulation --output-on-failure --timeout 5000
+  exit
+fi
+
+say "core under address and undefined sanitizers"
+build asan
+quietly ctest --test-dir build/asan -j "$jobs"
+say "fuzz targets, 5 s each"
+fuzz 5
+if [ "$all" = 1 ]; then
+  say "core under the thread sanitizer"
+  build tsan
+  ctest --test-dir build/tsan -j "$jobs" | tail -n 4
+  say "everything under address and undefined sanitizers"
+  build asan-all
+  ctest --test-dir build/asan-all -j "$jobs" | tail -n 4
+  say "clang-tidy"
+  build release
+  git ls-files 'common/*.cc' 'server/*.cc' 'client/*.cc' | xargs -P "$jobs" -n 4 clang-tidy -p build/release --quiet
+fi
+say "optimised build"
+build release
+say "all tests"
+ctest --test-dir build/release -j "$jobs"
