@@ -42,11 +42,12 @@ absl::StatusOr<Dataset> ParseIdx(absl::string_view images, absl::string_view lab
 // gzip to bytes, at most `max_bytes`.
 absl::StatusOr<std::string> Gunzip(absl::string_view compressed, uint64_t max_bytes);
 
-// The example indices of each of spec.partitions clients, each ascending. Every example belongs to
-// exactly one client (of the first examples_max after a seeded shuffle, where that is set); a
-// client can be left without any by a small alpha, which is an error naming it: INVALID_ARGUMENT.
-// A pure function of (labels, spec) on one machine; Dirichlet draws use libm, so between machines they
-// may differ in the last place (clients that must agree exactly run the same build).
+// The example indices of each of spec.partitions clients, each ascending; of kind kOwn one entry,
+// which is everybody's. Every example belongs to exactly one client (of the first examples_max
+// after a seeded shuffle, where that is set); a client can be left without any by a small alpha,
+// which is an error naming it: INVALID_ARGUMENT. A pure function of (labels, spec) on one machine;
+// Dirichlet draws use libm, so between machines they may differ in the last place (clients that
+// must agree exactly run the same build).
 absl::StatusOr<std::vector<std::vector<uint32_t>>> Partition(absl::Span<const uint16_t> labels,
                                                              const federation::PartitionSpec& spec);
 

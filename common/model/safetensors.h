@@ -1,8 +1,9 @@
 #ifndef QUANTFL_COMMON_MODEL_SAFETENSORS_H_
 #define QUANTFL_COMMON_MODEL_SAFETENSORS_H_
 
-// Checkpoints. Format: u64 little-endian length of a JSON header, the header, raw little-endian data
-// (https://github.com/huggingface/safetensors). A file from outside is hostile until it is parsed.
+// Checkpoints. Format: u64 little-endian length of a JSON header, the header, raw little-endian
+// data (https://github.com/huggingface/safetensors). A file from outside is hostile until it is
+// parsed.
 
 #include <map>
 #include <string>
@@ -17,6 +18,13 @@ namespace quantfl::model {
 
 enum class DType { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
 
+// Metadata that this project's checkpoints carry, all of it optional to a reader: the built-in
+// architecture, its class count, and how a pixel enters the network (InputSpec's mean and stddev).
+inline constexpr char kMetadataArchitecture[] = "quantfl.architecture";
+inline constexpr char kMetadataClasses[] = "quantfl.classes";
+inline constexpr char kMetadataInputMean[] = "quantfl.input_mean";
+inline constexpr char kMetadataInputStddev[] = "quantfl.input_stddev";
+
 // A parsed file: views into the bytes it was parsed from.
 struct SafetensorsView {
   struct Tensor {
@@ -29,20 +37,21 @@ struct SafetensorsView {
 };
 
 // DATA_LOSS with the reason: header longer than 100 MB or than the file, not JSON, nested too deep,
-// duplicate names, offsets that overlap, leave holes or pass the end, size unequal to shape x dtype,
-// overflowing shapes.
+// duplicate names, offsets that overlap, leave holes or pass the end, size unequal to shape x
+// dtype, overflowing shapes.
 absl::StatusOr<SafetensorsView> ParseSafetensors(absl::string_view bytes);
 
-// Canonical bytes: tensors in schema order, metadata sorted, header padded with spaces to 8 bytes. The
-// same model and metadata give the same bytes, so its digest names the model.
+// Canonical bytes: tensors in schema order, metadata sorted, header padded with spaces to 8 bytes.
+// The same model and metadata give the same bytes, so its digest names the model.
 //   flat  float32[schema.size()]
 std::string SerializeSafetensors(const Schema& schema, absl::Span<const float> flat,
                                  const std::map<std::string, std::string>& metadata);
 
-// The flat vector of `schema` from a file's F32 tensors. INVALID_ARGUMENT where a tensor is missing,
-// superfluous, of another dtype or shape (all named, the expected architecture first); DATA_LOSS for a
-// value that is not finite.
-absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes, const Schema& schema);
+// The flat vector of `schema` from a file's F32 tensors. INVALID_ARGUMENT where a tensor is
+// missing, superfluous, of another dtype or shape (all named, the expected architecture first);
+// DATA_LOSS for a value that is not finite.
+absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes,
+                                            const Schema& schema);
 
 }  // namespace quantfl::model
 

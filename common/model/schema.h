@@ -1,8 +1,8 @@
 #ifndef QUANTFL_COMMON_MODEL_SCHEMA_H_
 #define QUANTFL_COMMON_MODEL_SCHEMA_H_
 
-// What a model's parameters are: names, shapes, policies. Travels once; everything else refers to it
-// by digest.
+// What a model's parameters are: names, shapes, policies. Travels once; everything else refers to
+// it by digest.
 
 #include <cstdint>
 #include <string>
@@ -41,7 +41,7 @@ class Schema {
 
   const std::string& architecture() const { return architecture_; }  // "lenet5"
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
-  uint64_t size() const { return size_; }                            // of the flat vector, skipped ones included
+  uint64_t size() const { return size_; }  // of the flat vector, skipped ones included
   // What an update holds: the tensors whose policy is not kSkip.
   const codec::Layout& update_layout() const { return layout_; }
 
