@@ -1,8 +1,9 @@
 #ifndef QUANTFL_COMMON_CODEC_SPEC_H_
 #define QUANTFL_COMMON_CODEC_SPEC_H_
 
-// What an encoder is asked to do. Every id below is on the wire: ids are never renumbered, and those
-// that this version does not implement are refused by Validate with UNIMPLEMENTED naming them.
+// What an encoder is asked to do. Every id below is on the wire: ids are never renumbered, and
+// those that this version does not implement are refused by Validate with UNIMPLEMENTED naming
+// them.
 
 #include <cstdint>
 #include <string>
@@ -14,22 +15,37 @@
 
 namespace quantfl::codec {
 
-enum class QuantiserId : uint8_t { kFp32 = 0, kBu = 1, kBq = 2, kUniform = 3, kFp16 = 4, kInt8 = 5,
-                                   kQsgd = 16, kSignSgd = 17, kTopK = 18, kEden = 19 };
+enum class QuantiserId : uint8_t {
+  kFp32 = 0,
+  kBu = 1,
+  kBq = 2,
+  kUniform = 3,
+  kFp16 = 4,
+  kInt8 = 5,
+  kQsgd = 16,
+  kSignSgd = 17,
+  kTopK = 18,
+  kEden = 19
+};
 enum class Scope : uint8_t { kTensor = 0, kBlock = 1, kModel = 2 };
 enum class Representative : uint8_t { kMidpoint = 0, kMean = 1 };
 enum class Rounding : uint8_t { kNearest = 0, kStochastic = 1 };
 enum class Pack : uint8_t { kFixed = 0, kRans = 1 };
 enum class Context : uint8_t { kNone = 0, kOwn = 1, kHistory = 2 };
 // Which classes choose a symbol's table within a context.
-enum class ClassRule : uint8_t { kNone = 0, kRowsByColumns = 1, kRowsByColumnsSign = 2, kKernelPlanes = 3 };
+enum class ClassRule : uint8_t {
+  kNone = 0,
+  kRowsByColumns = 1,
+  kRowsByColumnsSign = 2,
+  kKernelPlanes = 3
+};
 enum class Transform : uint8_t { kNone = 0, kDct = 1 };
 
 struct Spec {
   QuantiserId quantiser = QuantiserId::kBu;
-  uint16_t levels = 16;       // 2..256 for bu, bq; 0 for fp32
+  uint16_t levels = 16;  // 2..256 for bu, bq; 0 for fp32
   Scope scope = Scope::kTensor;
-  uint32_t block_size = 0;    // parameters; 0 unless scope is block
+  uint32_t block_size = 0;  // parameters; 0 unless scope is block
   Representative representative = Representative::kMidpoint;
   Rounding rounding = Rounding::kNearest;
   Pack pack = Pack::kFixed;
@@ -49,15 +65,14 @@ Spec BuSpec(uint16_t levels);
 // INVALID_ARGUMENT naming the field, its value and its range; UNIMPLEMENTED for reserved ids.
 absl::Status Validate(const Spec& spec);
 
-// "fp32", "bu:16": the form in configurations and tables. INVALID_ARGUMENT lists the forms there are.
+// "fp32", "bu:16": the form in configurations and tables. INVALID_ARGUMENT lists the forms there
+// are.
 absl::StatusOr<Spec> ParseSpec(absl::string_view text);
 std::string ToString(const Spec& spec);
 
 // ceil(log2(levels)), 1..8; 32 for fp32.
 int BitsPerCode(const Spec& spec);
 
-// Parameters in a chunk: the largest power of two up to 2^20 whose worst case (fixed pack, fp32 where
-// the policy says so) is at most 192 KiB. A function of the spec and of whether any tensor travels as fp32.
 enum class TensorPolicy : uint8_t { kQuantise = 0, kFp32 = 1 };
 
 struct TensorLayout {
@@ -65,8 +80,11 @@ struct TensorLayout {
   TensorPolicy policy = TensorPolicy::kQuantise;
 };
 
-// The tensors of an update in order; n parameters in all. A tensor that does not travel (policy skip of
-// the schema, not trained) is not in it. Immutable.
+inline constexpr uint64_t kTensorsMax = uint64_t{1} << 20;
+inline constexpr uint64_t kUpdateParamsMax = uint64_t{1} << 36;
+
+// The tensors of an update in order; n parameters in all. A tensor that does not travel (policy
+// skip of the schema, not trained) is not in it. Immutable.
 class Layout {
  public:
   struct Tensor {
@@ -74,27 +92,38 @@ class Layout {
     TensorPolicy policy;
     uint64_t offset;  // of its first parameter in the update
     uint64_t size;    // parameters
+    uint32_t
+        quantised_index;  // among the tensors of policy kQuantise: how many stand before this one
   };
-  // INVALID_ARGUMENT: no tensor, an empty one, more than 2^20 tensors, or n above 2^36.
-  static absl::StatusOr<Layout> Create(std::vector<TensorLayout> tensors, std::string schema_digest_bytes);
+  // INVALID_ARGUMENT: no tensor, an empty one, more than 2^20 tensors, n above 2^36, or a digest
+  // that is not 32 bytes.
+  static absl::StatusOr<Layout> Create(std::vector<TensorLayout> tensors,
+                                       std::string schema_digest_bytes);
 
   const std::vector<Tensor>& tensors() const { return tensors_; }
   uint64_t n() const { return n_; }
   const std::string& schema_digest() const { return schema_digest_; }  // 32 bytes
-  bool has_fp32() const { return has_fp32_; }
+  bool has_fp32() const { return has_fp32_; }                          // a tensor of policy kFp32
+  uint32_t quantised_count() const { return quantised_count_; }  // tensors of policy kQuantise
 
  private:
   std::vector<Tensor> tensors_;
   uint64_t n_ = 0;
   bool has_fp32_ = false;
+  uint32_t quantised_count_ = 0;
   std::string schema_digest_;
 };
 
+// Parameters in a chunk: the largest power of two up to 2^20 with which no chunk of the layout
+// holds more than kCodeBytesMax of codes in the fixed pack (segments are byte-aligned, fp32 where
+// the policy says so). At least 2^15. `spec` must be valid. O(tensors + chunks).
 uint32_t ParamsPerChunk(const Spec& spec, const Layout& layout);
 uint32_t ChunkCount(const Spec& spec, const Layout& layout);
 
-inline constexpr uint32_t kChunkBytesMax = 192 * 1024 + 64;  // codes and the chunk's own fields
-inline constexpr uint32_t kHeaderBytesMax = 64 * 1024;       // one header message; a longer header travels in parts
+inline constexpr uint32_t kCodeBytesMax = 192 * 1024;
+inline constexpr uint32_t kChunkBytesMax = kCodeBytesMax + 64;  // codes and the chunk's own fields
+inline constexpr uint32_t kHeaderBytesMax =
+    64 * 1024;  // one header message; a longer header travels in parts
 
 }  // namespace quantfl::codec
 

@@ -1,12 +1,12 @@
 #ifndef QUANTFL_SERVER_AGGREGATION_FOLD_H_
 #define QUANTFL_SERVER_AGGREGATION_FOLD_H_
 
-// Fold(updates, weights) -> sum w_i delta_i / sum w_i in exact integer arithmetic, so that the order of
-// updates, threads, partial folds and machines cannot matter.
+// Fold(updates, weights) -> sum w_i delta_i / sum w_i in exact integer arithmetic, so that the
+// order of updates, threads, partial folds and machines cannot matter.
 //
 // Tensor t has a bound 2^e_t; with f fraction bits the fixed-point unit is 2^(e_t - f). An update's
-// representative r (fp32) with weight w adds  q = rint(r * w * 2^(f - e_t))  (half to even; r * w is
-// exact in a double because w < 2^29) to an int64 accumulator. The mean is
+// representative r (fp32) with weight w adds  q = rint(r * w * 2^(f - e_t))  (half to even; r * w
+// is exact in a double because w < 2^29) to an int64 accumulator. The mean is
 //   float(double(sum) / double(W) * 2^(e_t - f)),  W = sum of the accepted weights.
 
 #include <cstdint>
@@ -16,7 +16,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "common/base/executor.h"
 #include "common/codec/update.h"
 
 namespace quantfl::aggregation {
@@ -24,15 +23,18 @@ namespace quantfl::aggregation {
 inline constexpr uint32_t kMaxExamplesLimit = 1u << 24;
 inline constexpr uint32_t kCohortLimit = 1u << 20;
 
-// 2^e: by default four times the largest magnitude of the broadcast tensor, rounded up to a power of
-// two, and at least 1/16. e is in [-4, 100].
+// 2^e: by default four times the largest magnitude of the broadcast tensor, rounded up to a power
+// of two, and at least 1/16. e is in [-4, 100].
 //   parameters  float32[layout.n()], finite
-std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters, const codec::Layout& layout);
+std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
+                                          const codec::Layout& layout);
 
-// f such that cohort * max_examples * 2^f < 2^62. INVALID_ARGUMENT beyond the limits above.
+// The largest f such that cohort * max_examples * 2^f < 2^62: 17 to 61. INVALID_ARGUMENT beyond the
+// limits above.
 absl::StatusOr<int> FractionBits(uint32_t cohort, uint32_t max_examples);
 
-// An accepted update where it lies. ReadChunk is called from the folding thread, once a chunk.
+// An accepted update where it lies. ReadChunk is called from the folding thread, once a chunk, in
+// order.
 class UpdateSource {
  public:
   virtual ~UpdateSource() = default;
@@ -44,11 +46,11 @@ class UpdateSource {
 struct FoldOptions {
   std::vector<int8_t> bound_exponents;  // one a tensor
   int fraction_bits = 0;
-  uint32_t cohort = 0;        // the most updates there can be
+  uint32_t cohort = 0;  // the most updates there can be
   uint32_t max_examples = 0;
 };
 
-// Sums of a range of parameters; merges by addition, in any order.
+// Sums of a range of parameters; merges by addition, in any order. Not thread-safe.
 class PartialFold {
  public:
   PartialFold(uint64_t first, uint64_t count);
@@ -57,14 +59,19 @@ class PartialFold {
   uint64_t total_weight() const { return total_weight_; }
   uint32_t updates() const { return updates_; }
 
-  // Adds one update's chunk-aligned part. All of DATA_LOSS, INVALID_ARGUMENT leave *this unusable.
-  absl::Status Accumulate(const codec::ChunkView& chunk, const codec::UpdateHeader& header, uint32_t weight,
-                          const codec::Layout& layout, const FoldOptions& options);
+  // Adds one update's chunk, which must lie within the range. Once for each chunk of the range and
+  // update, for at most options.cohort updates; then CountUpdate. INVALID_ARGUMENT naming the
+  // value: a chunk beyond the range, a weight outside 1..max_examples, options that do not fit
+  // layout or limits, a value beyond its bound; it leaves *this unusable.
+  absl::Status Accumulate(const codec::ChunkView& chunk, const codec::UpdateHeader& header,
+                          uint32_t weight, const codec::Layout& layout, const FoldOptions& options);
   void CountUpdate(uint32_t weight) { total_weight_ += weight, ++updates_; }
-  // INVALID_ARGUMENT: another range, or more updates than options allow together.
-  absl::Status MergeWith(const PartialFold& other);
+  // `other` is of other updates, folded with the same options. INVALID_ARGUMENT: another range, or
+  // more updates together than options.cohort; *this is then unchanged.
+  absl::Status MergeWith(const PartialFold& other, const FoldOptions& options);
   // float32[count]; FAILED_PRECONDITION if nothing was folded.
-  absl::StatusOr<std::vector<float>> Mean(const codec::Layout& layout, const FoldOptions& options) &&;
+  absl::StatusOr<std::vector<float>> Mean(const codec::Layout& layout,
+                                          const FoldOptions& options) &&;
 
  private:
   uint64_t first_;
@@ -73,15 +80,16 @@ class PartialFold {
   uint32_t updates_ = 0;
 };
 
-// The weighted mean of all updates, block by block (a block is one chunk: its accumulator stays in cache),
-// each chunk read once. Memory: O(params_per_chunk) beyond the result.
-// FAILED_PRECONDITION: no update, or updates of different params_per_chunk; RESOURCE_EXHAUSTED: more
-// updates than `cohort` or a weight above max_examples.
+// The weighted mean of all updates, block by block (a block is one chunk: its accumulator stays in
+// cache), each chunk read once. Memory: O(params_per_chunk) beyond the result. FAILED_PRECONDITION:
+// no update, or updates of different params_per_chunk; RESOURCE_EXHAUSTED: more updates than
+// `cohort` or a weight above max_examples; INVALID_ARGUMENT: options that do not fit, a weight of
+// 0, a value beyond its bound; DATA_LOSS: a corrupt chunk; and what ReadChunk returns.
 absl::StatusOr<std::vector<float>> Fold(absl::Span<const UpdateSource* const> updates,
                                         const codec::Layout& layout, const FoldOptions& options);
 
-// FedAvg: w + delta, in fp32, one rounding. In place. INVALID_ARGUMENT on different lengths; DATA_LOSS
-// naming the index if a result is not finite (the model is then unchanged).
+// FedAvg: w + delta, in fp32, one rounding. In place. INVALID_ARGUMENT on different lengths;
+// DATA_LOSS naming the index if a result is not finite (the model is then unchanged).
 absl::Status ApplyFedAvg(absl::Span<const float> mean_delta, absl::Span<float> model);
 
 }  // namespace quantfl::aggregation
