@@ -22,6 +22,9 @@ constexpr size_t kThreadNameMax = 15;
 // Push raises what is past to the present.
 constexpr SteadyTime kNow = SteadyTime::FromOrigin(-absl::InfiniteDuration());
 
+// The loop or pool whose thread this is. Not a thread id: those are given out again after a join.
+thread_local const void* this_threads_owner = nullptr;
+
 // The suffix tells threads apart, so it is the name that is cut.
 void NameThisThread(const std::string& name, const std::string& suffix) {
   const std::string full = absl::StrCat(name.substr(0, kThreadNameMax - suffix.size()), suffix);
@@ -66,10 +69,10 @@ class TimedQueue {
 struct ThreadEventLoop::State {
   State(Clock& c, std::string name) : clock(c) {
     thread = std::thread([this, n = std::move(name)] {
+      this_threads_owner = this;
       NameThisThread(n, "");
       Run();
     });
-    thread_id = thread.get_id();
   }
 
   void Push(SteadyTime when, Task task) {
@@ -103,7 +106,7 @@ struct ThreadEventLoop::State {
   }
 
   void Stop() {
-    QFL_CHECK(std::this_thread::get_id() != thread_id);
+    QFL_CHECK(this_threads_owner != this);
     // Held while joining, so that a second caller returns no sooner than the first.
     MutexLock stop_lock(stop_mutex);
     TimedQueue dropped;
@@ -124,7 +127,6 @@ struct ThreadEventLoop::State {
 
   Mutex stop_mutex;
   std::thread thread;
-  std::thread::id thread_id;
 };
 
 ThreadEventLoop::ThreadEventLoop(Clock& clock, std::string thread_name)
@@ -141,10 +143,10 @@ struct ThreadPool::State {
     threads.reserve(static_cast<size_t>(thread_count));
     for (int i = 0; i < thread_count; ++i) {
       threads.emplace_back([this, name, i] {
+        this_threads_owner = this;
         NameThisThread(name, absl::StrCat("-", i));
         Run();
       });
-      thread_ids.push_back(threads.back().get_id());
     }
   }
 
@@ -174,8 +176,7 @@ struct ThreadPool::State {
   }
 
   void Stop() {
-    QFL_CHECK(std::find(thread_ids.begin(), thread_ids.end(), std::this_thread::get_id()) ==
-              thread_ids.end());
+    QFL_CHECK(this_threads_owner != this);
     MutexLock stop_lock(stop_mutex);
     std::deque<Task> dropped;
     {
@@ -196,7 +197,6 @@ struct ThreadPool::State {
 
   Mutex stop_mutex;
   std::vector<std::thread> threads;
-  std::vector<std::thread::id> thread_ids;
 };
 
 ThreadPool::ThreadPool(int threads, std::string thread_name)

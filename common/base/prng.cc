@@ -9,8 +9,7 @@ namespace quantfl::base {
 namespace {
 
 constexpr uint32_t kPurposeLimit = 1u << 16;
-// Counter word 1 holds the purpose above the 16 high bits of the block number.
-constexpr uint32_t kBlockHighMask = 0xffff;
+constexpr uint64_t kBlockLimit = uint64_t{1} << 48;
 
 constexpr uint32_t Low(uint64_t v) { return static_cast<uint32_t>(v); }
 constexpr uint32_t High(uint64_t v) { return static_cast<uint32_t>(v >> 32); }
@@ -33,20 +32,19 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-Prng::Prng(PrngKey key)
-    : key_{Low(key.run_seed), High(key.run_seed)},
-      counter_{0, static_cast<uint32_t>(key.purpose) << 16, key.round, key.client_index} {
-  QFL_CHECK(static_cast<uint32_t>(key.purpose) < kPurposeLimit);
+std::array<uint32_t, 4> PrngBlock(const PrngKey& key, uint64_t block) {
+  const auto purpose = static_cast<uint32_t>(key.purpose);
+  // Past their bits they would run into each other, and with that into another key's stream.
+  QFL_CHECK(purpose < kPurposeLimit && block < kBlockLimit);
+  return Philox4x32({Low(block), purpose << 16 | High(block), key.round, key.client_index},
+                    {Low(key.run_seed), High(key.run_seed)});
 }
 
+Prng::Prng(PrngKey key) : key_(key) {}
+
 void Prng::Refill() {
-  buffer_ = Philox4x32(counter_, key_);
+  buffer_ = PrngBlock(key_, next_block_++);
   used_ = 0;
-  if (++counter_[0] == 0) {
-    // Carrying into the purpose would continue with another key's stream.
-    QFL_CHECK((counter_[1] & kBlockHighMask) != kBlockHighMask);
-    ++counter_[1];
-  }
 }
 
 uint32_t Prng::NextU32() {

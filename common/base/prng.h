@@ -35,17 +35,19 @@ struct PrngKey {
 // the paper and of its published test vectors.
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// The stream of a key is the concatenation, for block = 0, 1, 2, ..., of the four words of
+// Words 4*block to 4*block+3 of the stream that `key` names:
 //   Philox4x32(counter, key)
 //   key     = { run_seed mod 2^32, run_seed / 2^32 }
 //   counter = { block mod 2^32,
-//               purpose * 2^16 + block / 2^32,       purpose < 2^16, block < 2^48
+//               purpose * 2^16 + block / 2^32,
 //               round,
 //               client_index }
-// Every field has bits of its own, so two different keys never see the same (counter, key), and
-// one block of a stream can be computed without the ones before it. A stream ends after 2^50 words
-// (a CHECK failure). Golden vectors: tests/unit/common/base/prng_test.cc. Not thread-safe; cheap to
-// copy.
+// Every field has bits of its own, so two different keys never see the same (counter, key).
+// CHECK-fails unless purpose < 2^16 and block < 2^48. Golden vectors, the published ones for the
+// raw function and ours for keys: tests/unit/common/base/prng_test.cc.
+std::array<uint32_t, 4> PrngBlock(const PrngKey& key, uint64_t block);
+
+// The stream of a key from its first block on. Not thread-safe; cheap to copy.
 class Prng {
  public:
   explicit Prng(PrngKey key);
@@ -70,8 +72,8 @@ class Prng {
  private:
   void Refill();
 
-  std::array<uint32_t, 2> key_;
-  std::array<uint32_t, 4> counter_;  // of the next block
+  PrngKey key_;
+  uint64_t next_block_ = 0;
   std::array<uint32_t, 4> buffer_{};
   int used_ = 4;  // words of `buffer_` that were given out
 };
