@@ -1,0 +1,87 @@
+#include "common/base/crc32c.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/base/crc32c_internal.h"
+#include "common/base/prng.h"
+#include "gtest/gtest.h"
+
+namespace quantfl::base {
+namespace {
+
+using crc32c_internal::ExtendFunction;
+using crc32c_internal::ExtendPortable;
+using crc32c_internal::HardwareExtend;
+
+std::string RandomBytes(size_t n) {
+  Prng prng(PrngKey{.run_seed = n, .purpose = PrngPurpose::kSynthetic});
+  std::string bytes(n, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(prng.NextU32());
+  return bytes;
+}
+
+std::vector<ExtendFunction> Implementations() {
+  std::vector<ExtendFunction> all = {&ExtendPortable, &ExtendCrc32c};
+  if (HardwareExtend() != nullptr) all.push_back(HardwareExtend());
+  return all;
+}
+
+TEST(Crc32cTest, KnownAnswers_MatchRfc3720) {
+  std::string ascending, descending;
+  for (int i = 0; i < 32; ++i) ascending.push_back(static_cast<char>(i));
+  for (int i = 31; i >= 0; --i) descending.push_back(static_cast<char>(i));
+  for (const ExtendFunction extend : Implementations()) {
+    EXPECT_EQ(extend(0, "123456789"), 0xe3069283u);
+    EXPECT_EQ(extend(0, std::string(32, '\0')), 0x8a9136aau);
+    EXPECT_EQ(extend(0, std::string(32, '\xff')), 0x62a8ab43u);
+    EXPECT_EQ(extend(0, ascending), 0x46dd794eu);
+    EXPECT_EQ(extend(0, descending), 0x113fdb5cu);
+  }
+}
+
+TEST(Crc32cTest, NoBytes_ChangeNothing) {
+  EXPECT_EQ(Crc32c(""), 0u);
+  for (const ExtendFunction extend : Implementations()) {
+    EXPECT_EQ(extend(0x12345678, absl::string_view()), 0x12345678u);
+  }
+}
+
+TEST(Crc32cTest, HardwareAndPortable_AgreeAtEveryLengthAndAlignment) {
+  const ExtendFunction hardware = HardwareExtend();
+  if (hardware == nullptr) GTEST_SKIP() << "this processor has no CRC-32C instruction";
+  const std::string bytes = RandomBytes(200);
+  for (size_t offset = 0; offset < 16; ++offset) {
+    for (size_t size = 0; size + offset <= bytes.size(); ++size) {
+      const absl::string_view part = absl::string_view(bytes).substr(offset, size);
+      ASSERT_EQ(hardware(0xdeadbeef, part), ExtendPortable(0xdeadbeef, part))
+          << "offset " << offset << ", size " << size;
+    }
+  }
+}
+
+TEST(Crc32cTest, Extend_IsTheChecksumOfTheConcatenation) {
+  const std::string bytes = RandomBytes(100);
+  const uint32_t whole = Crc32c(bytes);
+  for (const ExtendFunction extend : Implementations()) {
+    for (size_t cut = 0; cut <= bytes.size(); ++cut) {
+      const absl::string_view view = bytes;
+      ASSERT_EQ(extend(extend(0, view.substr(0, cut)), view.substr(cut)), whole) << cut;
+    }
+  }
+}
+
+TEST(Crc32cTest, EverySingleBitError_IsSeen) {
+  std::string bytes = RandomBytes(64);
+  const uint32_t right = Crc32c(bytes);
+  for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+    ASSERT_NE(Crc32c(bytes), right) << bit;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+  }
+}
+
+}  // namespace
+}  // namespace quantfl::base
