@@ -1,0 +1,40 @@
+#include "common/app/signals.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <future>
+
+namespace quantfl::app {
+namespace {
+
+TEST(StopSignals, Terminate_Stops) {
+  std::promise<int> stopped;
+  auto signals = StopSignals::Create([&](int signal) { stopped.set_value(signal); });
+  ASSERT_TRUE(signals.ok()) << signals.status();
+  kill(getpid(), SIGTERM);
+  EXPECT_EQ(stopped.get_future().get(), SIGTERM);
+}
+
+TEST(StopSignals, SecondInterrupt_LeavesNowAndDoesNotStopAgain) {
+  std::promise<int> stopped;
+  std::promise<void> now;
+  auto signals =
+      StopSignals::Create([&](int signal) { stopped.set_value(signal); }, [&] { now.set_value(); });
+  ASSERT_TRUE(signals.ok()) << signals.status();
+  // Pending signals of one kind are one, so the second is sent when the first was taken. A second
+  // call of on_stop would throw: a promise is kept once.
+  kill(getpid(), SIGINT);
+  EXPECT_EQ(stopped.get_future().get(), SIGINT);
+  kill(getpid(), SIGINT);
+  now.get_future().get();
+}
+
+TEST(StopSignals, WithoutSignals_EndsWithItsOwner) {
+  auto signals = StopSignals::Create([](int) { FAIL(); });
+  ASSERT_TRUE(signals.ok()) << signals.status();
+}
+
+}  // namespace
+}  // namespace quantfl::app
