@@ -18,49 +18,55 @@
 
 namespace quantfl::learn {
 
-// Names of the built-in architectures: {"lenet5"}.
-std::vector<std::string> Architectures();
-
-// The schema of a built-in architecture. INVALID_ARGUMENT lists the names there are; classes 2..65536.
-absl::StatusOr<model::Schema> BuiltInSchema(const std::string& architecture, uint32_t classes);
-
 struct TrainResult {
-  double mean_loss = 0;        // over the last epoch
-  uint64_t examples = 0;
+  double mean_loss = 0;   // over the last epoch
+  uint64_t examples = 0;  // that were given
 };
 struct EvaluateResult {
   double mean_loss = 0;
-  double accuracy = 0;         // 0..1
+  double accuracy = 0;  // 0..1
   uint64_t examples = 0;
 };
 
-// One network with its optimiser, on one thread. Not thread-safe: one learner a train slot. Training
-// repeats bit for bit on the same machine and build.
+// Called after each batch with (examples done, total), all epochs together; returning false stops
+// with CANCELLED. May be empty.
+using Progress = std::function<bool(uint64_t, uint64_t)>;
+
+// One network with its optimiser, on one thread. Not thread-safe: one learner a train slot. Nothing
+// but memory is kept between two calls, and training repeats bit for bit on the same machine and
+// build. LibTorch's own failures come back as INTERNAL, or RESOURCE_EXHAUSTED where memory was
+// short.
 class Learner {
  public:
-  // INVALID_ARGUMENT: unknown architecture, or inputs of another shape than it takes (both named).
-  static absl::StatusOr<std::unique_ptr<Learner>> Create(const std::string& architecture, uint32_t classes);
+  // A network of model::ArchitectureNames(). INVALID_ARGUMENT lists them, or names the class count.
+  static absl::StatusOr<std::unique_ptr<Learner>> Create(const std::string& architecture,
+                                                         uint32_t classes);
   virtual ~Learner() = default;
 
+  // With the default policies; a run's schema may have others for the same tensors.
   virtual const model::Schema& schema() const = 0;
-  // Fresh weights: PyTorch's default initialisation drawn from `key`, the same on every machine.
+  // Fresh weights (initialise.h), the same on every machine.
   virtual std::vector<float> Initialise(base::PrngKey key) = 0;
 
-  // Trains in place: SGD with momentum as PyTorch defines it, fresh optimiser state, the batch order
-  // drawn from `key`, the last short batch kept.
-  //   flat      float32[schema().size()]
+  // Trains in place: SGD with momentum as PyTorch defines it, fresh optimiser state, the batch
+  // order drawn from `key`, the last short batch kept.
+  //   flat      float32[schema().size()]; unchanged unless the result is OK
   //   examples  indices into `data`
-  //   progress  called after each batch with (examples done, total); returning false stops: CANCELLED
-  // INVALID_ARGUMENT: no example, a label that is not below the class count (index and label named),
-  // image shape; DATA_LOSS: the loss is not finite (learning rate named).
+  // INVALID_ARGUMENT: no example, a label that is not below the class count (index and label
+  // named), image shape, a field of `input` or `training` out of range; DATA_LOSS: the loss or a
+  // parameter is not finite (learning rate named).
   virtual absl::StatusOr<TrainResult> Train(std::vector<float>& flat, const data::Dataset& data,
                                             absl::Span<const uint32_t> examples,
                                             const federation::InputSpec& input,
-                                            const federation::TrainingSpec& training, base::PrngKey key,
-                                            const std::function<bool(uint64_t, uint64_t)>& progress) = 0;
+                                            const federation::TrainingSpec& training,
+                                            base::PrngKey key, const Progress& progress) = 0;
 
-  virtual absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat, const data::Dataset& data,
-                                                  const federation::InputSpec& input) = 0;
+  // Mean cross-entropy and accuracy over all of `data`. INVALID_ARGUMENT as above; DATA_LOSS: the
+  // loss is not finite.
+  virtual absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat,
+                                                  const data::Dataset& data,
+                                                  const federation::InputSpec& input,
+                                                  const Progress& progress) = 0;
 };
 
 // One computing thread a process's learner (ATen and OpenBLAS), malloc thresholds that keep large

@@ -1,0 +1,99 @@
+#include "client/model/checkpoint.h"
+
+#include <charconv>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/model/architectures.h"
+#include "common/model/safetensors.h"
+
+namespace quantfl::model_tool {
+namespace {
+
+constexpr uint64_t kCheckpointBytesMax = uint64_t{4} << 30;
+
+// The shortest digits that read back the same.
+std::string Digits(double value) {
+  char text[32];
+  const std::to_chars_result end = std::to_chars(text, text + sizeof(text), value);
+  return std::string(text, end.ptr);
+}
+
+absl::Status ReadNumber(const std::map<std::string, std::string>& metadata, const char* key,
+                        double& value) {
+  const auto it = metadata.find(key);
+  if (it == metadata.end()) return absl::OkStatus();
+  if (absl::SimpleAtod(it->second, &value) && std::isfinite(value)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "metadata ", key, " is \"", absl::CHexEscape(it->second.substr(0, 40)), "\", not a number"));
+}
+
+absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& default_architecture,
+                                 const federation::InputSpec& default_input) {
+  QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(bytes));
+  std::string architecture = default_architecture;
+  if (const auto it = view.metadata.find(model::kMetadataArchitecture); it != view.metadata.end()) {
+    architecture = it->second.substr(0, 256);
+    if (!model::ArchitectureInputShape(architecture).ok())
+      architecture = absl::CHexEscape(architecture);
+  }
+  federation::InputSpec input = default_input;
+  QFL_RETURN_IF_ERROR(ReadNumber(view.metadata, model::kMetadataInputMean, input.mean));
+  QFL_RETURN_IF_ERROR(ReadNumber(view.metadata, model::kMetadataInputStddev, input.stddev));
+  if (!(input.stddev > 0)) {
+    return absl::DataLossError(absl::StrCat("metadata ", model::kMetadataInputStddev, " is ",
+                                            input.stddev, ", not above 0"));
+  }
+  // A file without a usable head is compared with a common one, so that the error says what is
+  // missing.
+  uint64_t classes = 10;
+  QFL_ASSIGN_OR_RETURN(const std::vector<std::string> head, HeadTensors(architecture));
+  if (const auto it = view.tensors.find(head.front());
+      it != view.tensors.end() && !it->second.shape.empty() &&
+      it->second.shape[0] >= model::kClassesMin && it->second.shape[0] <= model::kClassesMax) {
+    classes = it->second.shape[0];
+  }
+  QFL_ASSIGN_OR_RETURN(model::Schema schema,
+                       model::ArchitectureSchema(architecture, static_cast<uint32_t>(classes)));
+  QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(bytes, schema));
+  return Checkpoint{std::move(schema), static_cast<uint32_t>(classes), input, std::move(flat)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::string>> HeadTensors(const std::string& architecture) {
+  QFL_ASSIGN_OR_RETURN(const model::Schema two, model::ArchitectureSchema(architecture, 2));
+  QFL_ASSIGN_OR_RETURN(const model::Schema three, model::ArchitectureSchema(architecture, 3));
+  std::vector<std::string> names;
+  for (size_t i = 0; i < two.tensors().size(); ++i) {
+    if (two.tensors()[i].shape != three.tensors()[i].shape) names.push_back(two.tensors()[i].name);
+  }
+  return names;
+}
+
+absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& path,
+                                          const std::string& default_architecture,
+                                          const federation::InputSpec& default_input) {
+  QFL_ASSIGN_OR_RETURN(const std::string bytes, env.ReadFile(path, kCheckpointBytesMax));
+  absl::StatusOr<Checkpoint> checkpoint = Parse(bytes, default_architecture, default_input);
+  if (!checkpoint.ok()) return base::Annotate(checkpoint.status(), path);
+  return checkpoint;
+}
+
+absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& path,
+                                            const Checkpoint& checkpoint) {
+  const std::string bytes =
+      model::SerializeSafetensors(checkpoint.schema, checkpoint.flat,
+                                  {{model::kMetadataArchitecture, checkpoint.schema.architecture()},
+                                   {model::kMetadataClasses, absl::StrCat(checkpoint.classes)},
+                                   {model::kMetadataInputMean, Digits(checkpoint.input.mean)},
+                                   {model::kMetadataInputStddev, Digits(checkpoint.input.stddev)}});
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(path, bytes));
+  return base::Sha256(bytes);
+}
+
+}  // namespace quantfl::model_tool

@@ -1,0 +1,43 @@
+#ifndef QUANTFL_CLIENT_MODEL_CHECKPOINT_H_
+#define QUANTFL_CLIENT_MODEL_CHECKPOINT_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/digest.h"
+#include "common/base/env.h"
+#include "common/federation/types.h"
+#include "common/model/schema.h"
+
+namespace quantfl::model_tool {
+
+// A model with all that a run needs to know of it.
+struct Checkpoint {
+  model::Schema schema;
+  uint32_t classes = 0;
+  federation::InputSpec input;
+  std::vector<float> flat;  // float32[schema.size()]
+};
+
+// Names of the tensors whose shape depends on the class count.
+absl::StatusOr<std::vector<std::string>> HeadTensors(const std::string& architecture);
+
+// Reads a safetensors file. The architecture is the one that its metadata names, else
+// `default_architecture`; the class count is that of its head; the normalisation is the metadata's,
+// else `default_input`. Errors name `path`: those of Env::ReadFile and model::LoadFlat, DATA_LOSS
+// for metadata that is not a number.
+absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& path,
+                                          const std::string& default_architecture,
+                                          const federation::InputSpec& default_input);
+
+// Writes atomically, metadata included; returns the digest of the file, which names the model.
+absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& path,
+                                            const Checkpoint& checkpoint);
+
+}  // namespace quantfl::model_tool
+
+#endif  // QUANTFL_CLIENT_MODEL_CHECKPOINT_H_

@@ -1,0 +1,140 @@
+#include "client/model/tool.h"
+
+#include <CLI/CLI.hpp>
+#include <sstream>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/model/commands.h"
+#include "common/app/exit_codes.h"
+#include "common/app/version.h"
+#include "common/model/architectures.h"
+#include "common/terminal/progress_line.h"
+
+namespace quantfl::model_tool {
+namespace {
+
+const char kDataHelp[] =
+    "Folder with idx files as MNIST publishes them, plain or .gz. Debian's package "
+    "dataset-fashion-mnist: /usr/share/datasets/fashion-mnist; MNIST: `quantflctl data get mnist`";
+
+void AddArchitecture(CLI::App& command, std::string& architecture) {
+  command.add_option("--architecture", architecture,
+                     "Network: " + absl::StrJoin(model::ArchitectureNames(), ", "));
+}
+
+void AddInput(CLI::App& command, InputOptions& input, const std::string& otherwise) {
+  command
+      .add_option("--input-mean", input.mean,
+                  "A pixel p of 0..255 enters the network as (p / 255 - mean) / stddev "
+                  "[default: " +
+                      otherwise + "0.2]")
+      ->type_name("FLOAT");
+  command
+      .add_option("--input-stddev", input.stddev,
+                  "See --input-mean; above 0 [default: " + otherwise + "0.33]")
+      ->type_name("FLOAT");
+}
+
+}  // namespace
+
+int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& clock, std::FILE* out,
+            std::FILE* error) {
+  CLI::App cli("Makes and measures the checkpoints (safetensors files) that a run starts from.",
+               "quantfl-model");
+  cli.option_defaults()->always_capture_default();
+  cli.set_version_flag("--version", std::string("quantfl-model ") + app::kVersion,
+                       "Print the version and leave");
+  cli.require_subcommand(1);
+  cli.get_formatter()->column_width(34);
+
+  InitOptions init;
+  CLI::App& init_command = *cli.add_subcommand(
+      "init",
+      "Write a checkpoint: fresh weights, or those of a file, perhaps with a fresh last layer");
+  AddArchitecture(init_command, init.architecture);
+  init_command.add_option("--classes", init.classes, "Outputs of the last layer, 2..65536");
+  init_command.add_option("--from", init.from, "Take the weights from this safetensors file")
+      ->type_name("FILE");
+  init_command.add_flag(
+      "--new-head", init.new_head,
+      "With --from: replace the last layer by a fresh one with --classes outputs");
+  init_command.add_option("--seed", init.seed, "Of fresh weights: the same seed, the same file");
+  AddInput(init_command, init.input, "that of --from, else ");
+  init_command.add_option("--out", init.out, "Checkpoint to write")->type_name("FILE")->required();
+
+  PretrainOptions pretrain;
+  CLI::App& pretrain_command = *cli.add_subcommand(
+      "pretrain", "Train on one machine's data and write the weights of the last epoch");
+  AddArchitecture(pretrain_command, pretrain.architecture);
+  pretrain_command.add_option("--classes", pretrain.classes,
+                              "Outputs of the last layer, 2..65536; with --init the file's own");
+  pretrain_command
+      .add_option("--init", pretrain.init, "Checkpoint to continue from; none: fresh weights")
+      ->type_name("FILE");
+  pretrain_command.add_option("--data-dir", pretrain.data_dir, kDataHelp)
+      ->type_name("DIR")
+      ->required();
+  pretrain_command.add_option("--epochs", pretrain.epochs,
+                              "Times through the training split, 1..10000");
+  pretrain_command.add_option("--learning-rate", pretrain.learning_rate,
+                              "Step size of SGD, above 0");
+  pretrain_command.add_option("--learning-rate-decay", pretrain.learning_rate_decay,
+                              "Factor of the learning rate after each epoch, above 0, at most 1");
+  pretrain_command.add_option("--momentum", pretrain.momentum, "Of SGD, 0 to below 1");
+  pretrain_command.add_option("--weight-decay", pretrain.weight_decay,
+                              "L2 penalty of SGD, 0 or above");
+  pretrain_command.add_option("--batch-size", pretrain.batch_size, "Examples a step, 1..65536");
+  pretrain_command.add_option("--seed", pretrain.seed,
+                              "Of fresh weights and of the order of examples");
+  AddInput(pretrain_command, pretrain.input, "that of --init, else ");
+  pretrain_command.add_option("--out", pretrain.out, "Checkpoint to write")
+      ->type_name("FILE")
+      ->required();
+
+  EvaluateOptions evaluate;
+  std::string split = "test";
+  CLI::App& evaluate_command = *cli.add_subcommand("evaluate", "Loss and accuracy of a checkpoint");
+  evaluate_command.add_option("--model", evaluate.model, "Checkpoint to read")
+      ->type_name("FILE")
+      ->required();
+  evaluate_command.add_option("--architecture", evaluate.architecture,
+                              "Network, where the file does not name its own");
+  evaluate_command.add_option("--data-dir", evaluate.data_dir, kDataHelp)
+      ->type_name("DIR")
+      ->required();
+  evaluate_command.add_option("--split", split, "test or train")
+      ->check(CLI::IsMember({"test", "train"}));
+  AddInput(evaluate_command, evaluate.input, "the file's own, else ");
+
+  try {
+    cli.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    std::ostringstream text;
+    if (e.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+      cli.exit(e, text, text);  // --help, --version
+      absl::FPrintF(out, "%s", text.str());
+      return app::kExitOk;
+    }
+    absl::FPrintF(error, "quantfl-model: %s (--help says more)\n", e.what());
+    return app::kExitUsage;
+  }
+
+  absl::Status status;
+  {
+    terminal::ProgressLine progress(out, clock);
+    if (init_command.parsed()) {
+      status = RunInit(init, env, progress);
+    } else if (pretrain_command.parsed()) {
+      status = RunPretrain(pretrain, env, clock, progress);
+    } else {
+      evaluate.split = split == "train" ? data::Split::kTrain : data::Split::kTest;
+      status = RunEvaluate(evaluate, env, progress);
+    }
+  }
+  if (!status.ok()) absl::FPrintF(error, "quantfl-model: %s\n", status.message());
+  return app::ExitCodeFor(status);
+}
+
+}  // namespace quantfl::model_tool

@@ -1,0 +1,177 @@
+#include "client/training/training_workload.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/prng.h"
+#include "common/base/status.h"
+#include "common/model/architectures.h"
+#include "common/model/safetensors.h"
+
+namespace quantfl::training {
+
+using federation::Role;
+using federation::RunDescriptor;
+
+// A learner for the time of one call.
+class TrainingWorkload::Lease {
+ public:
+  Lease(TrainingWorkload& owner, const RunDescriptor& run, std::unique_ptr<learn::Learner> learner)
+      : owner_(owner), run_(run), learner_(std::move(learner)) {}
+  ~Lease() { owner_.ReturnLearner(run_, std::move(learner_)); }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  learn::Learner& operator*() { return *learner_; }
+  learn::Learner* operator->() { return learner_.get(); }
+
+ private:
+  TrainingWorkload& owner_;
+  const RunDescriptor& run_;
+  std::unique_ptr<learn::Learner> learner_;
+};
+
+TrainingWorkload::TrainingWorkload(Role role, data::Dataset dataset)
+    : role_(role), dataset_(std::move(dataset)) {}
+
+absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
+    const TrainingWorkloadOptions& options, base::Env& env) {
+  const data::Split split =
+      options.role == Role::kTrainer ? data::Split::kTrain : data::Split::kTest;
+  QFL_ASSIGN_OR_RETURN(data::Dataset dataset, data::LoadIdxFolder(env, options.data_dir, split));
+  return std::unique_ptr<TrainingWorkload>(new TrainingWorkload(options.role, std::move(dataset)));
+}
+
+absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Schema& schema) {
+  absl::StatusOr<model::Schema> built_in = model::ArchitectureSchema(run.architecture, run.classes);
+  if (!built_in.ok()) return absl::FailedPreconditionError(built_in.status().message());
+  const bool same_tensors = std::equal(schema.tensors().begin(), schema.tensors().end(),
+                                       built_in->tensors().begin(), built_in->tensors().end(),
+                                       [](const model::TensorInfo& a, const model::TensorInfo& b) {
+                                         return a.name == b.name && a.shape == b.shape;
+                                       });
+  if (!same_tensors) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the run's schema has other tensors than this program's ", run.architecture,
+                     " with ", run.classes, " classes"));
+  }
+  QFL_ASSIGN_OR_RETURN(const std::vector<uint64_t> wanted,
+                       model::ArchitectureInputShape(run.architecture));
+  const std::vector<uint64_t> shape = {dataset_.channels, dataset_.height, dataset_.width};
+  if (shape != wanted) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the data holds images of [", absl::StrJoin(shape, ", "), "], ", run.architecture,
+        " takes [", absl::StrJoin(wanted, ", "), "] (channels, height, width)"));
+  }
+  if (dataset_.classes() > run.classes) {
+    return absl::FailedPreconditionError(absl::StrCat("the data has label ", dataset_.classes() - 1,
+                                                      ", the run only ", run.classes, " classes"));
+  }
+  if (role_ == Role::kTrainer) return GetPartitions(run.partition).status();
+  return absl::OkStatus();
+}
+
+absl::Status TrainingWorkload::CheckRole(Role wanted) const {
+  if (role_ == wanted) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("this client is ", federation::ToString(role_),
+                                                    " and loaded no data for the task of ",
+                                                    federation::ToString(wanted)));
+}
+
+absl::StatusOr<std::shared_ptr<const TrainingWorkload::Partitions>> TrainingWorkload::GetPartitions(
+    const federation::PartitionSpec& spec) {
+  // Computed under the lock: whoever else asks wants the same partition and would compute it too.
+  base::MutexLock lock(mutex_);
+  if (partition_spec_ != spec) {
+    QFL_ASSIGN_OR_RETURN(Partitions partitions, data::Partition(dataset_.labels, spec));
+    partitions_ = std::make_shared<const Partitions>(std::move(partitions));
+    partition_spec_ = spec;
+  }
+  return partitions_;
+}
+
+absl::StatusOr<std::unique_ptr<learn::Learner>> TrainingWorkload::TakeLearner(
+    const RunDescriptor& run) {
+  {
+    base::MutexLock lock(mutex_);
+    if (!idle_.empty() && idle_architecture_ == run.architecture && idle_classes_ == run.classes) {
+      std::unique_ptr<learn::Learner> learner = std::move(idle_.back());
+      idle_.pop_back();
+      return learner;
+    }
+  }
+  return learn::Learner::Create(run.architecture, run.classes);
+}
+
+void TrainingWorkload::ReturnLearner(const RunDescriptor& run,
+                                     std::unique_ptr<learn::Learner> learner) {
+  base::MutexLock lock(mutex_);
+  if (idle_architecture_ != run.architecture || idle_classes_ != run.classes) {
+    idle_.clear();
+    idle_architecture_ = run.architecture;
+    idle_classes_ = run.classes;
+  }
+  idle_.push_back(std::move(learner));
+}
+
+absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor& run,
+                                                            const model::Schema& schema,
+                                                            base::ClientIndex client_index,
+                                                            const federation::TrainTask& task,
+                                                            absl::string_view model,
+                                                            const std::atomic<bool>& cancelled) {
+  QFL_RETURN_IF_ERROR(CheckRole(Role::kTrainer));
+  QFL_ASSIGN_OR_RETURN(const std::shared_ptr<const Partitions> partitions,
+                       GetPartitions(run.partition));
+  const bool own = run.partition.kind == federation::PartitionKind::kOwn;
+  if (!own && client_index.value() >= partitions->size()) {
+    return absl::InvalidArgumentError(absl::StrCat("client_index ", client_index.value(),
+                                                   " of a run with ", partitions->size(),
+                                                   " partitions"));
+  }
+  const std::vector<uint32_t>& examples = (*partitions)[own ? 0 : client_index.value()];
+  QFL_ASSIGN_OR_RETURN(const std::vector<float> before, model::LoadFlat(model, schema));
+  std::vector<float> after = before;
+
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run));
+  Lease lease(*this, run, std::move(learner));
+  const base::PrngKey key = {.run_seed = run.seed,
+                             .round = task.round.value(),
+                             .client_index = client_index.value(),
+                             .purpose = base::PrngPurpose::kBatchOrder};
+  QFL_ASSIGN_OR_RETURN(
+      const learn::TrainResult result,
+      lease->Train(after, dataset_, examples, run.input, task.training, key,
+                   [&](uint64_t, uint64_t) { return !cancelled.load(std::memory_order_relaxed); }));
+
+  for (size_t i = 0; i < after.size(); ++i) after[i] -= before[i];
+  daemon::TrainOutput output;
+  output.delta = schema.Gather(after);
+  output.examples = static_cast<uint32_t>(examples.size());
+  output.mean_loss = result.mean_loss;
+  return output;
+}
+
+absl::StatusOr<daemon::EvaluateOutput> TrainingWorkload::Evaluate(
+    const RunDescriptor& run, const model::Schema& schema, const federation::EvaluateTask&,
+    absl::string_view model, const std::atomic<bool>& cancelled) {
+  QFL_RETURN_IF_ERROR(CheckRole(Role::kEvaluator));
+  QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(model, schema));
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run));
+  Lease lease(*this, run, std::move(learner));
+  QFL_ASSIGN_OR_RETURN(const learn::EvaluateResult result,
+                       lease->Evaluate(flat, dataset_, run.input, [&](uint64_t, uint64_t) {
+                         return !cancelled.load(std::memory_order_relaxed);
+                       }));
+  return daemon::EvaluateOutput{result.mean_loss, result.accuracy, result.examples};
+}
+
+absl::StatusOr<std::string> TrainingWorkload::PartitionTable(const RunDescriptor& run) {
+  QFL_RETURN_IF_ERROR(CheckRole(Role::kTrainer));
+  QFL_ASSIGN_OR_RETURN(const std::shared_ptr<const Partitions> partitions,
+                       GetPartitions(run.partition));
+  return data::PartitionTable(dataset_.labels, *partitions);
+}
+
+}  // namespace quantfl::training

@@ -1,0 +1,89 @@
+#ifndef QUANTFL_CLIENT_TRAINING_TRAINING_WORKLOAD_H_
+#define QUANTFL_CLIENT_TRAINING_TRAINING_WORKLOAD_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/daemon/workload.h"
+#include "common/base/env.h"
+#include "common/base/mutex.h"
+#include "common/data/dataset.h"
+#include "common/federation/types.h"
+#include "common/learn/learner.h"
+
+namespace quantfl::training {
+
+struct TrainingWorkloadOptions {
+  std::string data_dir;                                // idx files: data::LoadIdxFolder
+  federation::Role role = federation::Role::kTrainer;  // a trainer loads the training split, an
+                                                       // evaluator the test split
+};
+
+// What a client computes, with learn::Learner. All logical clients of a process share one data set;
+// the partition of the run is computed once, and there are as many learners as calls ran at the
+// same time. Thread-safe. Results do not depend on which learner or thread did the work.
+class TrainingWorkload : public daemon::Workload {
+ public:
+  // Errors of LoadIdxFolder. Call learn::ConfigureProcess() first.
+  static absl::StatusOr<std::unique_ptr<TrainingWorkload>> Create(
+      const TrainingWorkloadOptions& options, base::Env& env);
+
+  // FAILED_PRECONDITION: an architecture this build does not know, a schema with other tensors than
+  // the architecture's (policies may differ), images of another shape, a label beyond the run's
+  // classes; INVALID_ARGUMENT: a partition that leaves a client without data, or that does not
+  // exist.
+  absl::Status Prepare(const federation::RunDescriptor& run, const model::Schema& schema) override;
+
+  // As Workload says. TrainOutput::examples is the size of the client's partition: whoever offers
+  // the update caps its weight at task.max_examples. INVALID_ARGUMENT: a client_index past the
+  // partitions, what learn::Learner refuses; DATA_LOSS: a damaged model, training that diverged;
+  // FAILED_PRECONDITION: a task of the other role.
+  absl::StatusOr<daemon::TrainOutput> Train(const federation::RunDescriptor& run,
+                                            const model::Schema& schema,
+                                            base::ClientIndex client_index,
+                                            const federation::TrainTask& task,
+                                            absl::string_view model,
+                                            const std::atomic<bool>& cancelled) override;
+  absl::StatusOr<daemon::EvaluateOutput> Evaluate(const federation::RunDescriptor& run,
+                                                  const model::Schema& schema,
+                                                  const federation::EvaluateTask& task,
+                                                  absl::string_view model,
+                                                  const std::atomic<bool>& cancelled) override;
+
+  // The run's label counts for people (data::PartitionTable). A trainer's only.
+  absl::StatusOr<std::string> PartitionTable(const federation::RunDescriptor& run);
+
+ private:
+  using Partitions = std::vector<std::vector<uint32_t>>;
+  class Lease;
+
+  TrainingWorkload(federation::Role role, data::Dataset dataset);
+  absl::Status CheckRole(federation::Role wanted) const;
+  absl::StatusOr<std::shared_ptr<const Partitions>> GetPartitions(
+      const federation::PartitionSpec& spec);
+  absl::StatusOr<std::unique_ptr<learn::Learner>> TakeLearner(const federation::RunDescriptor& run);
+  void ReturnLearner(const federation::RunDescriptor& run, std::unique_ptr<learn::Learner> learner);
+
+  const federation::Role role_;
+  const data::Dataset dataset_;
+
+  base::Mutex mutex_;
+  // Of the newest spec; calls of an older run keep theirs alive.
+  std::optional<federation::PartitionSpec> partition_spec_ QFL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Partitions> partitions_ QFL_GUARDED_BY(mutex_);
+  // Those that no call uses, all of one architecture and class count.
+  std::vector<std::unique_ptr<learn::Learner>> idle_ QFL_GUARDED_BY(mutex_);
+  std::string idle_architecture_ QFL_GUARDED_BY(mutex_);
+  uint32_t idle_classes_ QFL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace quantfl::training
+
+#endif  // QUANTFL_CLIENT_TRAINING_TRAINING_WORKLOAD_H_
