@@ -92,13 +92,14 @@ absl::Status CheckCodes(const Segment& segment, uint32_t index, int bits, uint16
     const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
     UnpackBits(segment.bytes.substr(PackedBytes(done, bits), PackedBytes(count, bits)), bits,
                absl::MakeSpan(codes.data(), count));
-    const auto largest = std::max_element(codes.begin(), codes.begin() + count);
-    if (*largest >= levels) {
-      return ChunkLoss(
-          index, absl::StrCat("tensor ", segment.tensor, ", parameter ",
-                              segment.first + done + (largest - codes.begin()), ": code ",
-                              static_cast<int>(*largest), " is not below the ", levels, " levels"));
-    }
+    uint8_t largest = 0;
+    for (size_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
+    if (largest < levels) continue;
+    const auto bad = std::find(codes.begin(), codes.begin() + count, largest);
+    return ChunkLoss(
+        index, absl::StrCat("tensor ", segment.tensor, ", parameter ",
+                            segment.first + done + (bad - codes.begin()), ": code ",
+                            static_cast<int>(largest), " is not below the ", levels, " levels"));
   }
   return absl::OkStatus();
 }

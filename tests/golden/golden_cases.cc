@@ -1,0 +1,117 @@
+#include "tests/golden/golden_cases.h"
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/base/digest.h"
+#include "common/base/prng.h"
+#include "common/codec/update.h"
+
+namespace quantfl::golden {
+namespace {
+
+using codec::TensorPolicy;
+
+constexpr size_t kValuesShown = 4096;
+
+Case MakeCase(std::string name, codec::Spec spec, std::vector<codec::TensorLayout> tensors,
+              std::vector<float> delta) {
+  std::string digest(base::Sha256(name).AsBytes());
+  return {std::move(name), spec, std::move(tensors), std::move(digest), std::move(delta)};
+}
+
+// Multiples of 2^-24 in [-1/16, 1/16), from `period` draws.
+std::vector<float> Values(size_t count, uint32_t seed, size_t period) {
+  base::Prng prng({.run_seed = seed, .purpose = base::PrngPurpose::kSynthetic});
+  std::vector<float> drawn(period);
+  for (float& x : drawn) x = (prng.UniformFloat() - 0.5f) * 0.125f;
+  std::vector<float> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = drawn[i % period];
+  return values;
+}
+
+std::vector<codec::TensorLayout> Small() {
+  return {{{5, 3}, TensorPolicy::kQuantise},
+          {{3}, TensorPolicy::kFp32},
+          {{}, TensorPolicy::kQuantise},
+          {{2, 3, 3}, TensorPolicy::kQuantise}};
+}
+
+}  // namespace
+
+codec::Layout Case::MakeLayout() const { return *codec::Layout::Create(tensors, schema_digest); }
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  // The worked example of proto/README.md.
+  cases.push_back(MakeCase("example", codec::BuSpec(4),
+                           {{{5}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kFp32}},
+                           {-0.5f, -0.25f, 0.0f, 0.25f, 0.5f, 1.0f}));
+  cases.push_back(MakeCase("fp32", codec::Fp32Spec(), Small(), Values(37, 1, 37)));
+  // Each width of codes, full and not.
+  for (const uint16_t levels :
+       std::initializer_list<uint16_t>{2, 3, 5, 8, 16, 21, 40, 100, 200, 256}) {
+    cases.push_back(MakeCase(absl::StrCat("bu_", levels), codec::BuSpec(levels), Small(),
+                             Values(37, levels, 37)));
+  }
+  // Constant tensors, zeros of both signs, denormals, the widest range, one parameter.
+  const float denormal = std::numeric_limits<float>::denorm_min();
+  const float largest = std::numeric_limits<float>::max();
+  cases.push_back(MakeCase("bu_edges", codec::BuSpec(16),
+                           {{{3}, TensorPolicy::kQuantise},
+                            {{2}, TensorPolicy::kQuantise},
+                            {{4}, TensorPolicy::kQuantise},
+                            {{3}, TensorPolicy::kQuantise},
+                            {{1}, TensorPolicy::kQuantise},
+                            {{4}, TensorPolicy::kFp32}},
+                           {0.1f, 0.1f, 0.1f,                              //
+                            -0.0f, 0.0f,                                   //
+                            0.0f, denormal, 40 * denormal, -3 * denormal,  //
+                            -largest / 2, 0.0f, largest / 2,               //
+                            -7.5f,                                         //
+                            -0.0f, denormal, largest, -largest}));
+  // Three chunks; segments begin and end within them. The longest power of two would be 2^19 if
+  // segments were not aligned to bytes.
+  cases.push_back(MakeCase("bu_8_chunks", codec::BuSpec(8),
+                           {{{400, 1000}, TensorPolicy::kQuantise},
+                            {{7}, TensorPolicy::kFp32},
+                            {{200000}, TensorPolicy::kQuantise}},
+                           Values(600007, 7, 1009)));
+  return cases;
+}
+
+std::string UpdateFileOf(const Case& golden) {
+  return codec::SerializeUpdate(*codec::Encode(golden.delta, golden.MakeLayout(), golden.spec, {}));
+}
+
+std::string JsonOf(const Case& golden) {
+  const codec::Layout layout = golden.MakeLayout();
+  const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, {});
+  const std::vector<float> values = *codec::Decode(update.header, update.chunks, layout);
+  const absl::string_view raw(reinterpret_cast<const char*>(values.data()),
+                              values.size() * sizeof(float));
+  std::vector<std::string> tensors;
+  for (const codec::TensorLayout& tensor : golden.tensors) {
+    tensors.push_back(absl::StrFormat("    {\"shape\": [%s], \"policy\": \"%s\"}",
+                                      absl::StrJoin(tensor.shape, ", "),
+                                      tensor.policy == TensorPolicy::kFp32 ? "fp32" : "quantise"));
+  }
+  std::vector<std::string> shown;
+  for (size_t i = 0; i < values.size() && values.size() <= kValuesShown; ++i) {
+    shown.push_back(absl::StrFormat("\"%08x\"", std::bit_cast<uint32_t>(values[i])));
+  }
+  return absl::StrFormat(
+      "{\n  \"spec\": \"%s\",\n  \"schema_digest\": \"%s\",\n  \"tensors\": [\n%s\n  ],\n"
+      "  \"values_sha256\": \"%s\",\n  \"values\": [%s]\n}\n",
+      codec::ToString(golden.spec), absl::BytesToHexString(golden.schema_digest),
+      absl::StrJoin(tensors, ",\n"), base::Sha256(raw).Hex(), absl::StrJoin(shown, ", "));
+}
+
+}  // namespace quantfl::golden

@@ -1,0 +1,113 @@
+// The golden files decode to the values beside them, and nothing that is done to them goes
+// unnoticed.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/digest.h"
+#include "common/base/env.h"
+#include "common/codec/update.h"
+#include "tests/golden/golden_cases.h"
+
+namespace quantfl::golden {
+namespace {
+
+constexpr uint64_t kFileBytesMax = 1 << 20;
+constexpr size_t kSmall = 4096;  // bytes of a file of which every bit is flipped
+
+std::string Read(const std::string& name) {
+  auto bytes =
+      base::PosixEnv().ReadFile(absl::StrCat(QUANTFL_GOLDEN_DIR, "/", name), kFileBytesMax);
+  EXPECT_TRUE(bytes.ok()) << bytes.status();
+  return bytes.ok() ? *bytes : std::string();
+}
+
+absl::StatusOr<std::vector<float>> DecodeFile(absl::string_view bytes,
+                                              const codec::Layout& layout) {
+  absl::StatusOr<codec::UpdateFile> file = codec::ParseUpdateFile(bytes);
+  if (!file.ok()) return file.status();
+  return codec::Decode(file->header, file->chunks, layout);
+}
+
+class GoldenTest : public testing::TestWithParam<Case> {};
+
+std::vector<uint32_t> BitPatterns(const std::vector<float>& values) {
+  std::vector<uint32_t> patterns;
+  for (const float x : values) patterns.push_back(std::bit_cast<uint32_t>(x));
+  return patterns;
+}
+
+TEST_P(GoldenTest, File_Decodes_ToTheValuesBesideIt) {
+  const Case& golden = GetParam();
+  const nlohmann::json expected =
+      nlohmann::json::parse(Read(golden.name + ".json"), nullptr, /*allow_exceptions=*/false);
+  ASSERT_FALSE(expected.is_discarded());
+  const auto values = DecodeFile(Read(golden.name + ".qflf"), golden.MakeLayout());
+  ASSERT_TRUE(values.ok()) << values.status();
+  const absl::string_view raw(reinterpret_cast<const char*>(values->data()),
+                              values->size() * sizeof(float));
+  EXPECT_EQ(base::Sha256(raw).Hex(), expected["values_sha256"].get<std::string>());
+  std::vector<uint32_t> shown;
+  for (const auto& text : expected["values"]) {
+    shown.push_back(static_cast<uint32_t>(std::stoul(text.get<std::string>(), nullptr, 16)));
+  }
+  if (!shown.empty()) {
+    EXPECT_EQ(BitPatterns(*values), shown);
+  }
+}
+
+TEST_P(GoldenTest, Encoder_MakesTheSameBytesOnEveryMachine) {
+  const Case& golden = GetParam();
+  EXPECT_TRUE(UpdateFileOf(golden) == Read(golden.name + ".qflf"));
+  EXPECT_EQ(JsonOf(golden), Read(golden.name + ".json"));
+}
+
+TEST_P(GoldenTest, FlippedBit_IsAnError) {
+  const Case& golden = GetParam();
+  const codec::Layout layout = golden.MakeLayout();
+  std::string bytes = Read(golden.name + ".qflf");
+  // Of a long file the beginning, and then bits so far apart that they fall on all bit positions.
+  size_t flipped = 0;
+  for (size_t bit = 0; bit < bytes.size() * 8; bit += bit < kSmall * 8 ? 1 : 8191) {
+    if (bytes.size() > kSmall && bit < kSmall * 8 && bit % 37 != 0) continue;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+    const auto values = DecodeFile(bytes, layout);
+    ASSERT_FALSE(values.ok()) << "bit " << bit;
+    ASSERT_THAT(values.status().code(),
+                testing::AnyOf(absl::StatusCode::kDataLoss, absl::StatusCode::kFailedPrecondition))
+        << "bit " << bit << ": " << values.status();
+    ASSERT_FALSE(values.status().message().empty());
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+    ++flipped;
+  }
+  EXPECT_GT(flipped, 500u);
+}
+
+TEST_P(GoldenTest, TruncatedOrLongerFile_IsDataLoss) {
+  const Case& golden = GetParam();
+  const codec::Layout layout = golden.MakeLayout();
+  const std::string bytes = Read(golden.name + ".qflf");
+  const size_t step = bytes.size() > kSmall ? 4099 : 1;
+  for (size_t size = 0; size < bytes.size(); size += step) {
+    const auto values = DecodeFile(absl::string_view(bytes).substr(0, size), layout);
+    ASSERT_EQ(values.status().code(), absl::StatusCode::kDataLoss) << "size " << size;
+  }
+  EXPECT_EQ(DecodeFile(bytes + '\0', layout).status().code(), absl::StatusCode::kDataLoss);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenTest, testing::ValuesIn(Cases()),
+                         [](const auto& tested) { return tested.param.name; });
+
+}  // namespace
+
+// Names a case in a failure.
+void PrintTo(const Case& golden, std::ostream* out) { *out << golden.name; }
+
+}  // namespace quantfl::golden
