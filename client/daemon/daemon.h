@@ -26,24 +26,29 @@ namespace quantfl::daemon {
 struct DaemonOptions {
   std::string device;
   federation::Role role = federation::Role::kTrainer;
-  uint32_t clients = 1;                          // logical clients; an evaluator has one
-  std::optional<uint32_t> first_index;           // client_index of ordinal 0; none: the coordinator assigns
-  uint32_t train_slots = 1;                      // models alive at once
-  std::string state_dir;                         // artifacts/ and spool/ (created)
-  std::vector<std::string> pretrained;           // safetensors files that need not be downloaded
+  uint32_t clients = 1;                 // logical clients; an evaluator has one
+  std::optional<uint32_t> first_index;  // client_index of ordinal 0; none: the coordinator assigns
+  uint32_t train_slots = 1;             // models alive at once
+  std::string state_dir;                // artifacts/ and spool/ (created)
+  std::vector<std::string> pretrained;  // safetensors files that need not be downloaded
   std::string software_version;
-  absl::Duration retry_min = absl::Milliseconds(500);   // back-off: doubles with full jitter from min to max
+  absl::Duration retry_min =
+      absl::Milliseconds(500);  // back-off: doubles with full jitter from min to max
   absl::Duration retry_max = absl::Seconds(30);
-  uint64_t artifact_cache_bytes = 4ull << 30;    // the oldest are removed beyond it
-  uint64_t artifact_bytes_max = 4ull << 30;      // one artifact larger than this is refused
-  uint32_t runs = 0;                             // leave after so many finished runs; 0: stay
-  uint64_t backoff_seed = 0;                     // of the jitter; 0: from the device's name
+  uint64_t artifact_cache_bytes = 4ull << 30;  // the oldest are removed beyond it
+  uint64_t artifact_bytes_max = 4ull << 30;    // one artifact larger than this is refused
+  // False: every logical client fetches for itself, as the device that it stands for would; the
+  // bytes are verified, and stored once. True: one download a process, which spares a test bed's
+  // time.
+  bool shared_artifacts = false;
+  uint32_t runs = 0;          // leave after so many finished runs; 0: stay
+  uint64_t backoff_seed = 0;  // of the jitter; 0: from the device's name
 };
 
 struct DaemonDeps {
-  base::EventLoop* loop = nullptr;               // owns the sessions
-  base::Executor* training = nullptr;            // train_slots threads
-  base::Executor* disk = nullptr;                // one task at a time, in order
+  base::EventLoop* loop = nullptr;     // owns the sessions
+  base::Executor* training = nullptr;  // train_slots threads
+  base::Executor* disk = nullptr;      // one task at a time, in order
   base::Env* env = nullptr;
   base::Clock* clock = nullptr;
   base::Logger* logger = nullptr;
@@ -53,12 +58,15 @@ struct DaemonDeps {
 
 class Daemon {
  public:
-  // INVALID_ARGUMENT: options out of range; errors of the state folder; a pretrained file that cannot be read.
+  // INVALID_ARGUMENT: options out of range; errors of the state folder; a pretrained file that
+  // cannot be read. What `deps` point to outlives the daemon and all that its executors still run;
+  // the executors go on until `on_end`. Destroy the daemon on its loop or once the loop has
+  // stopped.
   static absl::StatusOr<std::unique_ptr<Daemon>> Create(DaemonOptions options, DaemonDeps deps);
   virtual ~Daemon() = default;
 
-  // `on_end` once, on the loop: after `runs` runs, after Stop, or for a reason that no later try can mend (a
-  // refused token, a protocol version): its status says why.
+  // `on_end` once, on the loop: after `runs` runs, after Stop, or for a reason that no later try
+  // can mend (a refused token, a protocol version): its status says why.
   virtual void Start(std::function<void(absl::Status)> on_end) = 0;
   // Finishes the write in flight, keeps the spool, disconnects. Any thread; idempotent.
   virtual void Stop() = 0;

@@ -1,12 +1,13 @@
 #ifndef QUANTFL_CLIENT_DAEMON_TRANSPORT_H_
 #define QUANTFL_CLIENT_DAEMON_TRANSPORT_H_
 
-// What a client needs of a network, in domain types. client/rpc implements it with gRPC (one connection
-// for each logical client), tests/support in memory with faults.
+// What a client needs of a network, in domain types. client/rpc implements it with gRPC (one
+// connection for each logical client), tests/support in memory with faults.
 //
-// Every method returns at once; callbacks run on any thread but never inside the call, exactly once unless
-// said otherwise, and also after Disconnect (then CANCELLED). Errors are absl::Status: UNAVAILABLE for
-// whatever a later try may mend, FAILED_PRECONDITION for an unknown session or another protocol version.
+// Every method returns at once; callbacks run on any thread but never inside the call, exactly once
+// unless said otherwise, and also after Disconnect (then CANCELLED). Errors are absl::Status:
+// UNAVAILABLE for whatever a later try may mend, FAILED_PRECONDITION for an unknown session or
+// another protocol version.
 
 #include <cstdint>
 #include <functional>
@@ -22,10 +23,11 @@ namespace quantfl::daemon {
 
 struct UploadResult {
   federation::UpdateVerdict verdict;
-  uint32_t continued_from = 0;      // chunks that were not sent again
+  uint32_t continued_from = 0;  // chunks that were not sent again
 };
 
-// Where an upload's chunks come from (the spool). Called from transport threads, one call at a time.
+// Where an upload's chunks come from (the spool). Called from transport threads, one call at a
+// time.
 class ChunkSource {
  public:
   virtual ~ChunkSource() = default;
@@ -45,9 +47,11 @@ class Transport {
                      std::function<void(absl::Status)> done) = 0;
   // The bytes from `offset` on; `piece` in order, any number of times.
   virtual void Fetch(std::string session, base::Digest digest, uint64_t offset,
-                     std::function<void(std::string)> piece, std::function<void(absl::Status)> done) = 0;
+                     std::function<void(std::string)> piece,
+                     std::function<void(absl::Status)> done) = 0;
   // Sends chunks from the coordinator's continue_from on.
-  virtual void Upload(std::string session, federation::UpdateOffer offer, std::shared_ptr<ChunkSource> chunks,
+  virtual void Upload(std::string session, federation::UpdateOffer offer,
+                      std::shared_ptr<ChunkSource> chunks,
                       std::function<void(absl::StatusOr<UploadResult>)> done) = 0;
   virtual void Report(std::string session, federation::ClientReport report,
                       std::function<void(absl::Status)> done) = 0;

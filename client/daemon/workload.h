@@ -1,8 +1,8 @@
 #ifndef QUANTFL_CLIENT_DAEMON_WORKLOAD_H_
 #define QUANTFL_CLIENT_DAEMON_WORKLOAD_H_
 
-// What a client computes. client/training implements it with learn::Learner, tests/support with made-up
-// deltas and no LibTorch.
+// What a client computes. client/training implements it with learn::Learner, tests/support with
+// made-up deltas and no LibTorch.
 
 #include <atomic>
 #include <memory>
@@ -18,8 +18,8 @@
 namespace quantfl::daemon {
 
 struct TrainOutput {
-  std::vector<float> delta;     // float32[schema.update_layout().n()]
-  uint32_t examples = 0;        // >= 1
+  std::vector<float> delta;  // float32[schema.update_layout().n()]
+  uint32_t examples = 0;     // >= 1
   double mean_loss = 0;
 };
 
@@ -29,21 +29,27 @@ struct EvaluateOutput {
   uint64_t examples = 0;
 };
 
-// Called from at most `train_slots` threads at once; each call blocks until done or `cancelled` is set
-// (then CANCELLED).
+// Called from at most `train_slots` threads at once; each call blocks until done or `cancelled` is
+// set (then CANCELLED).
 class Workload {
  public:
   virtual ~Workload() = default;
-  // Whether this process can take part: architecture known, data of the right shape, enough partitions.
-  // FAILED_PRECONDITION or INVALID_ARGUMENT with the reason, which the daemon logs before it tries the next run.
-  virtual absl::Status Prepare(const federation::RunDescriptor& run, const model::Schema& schema) = 0;
+  // Whether this process can take part: architecture known, data of the right shape, enough
+  // partitions. FAILED_PRECONDITION or INVALID_ARGUMENT with the reason, which the daemon logs
+  // before it tries the next run.
+  virtual absl::Status Prepare(const federation::RunDescriptor& run,
+                               const model::Schema& schema) = 0;
   //   model  safetensors bytes of the broadcast model, digest already verified
-  virtual absl::StatusOr<TrainOutput> Train(const federation::RunDescriptor& run, const model::Schema& schema,
-                                            base::ClientIndex client_index, const federation::TrainTask& task,
-                                            absl::string_view model, const std::atomic<bool>& cancelled) = 0;
+  virtual absl::StatusOr<TrainOutput> Train(const federation::RunDescriptor& run,
+                                            const model::Schema& schema,
+                                            base::ClientIndex client_index,
+                                            const federation::TrainTask& task,
+                                            absl::string_view model,
+                                            const std::atomic<bool>& cancelled) = 0;
   virtual absl::StatusOr<EvaluateOutput> Evaluate(const federation::RunDescriptor& run,
                                                   const model::Schema& schema,
-                                                  const federation::EvaluateTask& task, absl::string_view model,
+                                                  const federation::EvaluateTask& task,
+                                                  absl::string_view model,
                                                   const std::atomic<bool>& cancelled) = 0;
 };
 

@@ -1,0 +1,55 @@
+#ifndef QUANTFL_CLIENT_DAEMON_WORK_H_
+#define QUANTFL_CLIENT_DAEMON_WORK_H_
+
+// What runs on a train slot: reads the artifact, calls the workload, encodes. Blocking; each call
+// takes what it needs and keeps nothing, so it may outlive the daemon that posted it.
+
+#include <atomic>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "client/daemon/artifact_cache.h"
+#include "client/daemon/workload.h"
+#include "client/session/trained_update.h"
+#include "common/base/clock.h"
+#include "common/codec/update.h"
+#include "common/federation/types.h"
+#include "common/model/schema.h"
+
+namespace quantfl::daemon {
+
+// A run that the workload is prepared for. Immutable, shared by the clients of the process.
+struct PreparedRun {
+  federation::RunDescriptor run;
+  model::Schema schema;
+};
+
+struct TrainedWork {
+  session::TrainedUpdate update;  // report.fetch and report.upload are zero
+  std::shared_ptr<const codec::EncodedUpdate> encoded;
+};
+
+// All three: DATA_LOSS where the artifact is not on disk as it was fetched; else the workload's
+// errors.
+
+absl::StatusOr<std::shared_ptr<const PreparedRun>> PrepareRun(Workload& workload,
+                                                              ArtifactCache& cache,
+                                                              const federation::RunDescriptor& run);
+
+// Also INVALID_ARGUMENT: codec spec, a delta that is not finite or exceeds the round's bound (the
+// coordinator would refuse it and count an offence); INTERNAL: a delta of another length.
+absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
+                                      const base::Clock& clock, const PreparedRun& run,
+                                      base::ClientIndex client_index,
+                                      const federation::TrainTask& task,
+                                      const std::atomic<bool>& cancelled);
+
+absl::StatusOr<federation::EvaluationReport> EvaluateOnce(Workload& workload, ArtifactCache& cache,
+                                                          const base::Clock& clock,
+                                                          const PreparedRun& run,
+                                                          const federation::EvaluateTask& task,
+                                                          const std::atomic<bool>& cancelled);
+
+}  // namespace quantfl::daemon
+
+#endif  // QUANTFL_CLIENT_DAEMON_WORK_H_
