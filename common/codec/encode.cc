@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -47,7 +48,9 @@ absl::Status CheckFinite(absl::Span<const float> delta) {
                                                  "; every value of an update must be finite"));
 }
 
-// The range of a tensor: lo = min, step = (max - min) / levels, each one fp32 rounding.
+// The range of a tensor: lo = min, step = (max - min) / levels, each one fp32 rounding. A step
+// below the least normal fp32 becomes 0, all values lo: with its few bits, representatives would
+// pass max.
 absl::StatusOr<AffineRange> RangeOf(absl::Span<const float> values, uint16_t levels,
                                     size_t tensor) {
   std::array<float, kLanes> low;
@@ -75,7 +78,8 @@ absl::StatusOr<AffineRange> RangeOf(absl::Span<const float> values, uint16_t lev
         absl::StrCat("tensor ", tensor, ": the range from ", lo, " to ", hi,
                      " is wider than the largest fp32 value, 3.4e38; send it as fp32"));
   }
-  return AffineRange{lo, width / static_cast<float>(levels)};
+  const float step = width / static_cast<float>(levels);
+  return AffineRange{lo, step < std::numeric_limits<float>::min() ? 0.0f : step};
 }
 
 void Quantise(const float* values, size_t count, AffineRange range, uint16_t levels,

@@ -1,0 +1,292 @@
+// The decoder against bytes that were made to mislead it: every field is changed and the checksums
+// are made to fit again, so that the check behind the checksum is what is tested.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "common/base/crc32c.h"
+#include "common/base/prng.h"
+#include "common/codec/update.h"
+#include "common/codec/wire.h"
+
+namespace quantfl::codec {
+namespace {
+
+using testing::HasSubstr;
+
+const std::string kDigest(32, 'd');
+
+Layout TestLayout(const std::string& digest = kDigest) {
+  return *Layout::Create({{{7}, TensorPolicy::kQuantise},
+                          {{3}, TensorPolicy::kFp32},
+                          {{2, 2}, TensorPolicy::kQuantise}},
+                         digest);
+}
+
+const std::vector<float>& Delta() {
+  static const auto* const delta =
+      new std::vector<float>{-3, -2, -1, 0, 1, 2, 3, 10, 11, 12, 5, -5, 2.5, 0};
+  return *delta;
+}
+
+EncodedUpdate Update(const Spec& spec = BuSpec(5)) {
+  return *Encode(Delta(), TestLayout(), spec, {});
+}
+
+void FixChecksum(std::string& bytes) {
+  const size_t end = bytes.size() - wire::kCrcBytes;
+  wire::Store(bytes, end, base::Crc32c(absl::string_view(bytes).substr(0, end)));
+}
+
+template <typename T>
+std::string Le(T value) {
+  std::string bytes(sizeof(T), '\0');
+  std::memcpy(bytes.data(), &value, sizeof(T));
+  return bytes;
+}
+
+struct Change {
+  size_t at;
+  std::string bytes;
+  absl::StatusCode code;
+  std::string message;
+};
+
+TEST(ParseHeader_, GivesWhatWasEncoded) {
+  const UpdateHeader header = *ParseHeader(Update().header, TestLayout());
+  EXPECT_EQ(header.spec, BuSpec(5));
+  EXPECT_EQ(header.n, 14u);
+  EXPECT_EQ(header.chunk_count, 1u);
+  EXPECT_EQ(header.params_per_chunk, 1u << 20);
+  ASSERT_EQ(header.ranges.size(), 2u);
+  EXPECT_EQ(header.ranges[0].lo, -3);
+  EXPECT_EQ(header.ranges[0].step, 6.0f / 5);
+  EXPECT_EQ(header.ranges[1].lo, -5);
+}
+
+TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
+  const auto loss = absl::StatusCode::kDataLoss;
+  const auto failed = absl::StatusCode::kFailedPrecondition;
+  const auto reserved = absl::StatusCode::kUnimplemented;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float largest = std::numeric_limits<float>::max();
+  for (const Change& change : std::vector<Change>{
+           {0, "QFLF", loss, "QFLU"},
+           {wire::kVersion, Le<uint16_t>(2), failed, "version 2"},
+           {wire::kQuantiser, Le<uint8_t>(2), reserved, "'bq'"},
+           {wire::kQuantiser, Le<uint8_t>(19), reserved, "'eden'"},
+           {wire::kQuantiser, Le<uint8_t>(200), loss, "quantiser id 200"},
+           {wire::kQuantiser, Le<uint8_t>(0), loss, "levels 5"},
+           {wire::kScope, Le<uint8_t>(1), reserved, "'block'"},
+           {wire::kScope, Le<uint8_t>(3), loss, "scope id 3"},
+           {wire::kLevels, Le<uint16_t>(1), loss, "levels 1"},
+           {wire::kLevels, Le<uint16_t>(257), loss, "levels 257"},
+           {wire::kRepresentative, Le<uint8_t>(1), reserved, "'mean'"},
+           {wire::kRounding, Le<uint8_t>(1), reserved, "'stochastic'"},
+           {wire::kBlockSize, Le<uint32_t>(64), loss, "block_size 64"},
+           {wire::kPack, Le<uint8_t>(1), reserved, "'rans'"},
+           {wire::kContext, Le<uint8_t>(2), reserved, "'history'"},
+           {wire::kClassRule, Le<uint8_t>(3), reserved, "'kernel_planes'"},
+           {wire::kTransform, Le<uint8_t>(1), reserved, "'dct'"},
+           {wire::kTransform, Le<uint8_t>(255), loss, "transform id 255"},
+           {wire::kChunkLog2, Le<uint8_t>(19), loss, "2^19"},
+           {wire::kChunkLog2, Le<uint8_t>(255), loss, "2^255"},
+           {wire::kReserved + 2, Le<uint8_t>(1), loss, "reserved"},
+           {wire::kN, Le<uint64_t>(13), loss, "n is 13"},
+           {wire::kN, Le<uint64_t>(~uint64_t{0}), loss, "18446744073709551615"},
+           {wire::kChunkCount, Le<uint32_t>(0), loss, "chunk_count is 0"},
+           {wire::kChunkCount, Le<uint32_t>(~0u), loss, "4294967295"},
+           {wire::kSchemaDigest, "x", failed, "schema"},
+           {wire::kHistoryDigest + 31, "x", loss, "history"},
+           {wire::kSideSize, Le<uint32_t>(0), loss, "side information"},
+           {wire::kSideSize, Le<uint32_t>(24), loss, "side information"},
+           {wire::kSideSize, Le<uint32_t>(~0u), loss, "side information"},
+           {wire::kSide, Le(nan), loss, "range 0"},
+           {wire::kSide, Le(infinity), loss, "range 0"},
+           {wire::kSide + 8, Le(-infinity), loss, "range 1"},
+           {wire::kSide + 12, Le(nan), loss, "range 1"},
+           {wire::kSide + 12, Le(infinity), loss, "range 1"},
+           {wire::kSide + 12, Le(-1.0f), loss, "range 1"},
+           {wire::kSide + 12, Le(-0.0f), loss, "range 1"},
+           // Finite, and not the last representative.
+           {wire::kSide + 12, Le(largest), loss, "range 1"},
+           {wire::kSide, Le(largest) + Le(largest / 8), loss, "range 0"},
+       }) {
+    std::string bytes = Update().header;
+    bytes.replace(change.at, change.bytes.size(), change.bytes);
+    FixChecksum(bytes);
+    const auto header = ParseHeader(bytes, TestLayout());
+    EXPECT_EQ(header.status().code(), change.code) << change.message << ": " << header.status();
+    EXPECT_THAT(std::string(header.status().message()), HasSubstr(change.message));
+  }
+}
+
+TEST(ParseHeader_, AnyOtherLength_IsDataLoss) {
+  const std::string bytes = Update().header;
+  for (size_t size = 0; size < bytes.size() + 20; ++size) {
+    if (size == bytes.size()) continue;
+    std::string changed = bytes;
+    changed.resize(size);
+    if (size >= wire::kVersion + 2 + wire::kCrcBytes) FixChecksum(changed);
+    EXPECT_EQ(ParseHeader(changed, TestLayout()).status().code(), absl::StatusCode::kDataLoss)
+        << size;
+  }
+}
+
+TEST(ParseHeader_, OtherSchema_IsFailedPrecondition_NamingBoth) {
+  const auto header = ParseHeader(Update().header, TestLayout(std::string(32, '\x01')));
+  EXPECT_EQ(header.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(header.status().message()), HasSubstr("646464646464"));
+  EXPECT_THAT(std::string(header.status().message()), HasSubstr("010101010101"));
+}
+
+TEST(ParseChunk_, GivesSegmentsInOrder) {
+  const EncodedUpdate update = Update(BuSpec(3));
+  const Layout layout = TestLayout();
+  const UpdateHeader header = *ParseHeader(update.header, layout);
+  const ChunkView chunk = *ParseChunk(update.chunks[0], header, layout, 0);
+  ASSERT_EQ(chunk.segments.size(), 3u);
+  EXPECT_FALSE(chunk.segments[0].is_fp32);
+  EXPECT_EQ(chunk.segments[0].bytes.size(), 2u);
+  EXPECT_TRUE(chunk.segments[1].is_fp32);
+  EXPECT_EQ(chunk.segments[2].tensor, 2u);
+  EXPECT_EQ(chunk.segments[2].range, 1u);
+  EXPECT_EQ(chunk.segments[2].first, 10u);
+  std::vector<uint8_t> codes(7);
+  UnpackCodes(chunk.segments[0], 2, absl::MakeSpan(codes));
+  EXPECT_EQ(codes, (std::vector<uint8_t>{0, 0, 1, 1, 2, 2, 2}));
+  std::vector<float> values(3);
+  CopyValues(chunk.segments[1], absl::MakeSpan(values));
+  EXPECT_EQ(values, (std::vector<float>{10, 11, 12}));
+}
+
+TEST(ParseChunk_, EachHostileField_IsRefusedByName) {
+  const auto loss = absl::StatusCode::kDataLoss;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  // 3 bits a code: 21 bits in 3 bytes, then 12 bytes of fp32, then 12 bits in 2 bytes.
+  const size_t codes = wire::kChunkCodes;
+  for (const Change& change : std::vector<Change>{
+           {wire::kChunkIndex, Le<uint32_t>(1), loss, "index is 1"},
+           {wire::kChunkPack, Le<uint8_t>(1), absl::StatusCode::kUnimplemented, "'rans'"},
+           {wire::kChunkPack, Le<uint8_t>(9), loss, "pack id 9"},
+           {wire::kChunkReserved, Le<uint8_t>(1), loss, "reserved"},
+           {wire::kChunkReserved + 2, Le<uint8_t>(128), loss, "reserved"},
+           {wire::kChunkCodeSize, Le<uint32_t>(16), loss, "16 bytes of codes instead of 17"},
+           {wire::kChunkCodeSize, Le<uint32_t>(~0u), loss, "4294967295"},
+           {codes, "\x07", loss, "code 7 is not below the 5"},
+           {codes + 2, "\x18", loss, "parameter 6: code 6"},
+           {codes + 2, "\x20", loss, "padding"},
+           {codes + 16, "\x10", loss, "padding"},
+           {codes + 16, "\x0a", loss, "tensor 2"},
+           {codes + 3, Le(nan), loss, "parameter 7 is not finite"},
+           {codes + 11, Le(-std::numeric_limits<float>::infinity()), loss,
+            "parameter 9 is not finite"},
+       }) {
+    const EncodedUpdate update = Update();
+    const Layout layout = TestLayout();
+    const UpdateHeader header = *ParseHeader(update.header, layout);
+    std::string bytes = update.chunks[0];
+    bytes.replace(change.at, change.bytes.size(), change.bytes);
+    FixChecksum(bytes);
+    const auto chunk = ParseChunk(bytes, header, layout, 0);
+    EXPECT_EQ(chunk.status().code(), change.code) << change.message << ": " << chunk.status();
+    EXPECT_THAT(std::string(chunk.status().message()), HasSubstr(change.message));
+    EXPECT_THAT(std::string(chunk.status().message()), HasSubstr("chunk 0"));
+  }
+}
+
+TEST(ParseChunk_, AnyOtherLengthOrIndex_IsDataLoss) {
+  const EncodedUpdate update = Update();
+  const Layout layout = TestLayout();
+  const UpdateHeader header = *ParseHeader(update.header, layout);
+  const std::string& bytes = update.chunks[0];
+  for (size_t size = 0; size < bytes.size() + 9; ++size) {
+    if (size == bytes.size()) continue;
+    std::string changed = bytes;
+    changed.resize(size);
+    if (size >= wire::kCrcBytes) FixChecksum(changed);
+    EXPECT_EQ(ParseChunk(changed, header, layout, 0).status().code(), absl::StatusCode::kDataLoss)
+        << size;
+  }
+  EXPECT_EQ(ParseChunk(bytes, header, layout, 1).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(Decode_, ConsistentChunkOfAnotherUpdate_IsCaughtByTheCodesChecksum) {
+  EncodedUpdate update = Update();
+  std::vector<float> other = Delta();
+  other[3] = 3;
+  update.chunks = Encode(other, TestLayout(), BuSpec(5), {})->chunks;
+  const auto values = Decode(update.header, update.chunks, TestLayout());
+  EXPECT_EQ(values.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(values.status().message()), HasSubstr("checksum of the decoded codes"));
+}
+
+TEST(Decode_, MissingOrSuperfluousChunk_IsDataLoss) {
+  EncodedUpdate update = Update();
+  update.chunks.push_back(update.chunks[0]);
+  EXPECT_EQ(Decode(update.header, update.chunks, TestLayout()).status().code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(Decode(update.header, {}, TestLayout()).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(CodesChecksum_, ChunkByChunk_GivesTheHeaders) {
+  const Layout layout = *Layout::Create({{{400001}, TensorPolicy::kQuantise}}, kDigest);
+  base::Prng prng({.run_seed = 1});
+  std::vector<float> delta(layout.n());
+  for (float& x : delta) x = prng.UniformFloat();
+  for (const Spec& spec : {BuSpec(7), BuSpec(16), BuSpec(256), Fp32Spec()}) {
+    const EncodedUpdate update = *Encode(delta, layout, spec, {});
+    const UpdateHeader header = *ParseHeader(update.header, layout);
+    CodesChecksum checksum;
+    for (uint32_t index = 0; index < header.chunk_count; ++index) {
+      checksum.Add(*ParseChunk(update.chunks[index], header, layout, index), header);
+    }
+    EXPECT_EQ(checksum.value(), header.codes_crc32c);
+  }
+}
+
+TEST(CheckBounds_, RangeOrValueBeyondItsBound_IsRefusedByTensor) {
+  const Layout layout = TestLayout();
+  const EncodedUpdate update = Update();
+  const UpdateHeader header = *ParseHeader(update.header, layout);
+  const ChunkView chunk = *ParseChunk(update.chunks[0], header, layout, 0);
+  // Representatives reach 2.4, values 12, representatives 4.
+  const std::vector<int8_t> enough = {2, 4, 2};
+  EXPECT_TRUE(CheckBounds(header, layout, enough).ok());
+  EXPECT_TRUE(CheckBounds(chunk, enough).ok());
+  for (const auto& [bounds, tensor] : std::vector<std::pair<std::vector<int8_t>, std::string>>{
+           {{1, 4, 2}, "tensor 0"}, {{2, 4, 1}, "tensor 2"}, {{-128, 4, 2}, "tensor 0"}}) {
+    const absl::Status status = CheckBounds(header, layout, bounds);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(tensor));
+    EXPECT_TRUE(CheckBounds(chunk, bounds).ok());
+  }
+  const std::vector<int8_t> low_fp32 = {2, 3, 2};
+  EXPECT_TRUE(CheckBounds(header, layout, low_fp32).ok());
+  const absl::Status status = CheckBounds(chunk, low_fp32);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("tensor 1: value 10 is beyond the round's bound of 2^3"));
+  EXPECT_EQ(CheckBounds(header, layout, std::vector<int8_t>{2, 4}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CheckBounds(chunk, std::vector<int8_t>{2}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(CheckBounds_, ValueOnTheBound_IsWithinIt) {
+  const Layout layout = *Layout::Create({{{2}, TensorPolicy::kFp32}}, kDigest);
+  const EncodedUpdate update = *Encode(std::vector<float>{-4, 4}, layout, BuSpec(4), {});
+  const UpdateHeader header = *ParseHeader(update.header, layout);
+  const ChunkView chunk = *ParseChunk(update.chunks[0], header, layout, 0);
+  EXPECT_TRUE(CheckBounds(chunk, std::vector<int8_t>{2}).ok());
+  EXPECT_FALSE(CheckBounds(chunk, std::vector<int8_t>{1}).ok());
+}
+
+}  // namespace
+}  // namespace quantfl::codec

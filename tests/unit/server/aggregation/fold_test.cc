@@ -1,0 +1,371 @@
+#include "server/aggregation/fold.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/base/prng.h"
+
+namespace quantfl::aggregation {
+namespace {
+
+using codec::TensorPolicy;
+using testing::HasSubstr;
+
+const std::string kDigest(32, 'd');
+constexpr uint32_t kMaxExamples = 6000;
+
+class InMemory : public UpdateSource {
+ public:
+  InMemory(const std::vector<float>& delta, const codec::Layout& layout, const codec::Spec& spec,
+           uint32_t weight)
+      : update(*codec::Encode(delta, layout, spec, {})),
+        header_(*codec::ParseHeader(update.header, layout)),
+        weight_(weight) {}
+  const codec::UpdateHeader& header() const override { return header_; }
+  uint32_t weight() const override { return weight_; }
+  absl::StatusOr<std::string> ReadChunk(uint32_t index) const override {
+    return update.chunks[index];
+  }
+
+  codec::EncodedUpdate update;
+
+ private:
+  codec::UpdateHeader header_;
+  uint32_t weight_;
+};
+
+using Updates = std::vector<std::unique_ptr<InMemory>>;
+
+std::vector<const UpdateSource*> Pointers(const Updates& updates) {
+  std::vector<const UpdateSource*> pointers;
+  for (const auto& update : updates) pointers.push_back(update.get());
+  return pointers;
+}
+
+codec::Layout TestLayout() {
+  // Long, short and odd segments, and more than one chunk.
+  return *codec::Layout::Create({{{9001}, TensorPolicy::kQuantise},
+                                 {{5}, TensorPolicy::kFp32},
+                                 {{3, 7}, TensorPolicy::kQuantise},
+                                 {{5000}, TensorPolicy::kFp32},
+                                 {{211, 1000}, TensorPolicy::kQuantise}},
+                                kDigest);
+}
+
+const std::vector<int8_t> kBounds = {-4, 0, 1, -4, -2};
+
+std::vector<float> Draw(const codec::Layout& layout, uint64_t seed) {
+  base::Prng prng({.run_seed = seed});
+  std::vector<float> delta(layout.n());
+  for (size_t t = 0; t < layout.tensors().size(); ++t) {
+    const codec::Layout::Tensor& tensor = layout.tensors()[t];
+    const float scale = std::ldexp(1.0f, kBounds[t] - static_cast<int>(seed % 3) * 9);
+    for (uint64_t i = 0; i < tensor.size; ++i) {
+      delta[tensor.offset + i] = (2 * prng.UniformFloat() - 1) * scale;
+    }
+  }
+  return delta;
+}
+
+FoldOptions Options(uint32_t cohort, const std::vector<int8_t>& bounds = kBounds,
+                    uint32_t max_examples = kMaxExamples) {
+  return {.bound_exponents = bounds,
+          .fraction_bits = *FractionBits(cohort, max_examples),
+          .cohort = cohort,
+          .max_examples = max_examples};
+}
+
+// Half to even, in integers: value * weight * 2^shift.
+__int128 ExactFixedPoint(float value, uint32_t weight, int shift) {
+  int power = 0;
+  const auto mantissa = static_cast<int64_t>(std::ldexp(std::frexp(value, &power), 24));
+  const __int128 product = static_cast<__int128>(mantissa) * weight;
+  const int right = -(power - 24 + shift);
+  if (right <= 0) return product << -right;
+  if (right > 100) return 0;
+  const __int128 unit = static_cast<__int128>(1) << right;
+  __int128 quotient = product >> right;  // floor
+  const __int128 rest = product - (quotient << right);
+  if (2 * rest > unit || (2 * rest == unit && (quotient & 1) != 0)) ++quotient;
+  return quotient;
+}
+
+std::vector<float> Oracle(const Updates& updates, const codec::Layout& layout,
+                          const FoldOptions& options) {
+  std::vector<__int128> sums(layout.n());
+  uint64_t total_weight = 0;
+  for (const auto& update : updates) {
+    const std::vector<float> values =
+        *codec::Decode(update->update.header, update->update.chunks, layout);
+    total_weight += update->weight();
+    for (size_t t = 0; t < layout.tensors().size(); ++t) {
+      const codec::Layout::Tensor& tensor = layout.tensors()[t];
+      const int shift = options.fraction_bits - options.bound_exponents[t];
+      for (uint64_t i = tensor.offset; i < tensor.offset + tensor.size; ++i) {
+        sums[i] += ExactFixedPoint(values[i], update->weight(), shift);
+      }
+    }
+  }
+  std::vector<float> mean(layout.n());
+  for (size_t t = 0; t < layout.tensors().size(); ++t) {
+    const codec::Layout::Tensor& tensor = layout.tensors()[t];
+    for (uint64_t i = tensor.offset; i < tensor.offset + tensor.size; ++i) {
+      const double quotient = static_cast<double>(sums[i]) / static_cast<double>(total_weight);
+      mean[i] = static_cast<float>(
+          std::ldexp(quotient, options.bound_exponents[t] - options.fraction_bits));
+    }
+  }
+  return mean;
+}
+
+void ExpectSameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i])) << "parameter " << i;
+  }
+}
+
+Updates Make(const codec::Layout& layout, const codec::Spec& spec, int count) {
+  Updates updates;
+  for (int u = 0; u < count; ++u) {
+    const uint32_t weight = 1 + static_cast<uint32_t>(u) * 1999 % kMaxExamples;
+    updates.push_back(
+        std::make_unique<InMemory>(Draw(layout, static_cast<uint64_t>(u)), layout, spec, weight));
+  }
+  return updates;
+}
+
+class FoldTest : public testing::TestWithParam<int> {
+ protected:
+  codec::Spec spec() const {
+    return GetParam() == 0 ? codec::Fp32Spec() : codec::BuSpec(static_cast<uint16_t>(GetParam()));
+  }
+};
+
+TEST_P(FoldTest, EqualsTheExactSum_Rounded) {
+  const codec::Layout layout = TestLayout();
+  const Updates updates = Make(layout, spec(), 5);
+  const FoldOptions options = Options(5);
+  const auto mean = Fold(Pointers(updates), layout, options);
+  ASSERT_TRUE(mean.ok()) << mean.status();
+  ExpectSameBits(*mean, Oracle(updates, layout, options));
+}
+
+TEST_P(FoldTest, AnyOrderAndAnyPartialFolds_GiveTheSameBits) {
+  const codec::Layout layout = TestLayout();
+  const Updates updates = Make(layout, spec(), 6);
+  const FoldOptions options = Options(8);
+  std::vector<const UpdateSource*> order = Pointers(updates);
+  const std::vector<float> expected = *Fold(order, layout, options);
+  base::Prng prng({.run_seed = 77});
+  for (int trial = 0; trial < 3; ++trial) {
+    prng.Shuffle(order);
+    ExpectSameBits(*Fold(order, layout, options), expected);
+
+    // Two partial folds, one of them over the whole update and one merged from two.
+    std::vector<PartialFold> parts(3, PartialFold(0, layout.n()));
+    for (size_t u = 0; u < order.size(); ++u) {
+      PartialFold& part = parts[prng.Below(parts.size())];
+      for (uint32_t index = 0; index < order[u]->header().chunk_count; ++index) {
+        const std::string bytes = *order[u]->ReadChunk(index);
+        const codec::ChunkView chunk = *codec::ParseChunk(bytes, order[u]->header(), layout, index);
+        ASSERT_TRUE(
+            part.Accumulate(chunk, order[u]->header(), order[u]->weight(), layout, options).ok());
+      }
+      part.CountUpdate(order[u]->weight());
+    }
+    ASSERT_TRUE(parts[2].MergeWith(parts[0], options).ok());
+    ASSERT_TRUE(parts[2].MergeWith(parts[1], options).ok());
+    EXPECT_EQ(parts[2].updates(), 6u);
+    ExpectSameBits(*std::move(parts[2]).Mean(layout, options), expected);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, FoldTest, testing::Values(0, 2, 4, 5, 16, 40, 256));
+
+TEST(Fold_, DifferentSpecsOfEqualChunks_FoldTogether) {
+  const codec::Layout layout = *codec::Layout::Create({{{50}, TensorPolicy::kQuantise}}, kDigest);
+  const FoldOptions options = Options(4, {0});
+  Updates updates;
+  uint32_t weight = 1;
+  for (const codec::Spec& spec : {codec::BuSpec(2), codec::BuSpec(100), codec::Fp32Spec()}) {
+    std::vector<float> delta(50);
+    for (size_t i = 0; i < 50; ++i) delta[i] = static_cast<float>(i) * 0.01f;
+    updates.push_back(std::make_unique<InMemory>(delta, layout, spec, weight++));
+  }
+  ExpectSameBits(*Fold(Pointers(updates), layout, options), Oracle(updates, layout, options));
+}
+
+TEST(Fold_, EqualUpdates_GiveTheirValue) {
+  const codec::Layout layout = *codec::Layout::Create({{{3}, TensorPolicy::kFp32}}, kDigest);
+  const std::vector<float> delta = {0.1f, -0.25f, 1.0f};
+  Updates updates;
+  for (uint32_t u = 0; u < 3; ++u) {
+    updates.push_back(std::make_unique<InMemory>(delta, layout, codec::Fp32Spec(), 100 + u));
+  }
+  ExpectSameBits(*Fold(Pointers(updates), layout, Options(3, {0})), delta);
+}
+
+TEST(Fold_, WrongInput_IsRefusedWithReason) {
+  const codec::Layout layout = TestLayout();
+  const Updates updates = Make(layout, codec::BuSpec(16), 3);
+  const std::vector<const UpdateSource*> sources = Pointers(updates);
+  const auto expect = [&](absl::Span<const UpdateSource* const> from, const FoldOptions& options,
+                          absl::StatusCode code, const std::string& message) {
+    const auto mean = Fold(from, layout, options);
+    EXPECT_EQ(mean.status().code(), code) << mean.status();
+    EXPECT_THAT(std::string(mean.status().message()), HasSubstr(message));
+  };
+  expect({}, Options(3), absl::StatusCode::kFailedPrecondition, "no update");
+  expect(sources, Options(2), absl::StatusCode::kResourceExhausted, "3 updates");
+  expect(sources, Options(3, kBounds, 100), absl::StatusCode::kResourceExhausted,
+         "max_examples is 100");
+  expect(sources, Options(3, {0, 0}), absl::StatusCode::kInvalidArgument, "2 bounds for 5");
+  // The last tensor's values reach 1/4.
+  expect(sources, Options(3, {-4, 0, 1, -4, -3}), absl::StatusCode::kInvalidArgument, "tensor 4");
+  expect(sources, Options(3, {-4, -30, 1, -4, -2}), absl::StatusCode::kInvalidArgument, "tensor 1");
+  FoldOptions fine = Options(3);
+  ++fine.fraction_bits;
+  expect(sources, fine, absl::StatusCode::kInvalidArgument, "fraction bits");
+  fine.fraction_bits = -1;
+  expect(sources, fine, absl::StatusCode::kInvalidArgument, "fraction bits");
+
+  const InMemory nobody(Draw(layout, 1), layout, codec::BuSpec(16), 0);
+  expect(std::vector<const UpdateSource*>{&nobody}, Options(3), absl::StatusCode::kInvalidArgument,
+         "weight of 0");
+  const InMemory other(Draw(layout, 1), layout, codec::Fp32Spec(), 1);
+  expect(std::vector<const UpdateSource*>{sources[0], &other}, Options(3),
+         absl::StatusCode::kFailedPrecondition, "update 1");
+}
+
+TEST(Fold_, CorruptChunk_IsDataLossNamingTheUpdate) {
+  const codec::Layout layout = TestLayout();
+  Updates updates = Make(layout, codec::BuSpec(16), 3);
+  std::string& chunk = updates[2]->update.chunks[0];
+  chunk[100] = static_cast<char>(chunk[100] ^ 4);
+  const auto mean = Fold(Pointers(updates), layout, Options(3));
+  EXPECT_EQ(mean.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(mean.status().message()), HasSubstr("update 2: chunk 0"));
+}
+
+TEST(PartialFold_, LargestSums_DoNotOverflow) {
+  const codec::Layout layout =
+      *codec::Layout::Create({{{2}, TensorPolicy::kFp32}, {{2}, TensorPolicy::kQuantise}}, kDigest);
+  const uint32_t weight = kMaxExamplesLimit;
+  const FoldOptions options = Options(kCohortLimit, {7, 7}, weight);
+  EXPECT_EQ(options.fraction_bits, 17);
+  const InMemory update({128, -128, 128, 128}, layout, codec::BuSpec(2), weight);
+  PartialFold fold(0, 4);
+  const codec::ChunkView chunk =
+      *codec::ParseChunk(update.update.chunks[0], update.header(), layout, 0);
+  ASSERT_TRUE(fold.Accumulate(chunk, update.header(), weight, layout, options).ok());
+  fold.CountUpdate(weight);
+  while (fold.updates() < kCohortLimit) {
+    const PartialFold same = fold;
+    ASSERT_TRUE(fold.MergeWith(same, options).ok());
+  }
+  // 2^20 updates of 2^24 examples at the bound, 2^17 units.
+  EXPECT_EQ(fold.sums(), (std::vector<int64_t>{int64_t{1} << 61, -(int64_t{1} << 61),
+                                               int64_t{1} << 61, int64_t{1} << 61}));
+  const PartialFold same = fold;
+  const absl::Status more = fold.MergeWith(same, options);
+  EXPECT_EQ(more.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(more.message()), HasSubstr("2097152 updates"));
+  ExpectSameBits(*std::move(fold).Mean(layout, options), {128, -128, 128, 128});
+}
+
+TEST(PartialFold_, WrongInput_IsRefused) {
+  const codec::Layout layout = TestLayout();
+  const InMemory update(Draw(layout, 1), layout, codec::BuSpec(16), 5);
+  const codec::ChunkView chunk =
+      *codec::ParseChunk(update.update.chunks[0], update.header(), layout, 0);
+  const FoldOptions options = Options(4);
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(PartialFold(0, 100).Accumulate(chunk, update.header(), 5, layout, options).code(),
+            invalid);
+  EXPECT_EQ(
+      PartialFold(1, layout.n()).Accumulate(chunk, update.header(), 5, layout, options).code(),
+      invalid);
+  PartialFold fold(0, layout.n());
+  EXPECT_EQ(fold.Accumulate(chunk, update.header(), 0, layout, options).code(), invalid);
+  EXPECT_EQ(fold.Accumulate(chunk, update.header(), kMaxExamples + 1, layout, options).code(),
+            invalid);
+  EXPECT_EQ(fold.Accumulate(chunk, update.header(), 5, layout, Options(4, {0})).code(), invalid);
+  EXPECT_EQ(fold.MergeWith(PartialFold(0, 7), options).code(), invalid);
+  EXPECT_EQ(fold.MergeWith(PartialFold(7, layout.n()), options).code(), invalid);
+  EXPECT_EQ(std::move(fold).Mean(layout, options).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  PartialFold beyond(layout.n(), 3);
+  beyond.CountUpdate(1);
+  EXPECT_EQ(std::move(beyond).Mean(layout, options).status().code(), invalid);
+}
+
+TEST(FractionBits_, IsTheLargestThatFits) {
+  base::Prng prng({.run_seed = 4});
+  for (int trial = 0; trial < 1000; ++trial) {
+    const uint32_t cohort = 1 + static_cast<uint32_t>(prng.Below(uint64_t{1} << (1 + trial % 20)));
+    const uint32_t most = 1 + static_cast<uint32_t>(prng.Below(uint64_t{1} << (1 + trial % 24)));
+    const int bits = *FractionBits(cohort, most);
+    const __int128 product = static_cast<__int128>(cohort) * most;
+    EXPECT_LT(product << bits, static_cast<__int128>(1) << 62);
+    EXPECT_GE(product << (bits + 1), static_cast<__int128>(1) << 62);
+  }
+  EXPECT_EQ(*FractionBits(1, 1), 61);
+  EXPECT_EQ(*FractionBits(kCohortLimit, kMaxExamplesLimit), 17);
+}
+
+TEST(FractionBits_, BeyondTheLimits_IsRefused) {
+  for (const auto& [cohort, most] : std::vector<std::pair<uint32_t, uint32_t>>{
+           {0, 1}, {1, 0}, {kCohortLimit + 1, 1}, {1, kMaxExamplesLimit + 1}}) {
+    EXPECT_EQ(FractionBits(cohort, most).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(DefaultBoundExponents_, IsFourTimesTheLargest_RoundedUp) {
+  struct Row {
+    float largest;
+    int8_t exponent;
+  };
+  for (const Row& row : std::vector<Row>{{0, -4},
+                                         {1e-30f, -4},
+                                         {std::ldexp(1.0f, -6), -4},
+                                         {std::ldexp(1.1f, -6), -3},
+                                         {0.3f, 1},
+                                         {-0.5f, 1},
+                                         {0.51f, 2},
+                                         {1, 2},
+                                         {-3, 4},
+                                         {1e38f, 100}}) {
+    const codec::Layout layout = *codec::Layout::Create(
+        {{{2}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kFp32}}, kDigest);
+    EXPECT_EQ(DefaultBoundExponents(std::vector<float>{0, row.largest, 1}, layout),
+              (std::vector<int8_t>{row.exponent, 2}))
+        << row.largest;
+  }
+}
+
+TEST(ApplyFedAvg_, AddsInPlace_OrLeavesTheModel) {
+  std::vector<float> model = {1, 2, 3};
+  EXPECT_TRUE(ApplyFedAvg(std::vector<float>{0.5f, 0, -1}, absl::MakeSpan(model)).ok());
+  EXPECT_EQ(model, (std::vector<float>{1.5f, 2, 2}));
+  EXPECT_EQ(ApplyFedAvg(std::vector<float>{1}, absl::MakeSpan(model)).code(),
+            absl::StatusCode::kInvalidArgument);
+  const float largest = std::numeric_limits<float>::max();
+  model[2] = largest;
+  const absl::Status status = ApplyFedAvg(std::vector<float>{1, 1, largest}, absl::MakeSpan(model));
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("parameter 2"));
+  EXPECT_EQ(model, (std::vector<float>{1.5f, 2, largest}));
+}
+
+}  // namespace
+}  // namespace quantfl::aggregation
