@@ -1,0 +1,78 @@
+"""deploy/demo.sh as a user runs it, with programs that are already built."""
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import unittest
+
+from harness import BIN, FASHION, ROOT, free_port
+
+
+def processes_with(text):
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if text in command:
+                found.append(command)
+    return found
+
+
+@unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
+class Demo(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quantfl-demo-test."))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.port = free_port()
+
+    def demo(self, *arguments):
+        return subprocess.Popen(
+            [ROOT / "deploy/demo.sh", "--bin", BIN, "--runs", self.folder / "runs", "--port", str(self.port),
+             *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def test_two_runs_a_table_and_bu_within_half_a_point_of_fp32(self):
+        demo = self.demo()
+        output, _ = demo.communicate(timeout=900)
+        print(output)
+        self.assertEqual(demo.returncode, 0, output)
+        accuracy = {}
+        for name in ("demo-fp32", "demo-bu16"):
+            run = self.folder / "runs" / name
+            summary = json.loads((run / "summary.json").read_text())
+            self.assertEqual(summary["state"], "finished")
+            accuracy[name] = summary["rounds"][-1]["accuracy"]
+            for file in ("rounds.csv", "effective.toml", "coordinator.log", "final.safetensors"):
+                self.assertTrue((run / file).exists(), file)
+        self.assertLessEqual(abs(accuracy["demo-fp32"] - accuracy["demo-bu16"]), 0.005, accuracy)
+        self.assertGreater(accuracy["demo-bu16"], 0.85)
+        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+
+    def test_ctrl_c_stops_everything_it_started(self):
+        demo = self.demo()
+        for line in demo.stdout:
+            if "demo-fp32" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)
+        self.assertEqual(demo.returncode, 130)
+        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+
+    def test_busy_port_is_one_line_that_says_what_to_do(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", self.port))
+            taken.listen()
+            demo = self.demo()
+            output, _ = demo.communicate(timeout=60)
+        self.assertNotEqual(demo.returncode, 0)
+        self.assertEqual(len(output.strip().splitlines()), 1, output)
+        self.assertIn("--port", output)
+
+
+if __name__ == "__main__":
+    unittest.main()

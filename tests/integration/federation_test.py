@@ -1,0 +1,94 @@
+"""Whole federations of real processes on loopback."""
+import hashlib
+import unittest
+
+from harness import FASHION, FederationTest
+
+
+def checkpoint_digest(folder):
+    return hashlib.sha256((folder / "final.safetensors").read_bytes()).hexdigest()
+
+
+@unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
+class Federation(FederationTest):
+    def federate(self, name, start_clients, **overrides):
+        """A run to its end: the final checkpoint's digest."""
+        overrides.setdefault("evaluation__enabled", False)
+        coordinator, ready = self.coordinator(self.config(name, **overrides))
+        clients = start_clients(ready["federation"])
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        for client in clients:
+            client.stop()
+        return checkpoint_digest(self.folder / name)
+
+    def test_same_seed_same_bits_however_the_clients_are_spread(self):
+        four = lambda address: self.clients(address, 4, "--runs", 1)
+        one = lambda address: [self.client(address, "box", "--clients", 4, "--first_index", 0, "--runs", 1,
+                                           "--train_slots", 2)]
+        first = self.federate("first", four)
+        second = self.federate("second", four)
+        third = self.federate("third", one)
+        self.assertEqual(first, second)
+        self.assertEqual(first, third)
+        self.assertNotEqual(first, self.federate("other_seed", four, seed=2))
+
+    def test_daemons_stay_for_the_next_run_and_records_agree(self):
+        coordinator, ready = self.coordinator(self.config("one"))
+        address = ready["federation"]
+        clients = self.clients(address) + [self.evaluator(address)]
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        again, _ = self.coordinator(self.config("two", codec__uplink="fp32", server__listen=address))
+        self.assertEqual(again.wait(), 0, again.tail())
+        for client in clients:
+            self.assertIsNone(client.popen.poll(), "a daemon left\n" + client.tail())
+
+        bu, fp32 = self.summary("one"), self.summary("two")
+        for summary in (bu, fp32):
+            self.assertEqual(summary["state"], "finished")
+            rounds = summary["rounds"]
+            self.assertEqual([r["round"] for r in rounds if r["committed"] and r["round"] > 0], [1, 2])
+            for record in rounds:
+                for way in ("uplink", "downlink"):
+                    levels = record["bytes"][way]
+                    self.assertLessEqual(levels["payload_bytes"], levels["messages_bytes"])
+                    self.assertLessEqual(levels["messages_bytes"], levels["stream_bytes"])
+            self.assertGreater(rounds[-1]["accuracy"], 0.3)
+        # 61,706 parameters: 4 bits and 10 ranges of 8 bytes against 32 bits.
+        self.assertLess(bu["rounds"][-1]["bits_per_parameter"], 4.1)
+        self.assertGreater(fp32["rounds"][-1]["bits_per_parameter"], 32)
+        self.assertLess(fp32["rounds"][-1]["bits_per_parameter"], 32.1)
+        # Devices that hold the pre-trained file downloaded none of it in the first round.
+        first = [r for r in bu["rounds"] if r["round"] == 1][0]
+        self.assertLess(first["bytes"]["downlink"]["payload_bytes"], 4 * 4096)
+        for name in ("rounds.csv", "effective.toml", "coordinator.log", "final.safetensors"):
+            self.assertTrue((self.folder / "one" / name).stat().st_size > 0, name)
+
+    def test_client_away_when_the_run_starts_comes_back_by_itself(self):
+        coordinator, ready = self.coordinator(self.config(evaluation__enabled=False))
+        clients = self.clients(ready["federation"], 4)
+        coordinator.wait_for("round_committed", round=1)
+        clients[3].kill()
+        self.client(ready["federation"], "client-3", "--first_index", 3)
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        self.assertEqual(self.summary()["rounds"][-1]["accepted"], 4)
+
+    def test_hundred_logical_clients_in_one_process_finish_a_round(self):
+        config = self.config(data__partitions=100, data__examples_max=3000, round__min_clients=100,
+                             round__rounds=1, evaluation__enabled=False)
+        coordinator, ready = self.coordinator(config)
+        self.client(ready["federation"], "box", "--clients", 100, "--first_index", 0, "--train_slots", 2,
+                    "--runs", 1)
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        self.assertEqual(self.summary()["rounds"][-1]["accepted"], 100)
+
+    def test_thirty_processes_finish_a_round(self):
+        config = self.config(data__partitions=30, data__examples_max=3000, round__min_clients=30,
+                             round__rounds=1, evaluation__enabled=False)
+        coordinator, ready = self.coordinator(config)
+        self.clients(ready["federation"], 30)
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        self.assertEqual(self.summary()["rounds"][-1]["accepted"], 30)
+
+
+if __name__ == "__main__":
+    unittest.main()

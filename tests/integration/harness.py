@@ -1,0 +1,194 @@
+"""Starts the real programs on loopback and stops them again. Standard library only.
+
+Every process is ended by its pid when the test ends. Nothing polls on a timer: programs are followed by
+the lines they log.
+"""
+import collections
+import json
+import os
+import pathlib
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("QUANTFL_BIN", ROOT / "build/release/bin"))
+FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
+CHECKPOINT = ROOT / "deploy/pretrained/lenet5-mnist.safetensors"
+TIMEOUT_S = float(os.environ.get("QUANTFL_TEST_TIMEOUT_S", "120"))
+
+Event = collections.namedtuple("Event", "name fields line")
+
+
+def parse_event(line):
+    """A log line is `... event key=value key="quoted value"`; JSON logs are not used here."""
+    match = re.search(r"\bevent=(\S+)", line)
+    if not match:
+        return None
+    fields = dict((k, v[1:-1] if v.startswith('"') else v)
+                  for k, v in re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)', line))
+    return Event(match.group(1), fields, line)
+
+
+class Process:
+    """A running program whose standard error is read line by line."""
+
+    def __init__(self, name, *arguments, env=None):
+        self.name = name
+        self.lines = []
+        self._queue = queue.Queue()
+        self.popen = subprocess.Popen([str(BIN / name), *map(str, arguments)], stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                      errors="replace", env={**os.environ, **(env or {})})
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.popen.stdout:
+            self.lines.append(line.rstrip("\n"))
+            self._queue.put(self.lines[-1])
+        self._queue.put(None)
+
+    def wait_for(self, event, timeout=TIMEOUT_S, **fields):
+        """The next logged event of that name whose fields have these values."""
+        while True:
+            try:
+                line = self._queue.get(timeout=timeout)
+            except queue.Empty:
+                raise AssertionError(f"{self.name}: no {event} within {timeout} s\n{self.tail()}") from None
+            if line is None:
+                raise AssertionError(f"{self.name} ended before {event}\n{self.tail()}")
+            parsed = parse_event(line)
+            if parsed and parsed.name == event and all(parsed.fields.get(k) == str(v) for k, v in fields.items()):
+                return parsed
+
+    def events(self, name):
+        return [e for e in map(parse_event, self.lines) if e and e.name == name]
+
+    def wait(self, timeout=TIMEOUT_S):
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end within {timeout} s\n{self.tail()}") from None
+
+    def output(self):
+        return "\n".join(self.lines)
+
+    def tail(self):
+        return "\n".join(self.lines[-25:])
+
+    def stop(self, signum=signal.SIGTERM, timeout=20):
+        if self.popen.poll() is None:
+            self.popen.send_signal(signum)
+            try:
+                self.popen.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+        return self.popen.returncode
+
+    def kill(self):
+        self.popen.kill()
+        self.popen.wait()
+
+
+def run(name, *arguments, timeout=TIMEOUT_S, env=None, check=None):
+    """Runs a program to its end: (exit status, output)."""
+    done = subprocess.run([str(BIN / name), *map(str, arguments)], stdin=subprocess.DEVNULL, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
+                          env={**os.environ, **(env or {})}, errors="replace")
+    if check is not None and done.returncode != check:
+        raise AssertionError(f"{name} ended with {done.returncode}, expected {check}\n{done.stdout}")
+    return done.returncode, done.stdout
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class FederationTest(unittest.TestCase):
+    """A temporary folder, processes that end with the test, and runs of a few seconds."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quantfl-test."))
+        self.processes = []
+
+    def tearDown(self):
+        for process in reversed(self.processes):
+            process.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, name, *arguments, **kwargs):
+        process = Process(name, *arguments, **kwargs)
+        self.processes.append(process)
+        return process
+
+    def config(self, name="run", **overrides):
+        """Writes a run.toml: small, quick, Fashion-MNIST. Overrides as section__key=value."""
+        values = {
+            "name": name, "seed": 1, "results_dir": str(self.folder / name),
+            "server__listen": "127.0.0.1:0", "server__operator_listen": "127.0.0.1:0", "server__tls": "off",
+            "model__architecture": "lenet5", "model__classes": 10, "model__file": str(CHECKPOINT),
+            "data__partition": "iid", "data__partitions": 4, "data__seed": 1, "data__examples_max": 2000,
+            "training__learning_rate": 0.02, "codec__uplink": "bu:16",
+            "round__rounds": 2, "round__min_clients": 4,
+            "round__retry_after_ms_min": 100, "round__retry_after_ms_max": 300,
+        }
+        values.update(overrides)
+        path = self.folder / f"{name}.toml"
+        path.write_text(to_toml(values))
+        return path
+
+    def coordinator(self, config, **kwargs):
+        """Started and listening: (process, endpoint)."""
+        process = self.start("quantfl-coordinator", "--config", config, **kwargs)
+        ready = process.wait_for("ready")
+        return process, ready.fields
+
+    def client(self, address, device, *arguments, **kwargs):
+        state = self.folder / f"state-{device}"
+        return self.start("quantfl-client", "--coordinator", address, "--device", device, "--state_dir", state,
+                          "--data.dir", FASHION, "--pretrained", CHECKPOINT,
+                          "--retry_min_ms", 50, "--retry_max_ms", 300, *arguments, **kwargs)
+
+    def clients(self, address, count=4, *arguments):
+        return [self.client(address, f"client-{i}", "--first_index", i, *arguments) for i in range(count)]
+
+    def evaluator(self, address, *arguments):
+        return self.client(address, "evaluator", "--role", "evaluator", *arguments)
+
+    def synthetic(self, address, device, *arguments, **kwargs):
+        state = self.folder / f"state-{device}"
+        binary = pathlib.Path("..") / "tests" / "synthetic_client"
+        return self.start(binary, "--address", address, "--device", device, "--state-dir", state, *arguments, **kwargs)
+
+    def summary(self, name="run"):
+        return json.loads((self.folder / name / "summary.json").read_text())
+
+
+def to_toml(values):
+    def literal(v):
+        if isinstance(v, bool):
+            return "true" if v else "false"
+        if isinstance(v, (int, float)):
+            return repr(v)
+        if isinstance(v, list):
+            return "[" + ", ".join(map(literal, v)) + "]"
+        return json.dumps(str(v))
+    top, sections = [], {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        section, _, name = key.rpartition("__")
+        (sections.setdefault(section, []) if section else top).append(f"{name} = {literal(value)}")
+    text = "\n".join(top) + "\n"
+    for section, lines in sections.items():
+        text += f"\n[{section}]\n" + "\n".join(lines) + "\n"
+    return text
