@@ -364,8 +364,8 @@ bool ClientSession::LetGo() {
       DropSpooled();
       return true;
     case Phase::kReporting:
-      // A trainer whose update counted is told to stand by before its report has gone out.
-      if (in_flight) return false;
+      // A trainer whose update counted is often told the next thing before its report has gone out.
+      if (in_flight || (task_->trains() && task_->report_tries == 0)) return false;
       if (task_->trains() && std::holds_alternative<federation::StandBy>(desired_->what))
         return false;
       Abandon();
