@@ -1,0 +1,824 @@
+#include "server/round/round_machine.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/prng.h"
+
+namespace quantfl::round {
+namespace {
+
+using base::MemberId;
+using base::RoundId;
+using base::SteadyTime;
+using base::TaskId;
+using federation::Role;
+using federation::UpdateVerdict;
+using federation::Verdict;
+
+// ceil, except that 10 * 1.1 is 11.
+uint32_t CeilOf(double value) { return static_cast<uint32_t>(std::ceil(value - 1e-9)); }
+
+}  // namespace
+
+absl::string_view ToString(Phase phase) {
+  switch (phase) {
+    case Phase::kIdle:
+      return "idle";
+    case Phase::kAssigning:
+    case Phase::kCollecting:
+      return "collecting";
+    case Phase::kFolding:
+      return "folding";
+    case Phase::kCommitting:
+      return "committing";
+    case Phase::kEvaluating:
+      return "evaluating";
+    case Phase::kOver:
+      return "idle";
+  }
+  return "unknown";
+}
+
+absl::string_view ToString(RunState state) {
+  switch (state) {
+    case RunState::kWaiting:
+      return "waiting_for_clients";
+    case RunState::kRunning:
+      return "running";
+    case RunState::kPaused:
+      return "paused";
+    case RunState::kFinished:
+      return "finished";
+    case RunState::kStopped:
+      return "stopped";
+    case RunState::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+RoundMachine::RoundMachine(MachineOptions options)
+    : options_(std::move(options)), policy_(options_.policy) {
+  initial_evaluated_ = !options_.evaluate;
+}
+
+std::vector<Effect> RoundMachine::Handle(const Event& event, SteadyTime now) {
+  now_ = std::max(now_, now);
+  effects_.clear();
+  std::visit([this](const auto& e) { On(e); }, event);
+  return std::move(effects_);
+}
+
+RunState RoundMachine::state() const {
+  if (end_) return *end_;
+  if (paused_) return RunState::kPaused;
+  return phase_ == Phase::kIdle ? RunState::kWaiting : RunState::kRunning;
+}
+
+absl::string_view RoundMachine::MemberState(MemberId id) const {
+  QFL_CHECK(id.value() < members_.size());
+  const Member& m = members_[id.value()];
+  if (m.evicted) return "evicted";
+  if (m.told) return "gone";
+  if (m.task && phase_ == Phase::kCollecting) {
+    const TrainingTask& task = tasks_[*m.task];
+    if (task.state == TaskState::kLost) return "gone";
+    if (task.state == TaskState::kStoring || task.uploading) return "uploading";
+    if (task.state == TaskState::kHeld) return "training";
+  }
+  return m.open ? "idle" : "waiting";
+}
+
+RoundId RoundMachine::LastRound(MemberId id) const {
+  QFL_CHECK(id.value() < members_.size());
+  return members_[id.value()].last_round;
+}
+
+RoundMachine::Member& RoundMachine::At(MemberId id) {
+  QFL_CHECK(id.value() < members_.size());
+  return members_[id.value()];
+}
+
+RoundMachine::TrainingTask* RoundMachine::Find(TaskId id) {
+  if (id.value() < first_task_ || id.value() - first_task_ >= tasks_.size()) return nullptr;
+  return &tasks_[id.value() - first_task_];
+}
+
+// ---- members
+// -------------------------------------------------------------------------------------
+
+void RoundMachine::On(const MemberJoined& e) {
+  QFL_CHECK(e.member.value() == members_.size());
+  QFL_CHECK((e.role == Role::kTrainer) == e.client_index.has_value());
+  Member m;
+  m.role = e.role;
+  m.client_index = e.client_index;
+  members_.push_back(std::move(m));
+  if (!over_) ++goodbyes_;
+  if (e.role == Role::kTrainer) ++trainers_;
+  MaybeBegin();
+}
+
+void RoundMachine::On(const StreamOpened& e) {
+  Member& m = At(e.member);
+  if (m.evicted) return;
+  if (!m.open && m.role == Role::kTrainer) ++trainers_connected_;
+  m.open = true;
+  m.draining = false;
+  lingering_.erase({m.linger_until, e.member});
+  m.linger_until = Wanted(m) ? now_ + policy_.linger : now_;
+  if (m.linger_until > now_) {
+    lingering_.insert({m.linger_until, e.member});
+    WakeBy(m.linger_until);
+  }
+  if (m.task && phase_ == Phase::kCollecting) SawMember(tasks_[*m.task]);
+  if (evaluation_.task.value() != 0 && evaluation_.evaluator == e.member) evaluation_.alive = now_;
+
+  // Whatever it was told before went down with the older stream; a wait is over once it is back.
+  Order order = Desired(e.member);
+  const bool again =
+      order == m.order && m.sequence > 0 && !std::holds_alternative<federation::WaitUntil>(order);
+  if (!again) ++m.sequence;
+  Send(e.member, std::move(order));
+  if (phase_ == Phase::kEvaluating && evaluation_.task.value() == 0) AssignEvaluator();
+}
+
+void RoundMachine::On(const StreamClosed& e) {
+  Member& m = At(e.member);
+  if (m.open && m.role == Role::kTrainer) --trainers_connected_;
+  m.open = false;
+  m.draining = false;
+  lingering_.erase({m.linger_until, e.member});
+  if (m.task && phase_ == Phase::kCollecting && tasks_[*m.task].state == TaskState::kHeld) {
+    tasks_[*m.task].alive = now_;
+    WakeBy(now_ + policy_.idle_timeout);
+  }
+  if (evaluation_.task.value() != 0 && evaluation_.evaluator == e.member) {
+    evaluation_.alive = now_;
+    WakeBy(now_ + policy_.idle_timeout);
+  }
+  if (m.told && !m.gone) {
+    m.gone = true;
+    --goodbyes_;
+    MaybeOver();
+  }
+}
+
+void RoundMachine::On(const Evict& e) {
+  Member& m = At(e.member);
+  if (m.evicted) return;
+  m.evicted = true;
+  if (m.open && m.role == Role::kTrainer) --trainers_connected_;
+  m.open = m.draining = false;
+  lingering_.erase({m.linger_until, e.member});
+  if (m.role == Role::kTrainer) --trainers_;
+  if (!m.gone) {
+    m.gone = true;
+    --goodbyes_;
+  }
+  if (m.task && (phase_ == Phase::kCollecting || phase_ == Phase::kAssigning)) {
+    TrainingTask& task = tasks_[*m.task];
+    if (task.uploading) {
+      task.uploading = false;
+      Emit(RevokeUpload{IdOf(*m.task), "its client was evicted"});
+    }
+    // An update that is being stored still counts: its client did nothing wrong with it.
+    if (task.state == TaskState::kHeld || task.state == TaskState::kLost) {
+      EndTask(task, TaskState::kFailed, "its client was evicted");
+      MaybeEndRound();
+    }
+  }
+  if (evaluation_.task.value() != 0 && evaluation_.evaluator == e.member) {
+    UnassignEvaluator();
+    AssignEvaluator();
+  }
+  MaybeOver();
+}
+
+bool RoundMachine::Wanted(const Member& m) const {
+  const bool selecting = phase_ == Phase::kAssigning || phase_ == Phase::kCollecting;
+  return m.role == Role::kEvaluator || m.task || !selecting;
+}
+
+Order RoundMachine::Desired(MemberId id) const {
+  const Member& m = members_[id.value()];
+  if (phase_ == Phase::kOver) return federation::Finished{reason_};
+  if (m.task && phase_ == Phase::kCollecting) {
+    const TaskState state = tasks_[*m.task].state;
+    // Also while it is stored: the client waits for its verdict under this order.
+    if (state == TaskState::kHeld || state == TaskState::kLost || state == TaskState::kStoring) {
+      return TrainOrder{IdOf(*m.task), round_};
+    }
+  }
+  if (evaluation_.stored && evaluation_.evaluator == id)
+    return EvaluateOrder{evaluation_.task, round_};
+  if (m.linger_until > now_) return federation::StandBy{};
+  federation::WaitUntil wait{policy_.retry_after_min, policy_.retry_after_max, "nothing to do now"};
+  if (paused_) {
+    wait.reason = "paused by the operator";
+  } else if (phase_ == Phase::kIdle) {
+    wait.reason = absl::StrCat("waiting for clients: ", trainers_, " of ", policy_.min_clients);
+  } else if (!Wanted(m)) {
+    wait.reason = absl::StrCat("not selected for round ", round_.value());
+  }
+  return wait;
+}
+
+void RoundMachine::Send(MemberId id, Order order) {
+  Member& m = At(id);
+  m.order = std::move(order);
+  QFL_CHECK(m.open);
+  const bool finished = std::holds_alternative<federation::Finished>(m.order);
+  if (finished || std::holds_alternative<federation::WaitUntil>(m.order)) {
+    m.open = false;
+    m.draining = true;
+    m.told = m.told || finished;
+    lingering_.erase({m.linger_until, id});
+    if (m.role == Role::kTrainer) --trainers_connected_;
+  }
+  Emit(Instruct{id, m.sequence, m.order});
+}
+
+void RoundMachine::Refresh(MemberId id) {
+  Member& m = At(id);
+  if (!m.open || m.evicted) return;  // it is told when it opens a stream
+  Order order = Desired(id);
+  if (order == m.order) return;
+  ++m.sequence;
+  Send(id, std::move(order));
+}
+
+void RoundMachine::MakeIdle(MemberId id) {
+  Member& m = At(id);
+  lingering_.erase({m.linger_until, id});
+  m.linger_until = now_ + policy_.linger;
+  if (m.open && m.linger_until > now_) {
+    lingering_.insert({m.linger_until, id});
+    WakeBy(m.linger_until);
+  }
+  Refresh(id);
+}
+
+// ---- rounds
+// --------------------------------------------------------------------------------------
+
+void RoundMachine::On(const Start&) {
+  started_ = true;
+  MaybeBegin();
+}
+
+void RoundMachine::On(const Pause&) { paused_ = true; }
+
+void RoundMachine::On(const Resume&) {
+  paused_ = false;
+  MaybeBegin();
+}
+
+void RoundMachine::On(const Stop& e) {
+  switch (phase_) {
+    case Phase::kOver:
+      return;
+    case Phase::kFolding:
+    case Phase::kCommitting:
+      stop_ = e.reason;
+      return;
+    case Phase::kAssigning:
+    case Phase::kCollecting:
+      Abandon(e.reason);
+      break;
+    case Phase::kEvaluating:
+      UnassignEvaluator();
+      break;
+    case Phase::kIdle:
+      break;
+  }
+  End(RunState::kStopped, e.reason);
+}
+
+void RoundMachine::MaybeBegin() {
+  if (!started_ || paused_ || phase_ != Phase::kIdle || trainers_ < policy_.min_clients) return;
+  if (!initial_evaluated_) {
+    initial_evaluated_ = true;
+    BeginEvaluation();
+  } else {
+    BeginRound();
+  }
+}
+
+void RoundMachine::BeginRound() {
+  if (retrying_) {
+    ++attempt_;
+  } else {
+    round_ = RoundId(round_.value() + 1);
+    attempt_ = 1;
+  }
+  retrying_ = false;
+  for (Member& m : members_) m.task.reset();
+
+  // Whom a seed selects depends on who is registered, never on who happens to be connected.
+  std::vector<std::pair<base::ClientIndex, MemberId>> pool;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const Member& m = members_[i];
+    if (m.role == Role::kTrainer && !m.evicted) {
+      pool.emplace_back(*m.client_index, MemberId(static_cast<uint32_t>(i)));
+    }
+  }
+  std::sort(pool.begin(), pool.end());
+  const auto registered = static_cast<uint32_t>(pool.size());
+  const uint32_t asked =
+      policy_.cohort == 0 ? registered
+                          : std::min(registered, CeilOf(policy_.cohort * policy_.over_selection));
+  if (asked < registered) {
+    base::Prng prng({.run_seed = options_.run_seed,
+                     .round = round_.value(),
+                     .client_index = attempt_,
+                     .purpose = base::PrngPurpose::kSelection});
+    prng.Shuffle(pool);
+    pool.resize(asked);
+    std::sort(pool.begin(), pool.end());
+  }
+  const uint32_t wanted = policy_.goal != 0 ? policy_.goal : policy_.cohort;
+  goal_ = wanted == 0 ? asked : std::min(wanted, asked);
+  need_ = std::max<uint32_t>(1, CeilOf(policy_.min_fraction * goal_));
+  accepted_ = storing_ = 0;
+  held_ = asked;
+
+  phase_ = Phase::kAssigning;
+  batch_ = next_batch_++;
+  first_task_ = next_task_;
+  tasks_.clear();
+  StoreTasks store{batch_, false, round_, attempt_, {}, goal_, need_};
+  for (const auto& [client_index, id] : pool) {
+    At(id).task = tasks_.size();
+    store.items.push_back({TaskId(next_task_++), id});
+    TrainingTask task;
+    task.member = id;
+    task.alive = now_;
+    tasks_.push_back(std::move(task));
+  }
+  Emit(std::move(store));
+  for (size_t i = 0; i < members_.size(); ++i) {
+    Member& m = members_[i];
+    const MemberId id(static_cast<uint32_t>(i));
+    if (!m.open || Wanted(m)) continue;
+    lingering_.erase({m.linger_until, id});
+    m.linger_until = now_;
+    Refresh(id);
+  }
+}
+
+void RoundMachine::On(const TasksStored& e) {
+  if (phase_ == Phase::kEvaluating && evaluation_.task.value() != 0 &&
+      e.batch == evaluation_.batch) {
+    if (!e.status.ok()) {
+      UnassignEvaluator();
+      End(RunState::kFailed,
+          absl::StrCat("an evaluation could not be stored: ", e.status.message()));
+      return;
+    }
+    evaluation_.stored = true;
+    Refresh(evaluation_.evaluator);
+    return;
+  }
+  if (phase_ != Phase::kAssigning || e.batch != batch_) return;
+  if (!e.status.ok()) {
+    const std::string why = absl::StrCat("tasks could not be stored: ", e.status.message());
+    Abandon(why);
+    End(RunState::kFailed, why);
+    return;
+  }
+  phase_ = Phase::kCollecting;
+  deadline_ = now_ + policy_.round_deadline;
+  hard_deadline_ = now_ + 2 * policy_.round_deadline;
+  WakeBy(deadline_);
+  WakeBy(now_ + policy_.idle_timeout);
+  for (TrainingTask& task : tasks_) {
+    task.alive = now_;
+    Refresh(task.member);
+  }
+  MaybeEndRound();
+}
+
+void RoundMachine::EndTask(TrainingTask& task, TaskState state, std::string reason) {
+  if (task.state == TaskState::kHeld) --held_;
+  if (task.state == TaskState::kStoring) --storing_;
+  task.state = state;
+  task.reason = std::move(reason);
+  task.uploading = false;
+  MakeIdle(task.member);
+}
+
+void RoundMachine::SawMember(TrainingTask& task) {
+  task.alive = now_;
+  if (task.state != TaskState::kLost) return;
+  task.state = TaskState::kHeld;
+  ++held_;
+}
+
+void RoundMachine::MaybeEndRound() {
+  if (phase_ != Phase::kCollecting) return;
+  if (accepted_ >= goal_) return Fold();
+  if (storing_ > 0) return;  // known in a moment
+  if (held_ == 0) return CloseRound("nobody is left who could deliver");
+  if (now_ < deadline_) return;
+  if (now_ < hard_deadline_) {
+    auto moving_until = SteadyTime();
+    for (const TrainingTask& task : tasks_) {
+      if (task.state == TaskState::kHeld && task.progress) {
+        moving_until = std::max(moving_until, *task.progress + policy_.idle_timeout);
+      }
+    }
+    if (moving_until > now_) return WakeBy(std::min(moving_until, hard_deadline_));
+  }
+  CloseRound("deadline");
+}
+
+void RoundMachine::CloseRound(const std::string& why) {
+  if (accepted_ >= need_) return Fold();
+  Abandon(absl::StrCat(why, ": ", accepted_, " of ", goal_, " updates, ", need_, " needed"));
+  RetryOrFail();
+}
+
+void RoundMachine::RevokeUploads(const std::string& why) {
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    if (!tasks_[i].uploading) continue;
+    tasks_[i].uploading = false;
+    Emit(RevokeUpload{IdOf(i), why});
+  }
+}
+
+void RoundMachine::Abandon(const std::string& why) {
+  RevokeUploads("its round was abandoned");
+  AbandonRound effect{round_, attempt_, why, {}};
+  for (const TrainingTask& task : tasks_) {
+    if (task.state != TaskState::kAccepted) effect.missing.push_back(task.member);
+  }
+  Emit(std::move(effect));
+  std::vector<TrainingTask> ended;
+  ended.swap(tasks_);
+  first_task_ = next_task_;
+  for (const TrainingTask& task : ended) At(task.member).task.reset();
+  goal_ = need_ = accepted_ = storing_ = held_ = 0;
+  phase_ = Phase::kIdle;
+}
+
+void RoundMachine::RetryOrFail() {
+  if (stop_) return End(RunState::kStopped, *stop_);
+  if (attempt_ > policy_.max_retries) {
+    return End(RunState::kFailed,
+               absl::StrCat("round ", round_.value(), " was abandoned ", attempt_,
+                            " times (max_retries = ", policy_.max_retries, ")"));
+  }
+  retrying_ = true;
+  MaybeBegin();
+  // Who is not asked again is idle now.
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const MemberId id(static_cast<uint32_t>(i));
+    if (std::holds_alternative<TrainOrder>(members_[i].order)) {
+      Wanted(members_[i]) ? MakeIdle(id) : Refresh(id);
+    }
+  }
+}
+
+void RoundMachine::Fold() {
+  phase_ = Phase::kFolding;
+  RevokeUploads("its round has ended");
+  StartFold effect{round_, attempt_, {}};
+  for (size_t i = 0; i < tasks_.size(); ++i) {
+    if (tasks_[i].state == TaskState::kAccepted) effect.tasks.push_back(IdOf(i));
+  }
+  Emit(std::move(effect));
+  for (const TrainingTask& task : tasks_) {
+    if (task.state != TaskState::kAccepted) MakeIdle(task.member);
+  }
+}
+
+void RoundMachine::On(const FoldDone& e) {
+  if (phase_ != Phase::kFolding) return;
+  if (!e.status.ok()) {
+    Abandon(absl::StrCat("the updates could not be folded: ", e.status.message()));
+    return RetryOrFail();
+  }
+  phase_ = Phase::kCommitting;
+  Emit(CommitRound{round_});
+}
+
+void RoundMachine::On(const RoundStored& e) {
+  if (phase_ != Phase::kCommitting) return;
+  if (!e.status.ok()) {
+    const std::string why = absl::StrCat("the model after round ", round_.value(),
+                                         " could not be stored: ", e.status.message());
+    Abandon(why);
+    return End(RunState::kFailed, why);
+  }
+  if (stop_) return End(RunState::kStopped, *stop_);
+  if (options_.evaluate) return BeginEvaluation();
+  NextRound();
+}
+
+void RoundMachine::NextRound() {
+  if (round_.value() == policy_.rounds) {
+    return End(RunState::kFinished, absl::StrCat("all ", policy_.rounds, " rounds done"));
+  }
+  phase_ = Phase::kIdle;
+  MaybeBegin();
+}
+
+// ---- uploads
+// -------------------------------------------------------------------------------------
+
+std::optional<Effect> RoundMachine::Judge(MemberId member, TaskId task_id) {
+  const auto answer = [&](Verdict verdict, std::string reason) -> Effect {
+    return AnswerUpload{member, task_id, UpdateVerdict{verdict, std::move(reason)}};
+  };
+  const TrainingTask* task = Find(task_id);
+  if (task_id.value() == 0 || task_id.value() >= next_task_ ||
+      (task != nullptr && task->member != member)) {
+    return answer(Verdict::kRefused, absl::StrCat("unknown task ", task_id.value()));
+  }
+  if (At(member).last_accepted == task_id) return answer(Verdict::kAlreadyAccepted, "");
+  if (task == nullptr) {
+    return answer(Verdict::kStale, absl::StrCat("task ", task_id.value(),
+                                                " is not of the current attempt, which is attempt ",
+                                                attempt_, " of round ", round_.value()));
+  }
+  switch (task->state) {
+    case TaskState::kAccepted:
+      return answer(Verdict::kAlreadyAccepted, "");
+    case TaskState::kStoring:
+      return FailUpload{
+          member, task_id,
+          absl::UnavailableError("this task's update is just being stored: offer it again")};
+    case TaskState::kFailed:
+      return answer(Verdict::kRefused, absl::StrCat("the task was given up: ", task->reason));
+    case TaskState::kRefused:
+      return answer(Verdict::kRefused, task->reason);
+    case TaskState::kHeld:
+    case TaskState::kLost:
+      break;
+  }
+  if (phase_ == Phase::kOver)
+    return answer(Verdict::kLate, absl::StrCat("the run is over: ", reason_));
+  if (phase_ != Phase::kCollecting) {
+    return answer(Verdict::kLate,
+                  absl::StrCat("round ", round_.value(), " ended with ", accepted_, " updates"));
+  }
+  return std::nullopt;
+}
+
+void RoundMachine::On(const UploadOffered& e) {
+  if (auto answer = Judge(e.member, e.task)) return Emit(*std::move(answer));
+  TrainingTask& task = *Find(e.task);
+  if (task.digest && *task.digest != e.digest && ++task.restarts > policy_.upload_restarts_max) {
+    const std::string why =
+        absl::StrCat("its upload began anew more than ", policy_.upload_restarts_max,
+                     " times (upload_restarts_max)");
+    Emit(AnswerUpload{e.member, e.task, {Verdict::kRefused, why}});
+    if (task.state == TaskState::kLost) SawMember(task);
+    EndTask(task, TaskState::kRefused, why);
+    return MaybeEndRound();
+  }
+  SawMember(task);
+  task.digest = e.digest;
+  task.progress = now_;
+  WakeBy(now_ + policy_.idle_timeout);
+  Emit(AdmitUpload{e.member, e.task});
+}
+
+void RoundMachine::On(const UploadStarted& e) {
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || phase_ != Phase::kCollecting) return;
+  task->uploading = true;
+  task->progress = now_;
+  SawMember(*task);
+  WakeBy(now_ + policy_.idle_timeout);
+}
+
+void RoundMachine::On(const UploadProgress& e) {
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || phase_ != Phase::kCollecting) return;
+  task->progress = now_;
+  SawMember(*task);
+}
+
+void RoundMachine::On(const UploadStopped& e) {
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || !task->uploading) return;
+  task->uploading = false;
+  task->alive = now_;
+  WakeBy(now_ + policy_.idle_timeout);
+}
+
+void RoundMachine::On(const UploadRefused& e) {
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || task->member != e.member || phase_ != Phase::kCollecting) return;
+  if (task->state != TaskState::kHeld && task->state != TaskState::kLost) return;
+  EndTask(*task, TaskState::kRefused, e.reason);
+  MaybeEndRound();
+}
+
+void RoundMachine::On(const UpdateReceived& e) {
+  if (auto answer = Judge(e.member, e.task)) return Emit(*std::move(answer));
+  TrainingTask& task = *Find(e.task);
+  SawMember(task);
+  task.state = TaskState::kStoring;
+  task.uploading = false;
+  --held_;
+  ++storing_;
+  Emit(StoreUpdate{e.member, e.task, round_, e.digest, e.weight});
+}
+
+void RoundMachine::On(const UpdateStored& e) {
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || task->state != TaskState::kStoring) {
+    return Emit(AnswerUpload{e.member, e.task, {Verdict::kStale, "its round was abandoned"}});
+  }
+  if (!e.status.ok()) {
+    task->state = TaskState::kHeld;
+    task->alive = now_;
+    --storing_;
+    ++held_;
+    WakeBy(now_ + policy_.idle_timeout);
+    Emit(FailUpload{e.member, e.task, e.status});
+    return MaybeEndRound();
+  }
+  if (phase_ != Phase::kCollecting) {
+    // Others reached the goal in the same batch: it is durable, but does not count.
+    task->state = TaskState::kHeld;
+    --storing_;
+    ++held_;
+    return Emit(*Judge(e.member, e.task));
+  }
+  ++accepted_;
+  Member& m = At(e.member);
+  m.last_accepted = e.task;
+  m.last_round = round_;
+  Emit(AnswerUpload{e.member, e.task, {Verdict::kAccepted, ""}});
+  EndTask(*task, TaskState::kAccepted, "");
+  MaybeEndRound();
+}
+
+void RoundMachine::On(const TaskFailed& e) {
+  if (evaluation_.task.value() != 0 && evaluation_.task == e.task &&
+      evaluation_.evaluator == e.member) {
+    evaluation_.excluded.insert(e.member);
+    UnassignEvaluator();
+    return AssignEvaluator();
+  }
+  TrainingTask* task = Find(e.task);
+  if (task == nullptr || task->member != e.member || phase_ != Phase::kCollecting) return;
+  if (task->state != TaskState::kHeld && task->state != TaskState::kLost) return;
+  if (task->uploading) Emit(RevokeUpload{e.task, "its client gave the task up"});
+  EndTask(*task, TaskState::kFailed, e.reason);
+  MaybeEndRound();
+}
+
+// ---- evaluation
+// ----------------------------------------------------------------------------------
+
+void RoundMachine::BeginEvaluation() {
+  phase_ = Phase::kEvaluating;
+  evaluation_ = Evaluation{};
+  evaluation_.deadline = now_ + policy_.evaluation_deadline;
+  WakeBy(evaluation_.deadline);
+  AssignEvaluator();
+}
+
+void RoundMachine::AssignEvaluator() {
+  if (phase_ != Phase::kEvaluating || evaluation_.task.value() != 0) return;
+  bool hope = false;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const Member& m = members_[i];
+    const MemberId id(static_cast<uint32_t>(i));
+    if (m.role != Role::kEvaluator || m.evicted || evaluation_.excluded.count(id) > 0) continue;
+    hope = true;
+    if (!m.open) continue;
+    evaluation_.task = TaskId(next_task_++);
+    evaluation_.evaluator = id;
+    evaluation_.batch = next_batch_++;
+    evaluation_.stored = false;
+    evaluation_.seen = true;
+    evaluation_.alive = now_;
+    return Emit(StoreTasks{evaluation_.batch, true, round_, 1, {{evaluation_.task, id}}, 0, 0});
+  }
+  if (!hope && !evaluation_.excluded.empty()) return Skip("no evaluator could do it");
+  // Waiting for nobody once is enough, except for the figure that a run is remembered by.
+  const bool final_round = round_.value() == policy_.rounds;
+  if (evaluation_missed_ && !evaluation_.seen && !final_round) Skip("no evaluator is connected");
+}
+
+void RoundMachine::UnassignEvaluator() {
+  if (evaluation_.task.value() == 0) return;
+  const MemberId id = evaluation_.evaluator;
+  evaluation_.task = TaskId();
+  evaluation_.stored = false;
+  if (!At(id).evicted) MakeIdle(id);
+}
+
+void RoundMachine::Skip(const std::string& why) {
+  evaluation_missed_ = true;
+  UnassignEvaluator();
+  Emit(SkipEvaluation{round_, why});
+  NextRound();
+}
+
+void RoundMachine::On(const Evaluated& e) {
+  if (phase_ != Phase::kEvaluating || evaluation_.task.value() == 0 || evaluation_.task != e.task ||
+      evaluation_.evaluator != e.member) {
+    return;
+  }
+  evaluation_missed_ = false;
+  Emit(AcceptEvaluation{e.member, round_});
+  UnassignEvaluator();
+  NextRound();
+}
+
+// ---- time and the end
+// ----------------------------------------------------------------------------
+
+void RoundMachine::On(const Tick&) {
+  if (now_ < wake_) return;
+  wake_ = SteadyTime::InfiniteFuture();
+  CheckLinger();
+  CheckLiveness();
+  if (phase_ == Phase::kCollecting && now_ < deadline_) WakeBy(deadline_);
+  MaybeEndRound();
+  if (phase_ == Phase::kEvaluating) {
+    if (now_ < evaluation_.deadline) {
+      WakeBy(evaluation_.deadline);
+    } else {
+      Skip(absl::StrCat(
+          evaluation_.seen ? "no evaluator answered within " : "no evaluator was connected within ",
+          absl::FormatDuration(policy_.evaluation_deadline)));
+    }
+  }
+  if (phase_ == Phase::kOver && now_ < farewell_until_) WakeBy(farewell_until_);
+  MaybeOver();
+}
+
+void RoundMachine::CheckLinger() {
+  while (!lingering_.empty() && lingering_.begin()->first <= now_) {
+    const MemberId id = lingering_.begin()->second;
+    lingering_.erase(lingering_.begin());
+    Refresh(id);
+  }
+  if (!lingering_.empty()) WakeBy(lingering_.begin()->first);
+}
+
+void RoundMachine::CheckLiveness() {
+  const absl::Duration timeout = policy_.idle_timeout;
+  if (phase_ == Phase::kCollecting) {
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+      TrainingTask& task = tasks_[i];
+      if (task.uploading && task.progress) {
+        if (now_ - *task.progress >= timeout) {
+          task.uploading = false;
+          Emit(RevokeUpload{IdOf(i), absl::StrCat("no progress for ", absl::FormatDuration(timeout),
+                                                  " (idle_timeout)")});
+        } else {
+          WakeBy(*task.progress + timeout);
+        }
+      }
+      if (task.state != TaskState::kHeld || At(task.member).open) continue;
+      if (now_ - task.alive >= timeout) {
+        task.state = TaskState::kLost;
+        --held_;
+        Emit(MemberLost{task.member, IdOf(i)});
+      } else {
+        WakeBy(task.alive + timeout);
+      }
+    }
+  }
+  if (phase_ == Phase::kEvaluating && evaluation_.task.value() != 0 &&
+      !At(evaluation_.evaluator).open) {
+    if (now_ - evaluation_.alive >= timeout) {
+      Emit(MemberLost{evaluation_.evaluator, evaluation_.task});
+      UnassignEvaluator();
+      AssignEvaluator();
+    } else {
+      WakeBy(evaluation_.alive + timeout);
+    }
+  }
+}
+
+void RoundMachine::End(RunState state, const std::string& reason) {
+  phase_ = Phase::kOver;
+  end_ = state;
+  reason_ = reason;
+  farewell_until_ = now_ + policy_.farewell;
+  WakeBy(farewell_until_);
+  Emit(RunEnded{reason});
+  for (size_t i = 0; i < members_.size(); ++i) Refresh(MemberId(static_cast<uint32_t>(i)));
+  MaybeOver();
+}
+
+void RoundMachine::MaybeOver() {
+  if (phase_ != Phase::kOver || over_) return;
+  if (goodbyes_ > 0 && now_ < farewell_until_) return;
+  over_ = true;
+  Emit(RunOver{});
+}
+
+}  // namespace quantfl::round

@@ -1,0 +1,394 @@
+#ifndef QUANTFL_SERVER_ROUND_ROUND_MACHINE_H_
+#define QUANTFL_SERVER_ROUND_ROUND_MACHINE_H_
+
+// Every decision of a run, and nothing else: who is asked, whose update counts, when a round is
+// over, what each member is told. No I/O, no clock: events with the time go in, effects come out.
+//
+//   kIdle -> [kEvaluating(0)] -> kAssigning -> kCollecting -> kFolding -> kCommitting ->
+//   [kEvaluating] -> ...
+//
+// A round ends when `goal` updates are durable, when nobody is left who could still deliver, or at
+// its deadline; then it commits if it has min_fraction of the goal, else it is abandoned and tried
+// again with other tasks and another selection. At the deadline an upload that made progress within
+// idle_timeout puts the end off, at most to twice round_deadline.
+// Pause holds the next round back; the one under way is finished. Stop abandons a round that
+// collects; one that folds or commits already is committed first.
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "common/base/clock.h"
+#include "common/base/digest.h"
+#include "common/base/ids.h"
+#include "common/federation/types.h"
+#include "server/round/round_policy.h"
+
+namespace quantfl::round {
+
+// ---- events: what happened
+// -----------------------------------------------------------------------
+
+struct Start {};
+// `member` counts from 0 without gaps. Trainers have a client_index that no other member has.
+struct MemberJoined {
+  base::MemberId member;
+  federation::Role role = federation::Role::kTrainer;
+  std::optional<base::ClientIndex> client_index;
+};
+struct StreamOpened {
+  base::MemberId member;
+};
+struct StreamClosed {
+  base::MemberId member;
+};
+// Answered by exactly one of AdmitUpload, AnswerUpload, FailUpload.
+struct UploadOffered {
+  base::MemberId member;
+  base::TaskId task;
+  base::Digest digest;
+};
+// Between UploadStarted and UploadStopped a stream may send chunks of an admitted upload.
+struct UploadStarted {
+  base::TaskId task;
+};
+struct UploadProgress {
+  base::TaskId task;
+};
+struct UploadStopped {
+  base::TaskId task;
+};
+// An admitted upload turned out to be one that can never be accepted.
+struct UploadRefused {
+  base::MemberId member;
+  base::TaskId task;
+  std::string reason;
+};
+// The update is whole and valid, but not durable. Answered by AnswerUpload or FailUpload, at once
+// or after StoreUpdate.
+struct UpdateReceived {
+  base::MemberId member;
+  base::TaskId task;
+  base::Digest digest;
+  uint32_t weight = 0;
+};
+struct UpdateStored {
+  base::MemberId member;
+  base::TaskId task;
+  absl::Status status;
+};
+struct TaskFailed {
+  base::MemberId member;
+  base::TaskId task;
+  std::string reason;
+};
+struct Evaluated {
+  base::MemberId member;
+  base::TaskId task;
+};
+struct TasksStored {
+  uint64_t batch = 0;
+  absl::Status status;
+};
+struct FoldDone {
+  absl::Status status;
+};
+struct RoundStored {
+  absl::Status status;
+};
+struct Pause {};
+struct Resume {};
+struct Stop {
+  std::string reason;
+};
+struct Evict {
+  base::MemberId member;
+};
+// Time has passed: next_wake() was reached.
+struct Tick {};
+
+using Event = std::variant<Start, MemberJoined, StreamOpened, StreamClosed, UploadOffered,
+                           UploadStarted, UploadProgress, UploadStopped, UploadRefused,
+                           UpdateReceived, UpdateStored, TaskFailed, Evaluated, TasksStored,
+                           FoldDone, RoundStored, Pause, Resume, Stop, Evict, Tick>;
+
+// ---- effects: what is to be done, in order
+// -------------------------------------------------------
+
+struct TrainOrder {
+  base::TaskId task;
+  base::RoundId round;
+  friend bool operator==(const TrainOrder&, const TrainOrder&) = default;
+};
+struct EvaluateOrder {
+  base::TaskId task;
+  base::RoundId round;
+  friend bool operator==(const EvaluateOrder&, const EvaluateOrder&) = default;
+};
+using Order = std::variant<federation::StandBy, TrainOrder, EvaluateOrder, federation::WaitUntil,
+                           federation::Finished>;
+
+// To the member's open stream, which ends after WaitUntil and Finished.
+struct Instruct {
+  base::MemberId member;
+  uint64_t sequence = 0;
+  Order order;
+};
+// Make them durable, then TasksStored{batch}.
+struct StoreTasks {
+  struct Item {
+    base::TaskId task;
+    base::MemberId member;
+  };
+  uint64_t batch = 0;
+  bool evaluation = false;
+  base::RoundId round;
+  uint32_t attempt = 1;
+  std::vector<Item> items;  // in order of client_index
+  uint32_t goal = 0,
+           need = 0;  // of a training batch: updates that end the round, and that let it commit
+};
+struct AdmitUpload {
+  base::MemberId member;
+  base::TaskId task;
+};
+struct AnswerUpload {
+  base::MemberId member;
+  base::TaskId task;
+  federation::UpdateVerdict verdict;
+};
+// No verdict: a later try may succeed.
+struct FailUpload {
+  base::MemberId member;
+  base::TaskId task;
+  absl::Status status;
+};
+// Group-commit it, then UpdateStored.
+struct StoreUpdate {
+  base::MemberId member;
+  base::TaskId task;
+  base::RoundId round;
+  base::Digest digest;
+  uint32_t weight = 0;
+};
+// Nothing more is expected of an upload that is under way; who sends it may offer again.
+struct RevokeUpload {
+  base::TaskId task;
+  std::string reason;
+};
+// Of `tasks`' updates, in order of client_index; then FoldDone.
+struct StartFold {
+  base::RoundId round;
+  uint32_t attempt = 1;
+  std::vector<base::TaskId> tasks;
+};
+// The folded model becomes the current one, durably; then RoundStored.
+struct CommitRound {
+  base::RoundId round;
+};
+struct AbandonRound {
+  base::RoundId round;
+  uint32_t attempt = 1;
+  std::string reason;                   // without names
+  std::vector<base::MemberId> missing;  // who was asked and did not deliver
+};
+struct MemberLost {
+  base::MemberId member;
+  base::TaskId task;
+};
+// The report that came with Evaluated counts.
+struct AcceptEvaluation {
+  base::MemberId member;
+  base::RoundId round;
+};
+struct SkipEvaluation {
+  base::RoundId round;
+  std::string reason;
+};
+// Every member's instruction is Finished from here on.
+struct RunEnded {
+  std::string reason;
+};
+// Everybody was told, or the farewell is over.
+struct RunOver {};
+
+using Effect = std::variant<Instruct, StoreTasks, AdmitUpload, AnswerUpload, FailUpload,
+                            StoreUpdate, RevokeUpload, StartFold, CommitRound, AbandonRound,
+                            MemberLost, AcceptEvaluation, SkipEvaluation, RunEnded, RunOver>;
+
+// ---- the machine
+// ---------------------------------------------------------------------------------
+
+enum class Phase { kIdle, kAssigning, kCollecting, kFolding, kCommitting, kEvaluating, kOver };
+enum class RunState { kWaiting, kRunning, kPaused, kFinished, kStopped, kFailed };
+absl::string_view ToString(Phase phase);  // "idle", "collecting" (also while tasks are stored), ...
+absl::string_view ToString(RunState state);  // "waiting_for_clients", "running", ...
+
+struct MachineOptions {
+  RoundPolicy policy;  // valid
+  uint64_t run_seed = 1;
+  bool evaluate = true;
+};
+
+// Not thread-safe. Memory: a row a member and one a task of the round under way.
+class RoundMachine {
+ public:
+  explicit RoundMachine(MachineOptions options);
+  RoundMachine(const RoundMachine&) = delete;
+  RoundMachine& operator=(const RoundMachine&) = delete;
+
+  std::vector<Effect> Handle(const Event& event, base::SteadyTime now);
+  // When Tick is wanted; may be earlier than needed, never later.
+  base::SteadyTime next_wake() const { return wake_; }
+
+  Phase phase() const { return phase_; }
+  RunState state() const;
+  const std::string& reason() const { return reason_; }  // of the end, else empty
+  base::RoundId round() const { return round_; }  // the one under way or last ended; 0 before
+  uint32_t attempt() const { return attempt_; }
+  uint32_t cohort() const { return static_cast<uint32_t>(tasks_.size()); }
+  uint32_t accepted() const { return accepted_; }
+  uint32_t trainers() const { return trainers_; }  // registered, not evicted
+  uint32_t trainers_connected() const { return trainers_connected_; }
+  // "idle", "training", "uploading", "waiting", "evicted", "gone" (lost, or told that the run is
+  // over)
+  absl::string_view MemberState(base::MemberId member) const;
+  base::RoundId LastRound(
+      base::MemberId member) const;  // the last in which its update was accepted
+
+ private:
+  enum class TaskState { kHeld, kStoring, kAccepted, kLost, kFailed, kRefused };
+  struct TrainingTask {
+    base::MemberId member;
+    TaskState state = TaskState::kHeld;
+    std::string reason;                  // of kFailed and kRefused
+    std::optional<base::Digest> digest;  // of the partial upload
+    uint32_t restarts = 0;
+    bool uploading = false;
+    base::SteadyTime alive;                    // last sign of its member
+    std::optional<base::SteadyTime> progress;  // of its upload
+  };
+  struct Member {
+    federation::Role role = federation::Role::kTrainer;
+    std::optional<base::ClientIndex> client_index;
+    bool evicted = false;
+    bool open = false;      // has a stream that takes instructions
+    bool draining = false;  // its stream was told to end
+    bool told = false;      // Finished
+    bool gone = false;      // told, and its stream closed: not waited for
+    uint64_t sequence = 0;
+    Order order;
+    base::SteadyTime linger_until;
+    std::optional<size_t> task;  // in tasks_
+    base::TaskId last_accepted;
+    base::RoundId last_round;
+  };
+  struct Evaluation {
+    base::TaskId task;  // 0: nobody has it
+    base::MemberId evaluator;
+    uint64_t batch = 0;
+    bool stored = false;
+    bool seen = false;  // some evaluator had it
+    base::SteadyTime alive;
+    base::SteadyTime deadline;
+    std::set<base::MemberId> excluded;
+  };
+
+  void On(const Start&);
+  void On(const MemberJoined& e);
+  void On(const StreamOpened& e);
+  void On(const StreamClosed& e);
+  void On(const UploadOffered& e);
+  void On(const UploadStarted& e);
+  void On(const UploadProgress& e);
+  void On(const UploadStopped& e);
+  void On(const UploadRefused& e);
+  void On(const UpdateReceived& e);
+  void On(const UpdateStored& e);
+  void On(const TaskFailed& e);
+  void On(const Evaluated& e);
+  void On(const TasksStored& e);
+  void On(const FoldDone& e);
+  void On(const RoundStored& e);
+  void On(const Pause&);
+  void On(const Resume&);
+  void On(const Stop& e);
+  void On(const Evict& e);
+  void On(const Tick&);
+
+  Member& At(base::MemberId id);
+  TrainingTask* Find(base::TaskId id);
+  base::TaskId IdOf(size_t index) const { return base::TaskId(first_task_ + index); }
+
+  void MaybeBegin();
+  void BeginRound();
+  void MaybeEndRound();
+  void CloseRound(const std::string& why);
+  void Abandon(const std::string& why);
+  void RetryOrFail();
+  void Fold();
+  void RevokeUploads(const std::string& why);
+  void EndTask(TrainingTask& task, TaskState state, std::string reason);
+  void SawMember(TrainingTask& task);
+  void NextRound();
+  void BeginEvaluation();
+  void AssignEvaluator();
+  void UnassignEvaluator();
+  void Skip(const std::string& why);
+  void End(RunState state, const std::string& reason);
+  void MaybeOver();
+  void CheckLiveness();
+  void CheckLinger();
+
+  // The answer to an offer or a received update, or nothing if it may proceed.
+  std::optional<Effect> Judge(base::MemberId member, base::TaskId task);
+  Order Desired(base::MemberId id) const;
+  void Refresh(base::MemberId id);  // tells the member if its order has changed
+  void Send(base::MemberId id, Order order);
+  void MakeIdle(base::MemberId id);
+  bool Wanted(const Member& member) const;  // worth keeping its stream for the linger
+  void WakeBy(base::SteadyTime when) { wake_ = std::min(wake_, when); }
+  void Emit(Effect effect) { effects_.push_back(std::move(effect)); }
+
+  const MachineOptions options_;
+  const RoundPolicy& policy_;
+  base::SteadyTime now_;
+  base::SteadyTime wake_ = base::SteadyTime::InfiniteFuture();
+  std::vector<Effect> effects_;
+
+  std::vector<Member> members_;  // by MemberId
+  std::set<std::pair<base::SteadyTime, base::MemberId>> lingering_;
+  uint32_t trainers_ = 0, trainers_connected_ = 0;
+  uint32_t goodbyes_ = 0;  // members not yet gone
+
+  bool started_ = false, paused_ = false, retrying_ = false;
+  std::optional<std::string> stop_;  // asked for while a round folds or commits
+  Phase phase_ = Phase::kIdle;
+  std::optional<RunState> end_;
+  std::string reason_;
+  bool over_ = false;
+  base::SteadyTime farewell_until_;
+
+  base::RoundId round_;
+  uint32_t attempt_ = 0;
+  uint64_t next_task_ = 1, next_batch_ = 1;
+  uint64_t batch_ = 0;               // of the training tasks being stored
+  uint64_t first_task_ = 1;          // id of tasks_[0]
+  std::vector<TrainingTask> tasks_;  // of the attempt under way or last ended
+  uint32_t goal_ = 0, need_ = 0, accepted_ = 0, storing_ = 0, held_ = 0;
+  base::SteadyTime deadline_, hard_deadline_;
+
+  bool initial_evaluated_ = false, evaluation_missed_ = false;
+  Evaluation evaluation_;
+};
+
+}  // namespace quantfl::round
+
+#endif  // QUANTFL_SERVER_ROUND_ROUND_MACHINE_H_
