@@ -1,12 +1,13 @@
 #ifndef QUANTFL_SERVER_COORDINATOR_COORDINATOR_H_
 #define QUANTFL_SERVER_COORDINATOR_COORDINATOR_H_
 
-// The engine: owns the RoundMachine, hands its effects to executors (storage, fold), answers clients
-// and operators. Speaks domain types; server/rpc puts gRPC in front of it, tests an in-memory transport.
+// The engine: owns the RoundMachine, hands its effects to executors (storage, fold), answers
+// clients and operators. Speaks domain types; server/rpc puts gRPC in front of it, tests an
+// in-memory transport.
 //
-// Threads: every public method may be called from any thread and returns at once; callbacks run on the
-// engine loop (or, for Append, on the storage executor) and must not block. Nothing here calls fsync or folds on
-// the engine loop.
+// Threads: every public method may be called from any thread and returns at once; callbacks run on
+// the engine loop (or, for Append, on the storage executor) and must not block. Nothing here calls
+// fsync or folds on the engine loop.
 
 #include <cstdint>
 #include <functional>
@@ -35,18 +36,24 @@ using Callback = std::function<void(T)>;
 
 // Who speaks, as authenticated by the transport.
 struct Peer {
-  std::string device;                          // of token or certificate; empty: none was needed
-  std::optional<federation::Role> role;        // the only role this credential may take
+  std::string device;                    // of token or certificate; empty: none was needed
+  std::optional<federation::Role> role;  // the only role this credential may take
 };
 
 struct RunOptions {
-  federation::RunDescriptor run;               // run_id, schema and initial_model are filled by Create
+  federation::RunDescriptor run;  // run_id, schema and initial_model are filled by Create
   federation::TrainingSpec training;
   codec::Spec codec;
   uint32_t max_examples = 1u << 20;
   round::RoundPolicy policy;
-  bool evaluate = true;                        // needs an evaluator
+  bool evaluate = true;  // needs an evaluator
+  // Streams that send chunks at once, 1..100,000; further offers wait, at most one of each member.
+  uint32_t max_concurrent_uploads = 64;
+  // Uploads of a member that were corrupt or out of bounds before it is evicted, 1..1000.
+  uint32_t decode_errors_max = 3;
 };
+// INVALID_ARGUMENT naming field, value and range. Create calls it.
+absl::Status Validate(const RunOptions& options);
 
 // Content-addressed bytes that clients fetch.
 struct Artifact {
@@ -54,8 +61,9 @@ struct Artifact {
   std::string bytes;
 };
 
-// What a Tasks stream is for the engine. Push is called on the engine loop, in order, never after
-// CloseTasks returned its callback; Close ends the stream.
+// What a Tasks stream is for the engine. Push is called on the engine loop, in order, and never
+// after Close. The transport answers Close by ending the stream and then calling CloseTasks, which
+// also says that what was pushed is on its way.
 class InstructionSink {
  public:
   virtual ~InstructionSink() = default;
@@ -64,8 +72,8 @@ class InstructionSink {
   virtual void Close(absl::Status status) = 0;
 };
 
-// An admitted upload. Held by one stream at a time: a newer offer for the same task takes it over and
-// the older stream's calls fail with ABORTED.
+// An admitted upload. Held by one stream at a time: a newer offer for the same task takes it over
+// and the older stream's calls fail with ABORTED. Dropping the last reference suspends it.
 class Upload;
 
 struct OfferAnswer {
@@ -79,52 +87,58 @@ struct MemberStatus {
   federation::ClientName name;
   federation::Role role = federation::Role::kTrainer;
   std::optional<base::ClientIndex> client_index;
-  std::string state;              // "idle", "training", "uploading", "waiting", "evicted", "gone"
-  base::RoundId last_round;       // last accepted
+  std::string state;         // "idle", "training", "uploading", "waiting", "evicted", "gone"
+  base::RoundId last_round;  // last accepted
   uint64_t upload_chunks_done = 0, upload_chunks_total = 0;
-  federation::ByteCounters counters;        // server side, since the run began
+  federation::ByteCounters counters;  // server side, since the run began
 };
 
 // One committed (or abandoned) round: a row of rounds.csv. Seconds are those of the coordinator's
-// steady clock. Uplink and downlink are of trainers, server side, this round; evaluator bytes apart.
+// steady clock. Uplink and downlink are of trainers, server side, this round; evaluator bytes
+// apart.
 struct RoundRecord {
   base::RoundId round;
   uint32_t attempt = 1;
   bool committed = false;
-  std::string reason;                        // why it was abandoned, else empty
+  std::string reason;  // why it was abandoned, else empty
   uint32_t cohort = 0, accepted = 0, late = 0, refused = 0;
-  uint64_t examples = 0;                     // sum of weights
-  double train_loss = 0;                     // weighted mean of what clients reported
-  std::optional<double> accuracy, loss;      // of the evaluator
-  uint64_t parameters = 0;                   // n of an update
-  codec::PayloadBytes payload;               // L1 of accepted updates, itemised
+  uint64_t examples = 0;                 // sum of weights
+  double train_loss = 0;                 // weighted mean of what clients reported
+  std::optional<double> accuracy, loss;  // of the evaluator
+  uint64_t parameters = 0;               // n of an update
+  codec::PayloadBytes payload;           // L1 of accepted updates, itemised
   federation::ByteCounters bytes;
   federation::ByteCounters evaluator_bytes;
-  uint64_t late_bytes = 0, refused_bytes = 0;      // payload received for nothing
-  double bits_per_parameter = 0;             // 8 * L1 uplink / (parameters * accepted)
-  std::optional<double> quantisation_nmse;   // sum squared_error / sum squared_norm, from reports
+  uint64_t late_bytes = 0, refused_bytes = 0;  // payload received for nothing
+  double bits_per_parameter = 0;               // 8 * L1 uplink / (parameters * accepted)
+  std::optional<double> quantisation_nmse;     // sum squared_error / sum squared_norm, from reports
   double collect_s = 0, fold_s = 0, commit_s = 0, evaluate_s = 0, total_s = 0;
   double client_train_s_max = 0, client_upload_s_max = 0;
-  base::Digest model;                        // of the committed safetensors
+  base::Digest model;  // of the committed safetensors
 };
 
 struct RunStatus {
   federation::RunDescriptor run;
-  std::string state;              // "waiting_for_clients", "running", "paused", "finished", "stopped", "failed"
+  std::string state;  // "waiting_for_clients", "running", "paused", "finished", "stopped", "failed"
   std::string reason;
-  std::string phase;              // "idle", "collecting", "folding", "committing", "evaluating"
+  std::string phase;  // "idle", "collecting", "folding", "committing", "evaluating"
   base::RoundId round;
   uint32_t rounds_total = 0;
   uint32_t members = 0, trainers_connected = 0;
   uint32_t cohort = 0, accepted = 0;
   absl::Duration uptime;
+  absl::Time started;  // wall time
+  base::Digest model;  // the current one: an artifact
+  // All trainers and all evaluators, server side, since the run began: as of the last committed
+  // round, or of the end. What the rounds' records do not add up to came after the last of them.
+  federation::ByteCounters trainer_bytes, evaluator_bytes;
   std::vector<RoundRecord> rounds;
 };
 
 struct RunEvent {
   uint64_t sequence = 0;
   absl::Time time;
-  std::string kind;               // as in the log: "round_committed"
+  std::string kind;  // as in the log: "round_committed"
   std::vector<base::LogField> fields;
 };
 class EventSink {
@@ -137,67 +151,84 @@ class EventSink {
 enum class RunCommand { kPause, kResume, kStop };
 
 struct CoordinatorDeps {
-  base::EventLoop* engine = nullptr;     // owns the machine
-  base::Executor* storage = nullptr;     // one task at a time, in order; may fsync
-  base::Executor* compute = nullptr;     // folds
+  base::EventLoop* engine = nullptr;  // owns the machine
+  base::Executor* storage = nullptr;  // one task at a time, in order; may fsync
+  base::Executor* compute = nullptr;  // folds
   base::Clock* clock = nullptr;
   base::Logger* logger = nullptr;
   store::RunStore* store = nullptr;
   ledger::Ledger* ledger = nullptr;
 };
 
+// Destroy it after its executors have stopped.
 class Coordinator {
  public:
-  // `initial` is the safetensors file that the run starts from, byte for byte (its digest is what a device
-  // may already hold). INVALID_ARGUMENT for a checkpoint of another schema or options out of range.
-  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(RunOptions options, model::Schema schema,
-                                                             std::string initial, CoordinatorDeps deps);
+  // `initial` is the safetensors file that the run starts from, byte for byte (its digest is what a
+  // device may already hold). INVALID_ARGUMENT for a checkpoint of another schema or options out of
+  // range.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(RunOptions options,
+                                                             model::Schema schema,
+                                                             std::string initial,
+                                                             CoordinatorDeps deps);
   virtual ~Coordinator() = default;
 
-  // Begins to wait for clients. `on_end` runs once on the engine loop, when the run is over and every
-  // member was told or `farewell` has passed.
+  // Begins to wait for clients. `on_end` runs once on the engine loop, when the run is over and
+  // every member was told or `farewell` has passed.
   virtual void Start(Callback<RunStatus> on_end) = 0;
 
   // FAILED_PRECONDITION naming both protocol versions; PERMISSION_DENIED: device or role not this
-  // credential's; INVALID_ARGUMENT: name, client_index past partitions (both named) or taken by another;
-  // RESOURCE_EXHAUSTED: members_max. The same name again gets a new session; the old one is void.
+  // credential's; INVALID_ARGUMENT: name, client_index past partitions (both named) or taken by
+  // another; RESOURCE_EXHAUSTED: members_max. The same name again gets a new session; the old one
+  // is void.
   virtual void Join(Peer peer, federation::JoinRequest request,
                     Callback<absl::StatusOr<federation::JoinAnswer>> done) = 0;
 
-  // Every call below but Fetch answers FAILED_PRECONDITION "unknown session: join again" for a session that is
-  // not of this run, and PERMISSION_DENIED if it is not of `peer`'s device.
+  // Every call below but Fetch answers FAILED_PRECONDITION "unknown session: join again" for a
+  // session that is not of this run, and PERMISSION_DENIED if it is not of `peer`'s device.
   virtual void OpenTasks(Peer peer, std::string session, std::shared_ptr<InstructionSink> sink) = 0;
   // The stream is gone (cut, or ended by Close). Idempotent.
   virtual void CloseTasks(std::string session, std::shared_ptr<InstructionSink> sink) = 0;
 
-  // NOT_FOUND naming the digest: not (or no longer) an artifact of this run. Thread-safe, immediate.
-  virtual absl::StatusOr<std::shared_ptr<const Artifact>> Find(const base::Digest& digest) const = 0;
+  // NOT_FOUND naming the digest: not (or no longer) an artifact of this run. Thread-safe,
+  // immediate.
+  virtual absl::StatusOr<std::shared_ptr<const Artifact>> Find(
+      const base::Digest& digest) const = 0;
   // Whether `session` is known and of `peer`; its member, for the ledger. Thread-safe, immediate.
-  virtual absl::StatusOr<base::MemberId> MemberOf(const Peer& peer, const std::string& session) const = 0;
+  virtual absl::StatusOr<base::MemberId> MemberOf(const Peer& peer,
+                                                  const std::string& session) const = 0;
 
-  // Decides whether an upload may proceed; the codec header is checked against schema, spec and bounds first.
+  // Decides whether an upload may proceed; the codec header is checked against schema, spec and
+  // bounds first.
   virtual void Offer(Peer peer, std::string session, federation::UpdateOffer offer,
                      Callback<absl::StatusOr<OfferAnswer>> done) = 0;
-  // The next chunk in order. Checks it (here, in the caller's thread), then appends it on the storage
-  // executor; `done` tells when the next one may be read. An error ends the upload: INVALID_ARGUMENT or
-  // DATA_LOSS count as an offence of the client, ABORTED means another stream took over.
-  virtual void Append(std::shared_ptr<Upload> upload, std::string chunk, Callback<absl::Status> done) = 0;
-  // After the last chunk: digest and codes checksum, durable, then the machine's verdict.
-  virtual void Finish(std::shared_ptr<Upload> upload, Callback<absl::StatusOr<federation::UpdateVerdict>> done) = 0;
+  // The next chunk in order. Checks it (here, in the caller's thread), then appends it on the
+  // storage executor; `done` tells when the next one may be read. An error ends the upload:
+  // INVALID_ARGUMENT or DATA_LOSS count as an offence of the client, ABORTED means that another
+  // stream took over or that the round has ended (a new offer tells), UNAVAILABLE that it could not
+  // be stored.
+  virtual void Append(std::shared_ptr<Upload> upload, std::string chunk,
+                      Callback<absl::Status> done) = 0;
+  // After the last chunk: digest and codes checksum, durable, then the machine's verdict. Errors as
+  // of Append.
+  virtual void Finish(std::shared_ptr<Upload> upload,
+                      Callback<absl::StatusOr<federation::UpdateVerdict>> done) = 0;
   // The stream was cut; what was appended is kept for continue_from.
   virtual void Suspend(std::shared_ptr<Upload> upload) = 0;
 
-  virtual void Report(Peer peer, std::string session, federation::ClientReport report, Callback<absl::Status> done) = 0;
-  virtual void FailTask(Peer peer, std::string session, federation::TaskFailure failure, Callback<absl::Status> done) = 0;
+  virtual void Report(Peer peer, std::string session, federation::ClientReport report,
+                      Callback<absl::Status> done) = 0;
+  virtual void FailTask(Peer peer, std::string session, federation::TaskFailure failure,
+                        Callback<absl::Status> done) = 0;
 
   // For operators.
   virtual void GetStatus(Callback<RunStatus> done) = 0;
   virtual void ListMembers(Callback<std::vector<MemberStatus>> done) = 0;
-  // All events from `after` on that are still kept (the last 10,000), then live.
+  // All events later than `after` (0: all) that are still kept (the last 10,000), then live.
   virtual void Watch(uint64_t after, std::shared_ptr<EventSink> sink) = 0;
   virtual void Unwatch(std::shared_ptr<EventSink> sink) = 0;
   virtual void Command(RunCommand command, Callback<absl::Status> done) = 0;
-  virtual void Evict(federation::ClientName name, std::string reason, Callback<absl::Status> done) = 0;
+  virtual void Evict(federation::ClientName name, std::string reason,
+                     Callback<absl::Status> done) = 0;
 };
 
 }  // namespace quantfl::coordinator

@@ -1,0 +1,314 @@
+#include "server/coordinator/engine.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/status.h"
+#include "common/model/safetensors.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+using base::LogLevel;
+using base::SteadyTime;
+
+constexpr size_t kRunIdBytes = 8;
+
+std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
+  auto artifact = std::make_shared<Artifact>();
+  artifact->digest = base::Sha256(bytes);
+  artifact->bytes = std::move(bytes);
+  return artifact;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions options,
+                                                                 model::Schema schema,
+                                                                 std::string initial,
+                                                                 CoordinatorDeps deps) {
+  QFL_CHECK(deps.engine && deps.storage && deps.compute && deps.clock && deps.logger &&
+            deps.store && deps.ledger);
+  QFL_RETURN_IF_ERROR(Validate(options));
+  if (!options.run.architecture.empty() && options.run.architecture != schema.architecture()) {
+    return absl::InvalidArgumentError(absl::StrCat("the run's architecture is ",
+                                                   options.run.architecture, ", its schema is for ",
+                                                   schema.architecture()));
+  }
+  std::map<std::string, std::string> metadata;
+  auto bounds = std::make_shared<std::vector<int8_t>>();
+  {
+    auto flat = model::LoadFlat(initial, schema);
+    if (!flat.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("initial model: ", flat.status().message()));
+    }
+    QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
+    metadata = view.metadata;
+    *bounds = aggregation::DefaultBoundExponents(schema.Gather(*flat), schema.update_layout());
+  }
+  Model model{MakeArtifact(std::move(initial)), std::move(bounds)};
+  options.run.run_id = absl::BytesToHexString(base::SecureRandomBytes(kRunIdBytes));
+  options.run.architecture = schema.architecture();
+  options.run.schema = schema.digest();
+  options.run.initial_model = model.artifact->digest;
+  return std::make_unique<Engine>(std::move(options),
+                                  std::make_shared<const model::Schema>(std::move(schema)),
+                                  std::move(model), std::move(metadata), deps);
+}
+
+Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model initial,
+               std::map<std::string, std::string> metadata, CoordinatorDeps deps)
+    : options_(std::move(options)),
+      deps_(deps),
+      schema_(std::move(schema)),
+      metadata_(std::move(metadata)),
+      initial_(initial.artifact->digest),
+      link_(std::make_shared<Link>()),
+      machine_({options_.policy, options_.run.seed, options_.evaluate}),
+      events_(*deps.clock, *deps.logger),
+      model_(std::move(initial)) {
+  {
+    base::MutexLock lock(link_->mutex);
+    link_->engine = this;
+  }
+  Publish(model_.artifact);
+  Publish(MakeArtifact(schema_->CanonicalBytes()));
+  SetStreamLevels(totals_.trainers, 0);
+  SetStreamLevels(totals_.evaluators, 0);
+}
+
+Engine::~Engine() {
+  base::MutexLock lock(link_->mutex);
+  link_->engine = nullptr;
+}
+
+void Engine::Publish(std::shared_ptr<const Artifact> artifact) {
+  base::MutexLock lock(mutex_);
+  artifacts_[artifact->digest] = std::move(artifact);
+}
+
+void Engine::Withdraw(const base::Digest& digest) {
+  base::MutexLock lock(mutex_);
+  artifacts_.erase(digest);
+}
+
+absl::StatusOr<std::shared_ptr<const Artifact>> Engine::Find(const base::Digest& digest) const {
+  base::MutexLock lock(mutex_);
+  const auto found = artifacts_.find(digest);
+  if (found != artifacts_.end()) return found->second;
+  return absl::NotFoundError(
+      absl::StrCat("artifact ", digest.Hex(), " is not, or no longer, one of this run"));
+}
+
+void Engine::Start(Callback<RunStatus> on_end) {
+  Post([this, on_end = std::move(on_end)]() mutable {
+    QFL_CHECK(!started_);
+    started_ = true;
+    on_end_ = std::move(on_end);
+    started_at_ = Now();
+    started_wall_ = deps_.clock->WallNow();
+    Note(LogLevel::kInfo, "run_started",
+         {{"run", options_.run.run_id},
+          {"name", options_.run.name},
+          {"architecture", options_.run.architecture},
+          {"parameters", schema_->update_layout().n()},
+          {"codec", codec::ToString(options_.codec)},
+          {"rounds", options_.policy.rounds}});
+    Dispatch(round::Start{});
+  });
+}
+
+// ---- the machine
+// ---------------------------------------------------------------------------------
+
+void Engine::Dispatch(const round::Event& event) {
+  QFL_CHECK(!dispatching_);
+  dispatching_ = true;
+  const round::Phase before = machine_.phase();
+  std::vector<round::Effect> effects = machine_.Handle(event, Now());
+  if (machine_.phase() != before && machine_.phase() == round::Phase::kEvaluating) {
+    phase_began_ = Now();
+  }
+  for (round::Effect& effect : effects) {
+    std::visit([this](auto& e) { Apply(e); }, effect);
+  }
+  dispatching_ = false;
+  ArmTimer();
+  GrantSlots();
+}
+
+void Engine::ArmTimer() {
+  const SteadyTime wake = machine_.next_wake();
+  if (wake >= timer_) return;
+  timer_ = wake;
+  deps_.engine->PostAt(wake, [this, wake] {
+    if (wake != timer_) return;  // an earlier one took its place
+    timer_ = SteadyTime::InfiniteFuture();
+    Dispatch(round::Tick{});
+  });
+}
+
+federation::Instruction Engine::Fill(const round::Instruct& e) const {
+  federation::Instruction instruction;
+  instruction.sequence = e.sequence;
+  if (const auto* train = std::get_if<round::TrainOrder>(&e.order)) {
+    federation::TrainTask task;
+    task.task_id = train->task;
+    task.round = train->round;
+    task.model = model_.artifact->digest;
+    task.codec = options_.codec;
+    task.bound_exponents = *model_.bounds;
+    task.max_examples = options_.max_examples;
+    task.training = options_.training;
+    instruction.what = std::move(task);
+  } else if (const auto* evaluate = std::get_if<round::EvaluateOrder>(&e.order)) {
+    instruction.what =
+        federation::EvaluateTask{evaluate->task, evaluate->round, model_.artifact->digest};
+  } else if (const auto* wait = std::get_if<federation::WaitUntil>(&e.order)) {
+    instruction.what = *wait;
+  } else if (const auto* finished = std::get_if<federation::Finished>(&e.order)) {
+    instruction.what = *finished;
+  } else {
+    instruction.what = federation::StandBy{};
+  }
+  return instruction;
+}
+
+void Engine::Apply(round::Instruct& e) {
+  Member& member = members_[e.member.value()];
+  QFL_CHECK(member.sink != nullptr);
+  const federation::Instruction instruction = Fill(e);
+  const bool last = std::holds_alternative<federation::WaitUntil>(instruction.what) ||
+                    std::holds_alternative<federation::Finished>(instruction.what);
+  member.sink->Push(instruction);
+  if (last) member.sink->Close(absl::OkStatus());
+}
+
+void Engine::Apply(round::StoreTasks& e) {
+  if (!e.evaluation) BeginRecord(e);
+  std::vector<store::IssuedTask> rows;
+  for (const auto& item : e.items) {
+    rows.push_back({item.task, e.round, e.attempt, item.member});
+  }
+  deps_.storage->Post([this, rows = std::move(rows), batch = e.batch] {
+    const absl::Status status = deps_.store->RecordTasks(rows);
+    Post([this, batch, status] { Dispatch(round::TasksStored{batch, status}); });
+  });
+}
+
+void Engine::Apply(round::AdmitUpload&) {
+  QFL_CHECK(offer_ != nullptr);
+  offer_->admitted = true;
+}
+
+void Engine::Apply(round::AnswerUpload& e) {
+  if (offer_ != nullptr && offer_->member == e.member && offer_->offer.task_id == e.task) {
+    CountVerdict(e.member, e.task, e.verdict, 0);
+    OfferAnswer answer;
+    answer.verdict = std::move(e.verdict);
+    Answer(*offer_, std::move(answer));
+    return;
+  }
+  ResolveFinish(e.task, std::move(e.verdict));
+}
+
+void Engine::Apply(round::FailUpload& e) {
+  if (offer_ != nullptr && offer_->member == e.member && offer_->offer.task_id == e.task) {
+    Answer(*offer_, e.status);
+    return;
+  }
+  ResolveFinish(e.task, e.status);
+}
+
+void Engine::Apply(round::MemberLost& e) {
+  Note(LogLevel::kWarning, "member_lost",
+       {{"client", NameOf(e.member)},
+        {"task", e.task.value()},
+        {"idle_timeout", absl::FormatDuration(options_.policy.idle_timeout)}});
+}
+
+void Engine::Apply(round::RunEnded& e) {
+  const bool failed = machine_.state() == round::RunState::kFailed;
+  Note(failed ? LogLevel::kError : LogLevel::kInfo, "run_finished",
+       {{"state", round::ToString(machine_.state())}, {"reason", e.reason}});
+  for (const auto& pending : waiting_) {
+    Answer(*pending, absl::UnavailableError("the run is over: offer again to be told"));
+  }
+  waiting_.clear();
+}
+
+void Engine::Apply(round::RunOver&) {
+  deps_.storage->Post([this, trainers = MembersOf(federation::Role::kTrainer),
+                       evaluators = MembersOf(federation::Role::kEvaluator)] {
+    const Totals totals = ReadTotals(trainers, evaluators);
+    Post([this, totals] {
+      totals_ = totals;
+      events_.Close();
+      if (on_end_) std::exchange(on_end_, nullptr)(Status());
+    });
+  });
+}
+
+// ---- operators
+// -----------------------------------------------------------------------------------
+
+RunStatus Engine::Status() const {
+  RunStatus status;
+  status.run = options_.run;
+  status.state = std::string(round::ToString(machine_.state()));
+  status.reason = machine_.reason();
+  status.phase = std::string(round::ToString(machine_.phase()));
+  status.round = machine_.round();
+  status.rounds_total = options_.policy.rounds;
+  status.members = static_cast<uint32_t>(members_.size());
+  status.trainers_connected = machine_.trainers_connected();
+  status.cohort = machine_.cohort();
+  status.accepted = machine_.accepted();
+  status.uptime = started_ ? Now() - started_at_ : absl::ZeroDuration();
+  status.started = started_wall_;
+  status.model = model_.artifact->digest;
+  status.trainer_bytes = totals_.trainers;
+  status.evaluator_bytes = totals_.evaluators;
+  status.rounds = records_;
+  return status;
+}
+
+void Engine::GetStatus(Callback<RunStatus> done) {
+  Post([this, done = std::move(done)] { done(Status()); });
+}
+
+void Engine::Watch(uint64_t after, std::shared_ptr<EventSink> sink) {
+  Post([this, after, sink = std::move(sink)] { events_.Watch(after, sink); });
+}
+
+void Engine::Unwatch(std::shared_ptr<EventSink> sink) {
+  Post([this, sink = std::move(sink)] { events_.Unwatch(sink); });
+}
+
+void Engine::Command(RunCommand command, Callback<absl::Status> done) {
+  Post([this, command, done = std::move(done)] {
+    if (machine_.phase() == round::Phase::kOver) {
+      return done(absl::FailedPreconditionError(absl::StrCat(
+          "the run is over (", round::ToString(machine_.state()), ": ", machine_.reason(), ")")));
+    }
+    switch (command) {
+      case RunCommand::kPause:
+        Note(LogLevel::kInfo, "run_paused", {});
+        Dispatch(round::Pause{});
+        break;
+      case RunCommand::kResume:
+        Note(LogLevel::kInfo, "run_resumed", {});
+        Dispatch(round::Resume{});
+        break;
+      case RunCommand::kStop:
+        Note(LogLevel::kInfo, "run_stopping", {});
+        Dispatch(round::Stop{"stopped by the operator"});
+        break;
+    }
+    done(absl::OkStatus());
+  });
+}
+
+}  // namespace quantfl::coordinator

@@ -1,0 +1,238 @@
+#ifndef QUANTFL_SERVER_COORDINATOR_ENGINE_H_
+#define QUANTFL_SERVER_COORDINATOR_ENGINE_H_
+
+// The one implementation of Coordinator. Everything without a lock below belongs to the engine
+// loop.
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/base/mutex.h"
+#include "server/aggregation/fold.h"
+#include "server/coordinator/coordinator.h"
+#include "server/coordinator/event_log.h"
+#include "server/coordinator/upload_state.h"
+#include "server/round/round_machine.h"
+
+namespace quantfl::coordinator {
+
+inline void SetStreamLevels(federation::ByteCounters& counters, uint64_t bytes) {
+  counters.uplink.stream = counters.uplink.tcp = bytes;
+  counters.downlink.stream = counters.downlink.tcp = bytes;
+}
+
+// A model and what depends on it.
+struct Model {
+  std::shared_ptr<const Artifact> artifact;           // safetensors
+  std::shared_ptr<const std::vector<int8_t>> bounds;  // of updates to it
+};
+
+class Engine final : public Coordinator {
+ public:
+  Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model initial,
+         std::map<std::string, std::string> metadata, CoordinatorDeps deps);
+  ~Engine() override;
+
+  void Start(Callback<RunStatus> on_end) override;
+  void Join(Peer peer, federation::JoinRequest request,
+            Callback<absl::StatusOr<federation::JoinAnswer>> done) override;
+  void OpenTasks(Peer peer, std::string session, std::shared_ptr<InstructionSink> sink) override;
+  void CloseTasks(std::string session, std::shared_ptr<InstructionSink> sink) override;
+  absl::StatusOr<std::shared_ptr<const Artifact>> Find(const base::Digest& digest) const override;
+  absl::StatusOr<base::MemberId> MemberOf(const Peer& peer,
+                                          const std::string& session) const override;
+  void Offer(Peer peer, std::string session, federation::UpdateOffer offer,
+             Callback<absl::StatusOr<OfferAnswer>> done) override;
+  void Append(std::shared_ptr<Upload> upload, std::string chunk,
+              Callback<absl::Status> done) override;
+  void Finish(std::shared_ptr<Upload> upload,
+              Callback<absl::StatusOr<federation::UpdateVerdict>> done) override;
+  void Suspend(std::shared_ptr<Upload> upload) override;
+  void Report(Peer peer, std::string session, federation::ClientReport report,
+              Callback<absl::Status> done) override;
+  void FailTask(Peer peer, std::string session, federation::TaskFailure failure,
+                Callback<absl::Status> done) override;
+  void GetStatus(Callback<RunStatus> done) override;
+  void ListMembers(Callback<std::vector<MemberStatus>> done) override;
+  void Watch(uint64_t after, std::shared_ptr<EventSink> sink) override;
+  void Unwatch(std::shared_ptr<EventSink> sink) override;
+  void Command(RunCommand command, Callback<absl::Status> done) override;
+  void Evict(federation::ClientName name, std::string reason, Callback<absl::Status> done) override;
+
+ private:
+  struct Member {
+    federation::ClientName name;
+    federation::Role role = federation::Role::kTrainer;
+    std::optional<base::ClientIndex> client_index;
+    std::string session;                    // empty: evicted
+    std::shared_ptr<InstructionSink> sink;  // its stream, until CloseTasks
+    uint32_t offences = 0;
+    std::string evicted;  // why
+    base::TaskId task;    // the last training task
+  };
+  // What uploads hold of the engine: they may outlive it.
+  struct Link {
+    base::Mutex mutex;
+    Engine* engine QFL_GUARDED_BY(mutex);
+  };
+  struct PendingOffer {
+    Peer peer;
+    std::string session;
+    federation::UpdateOffer offer;
+    absl::StatusOr<codec::UpdateHeader> header;
+    Callback<absl::StatusOr<OfferAnswer>> done;
+    base::MemberId member;
+    bool admitted = false;
+  };
+  struct PendingFinish {
+    base::MemberId member;
+    std::shared_ptr<UploadState> state;
+    Callback<absl::StatusOr<federation::UpdateVerdict>> done;
+  };
+  // A training task, for the record of its round.
+  struct TaskNote {
+    base::MemberId member;
+    size_t record = 0;  // in records_
+    bool accepted = false;
+    uint32_t weight = 0;
+    std::optional<federation::TrainingReport> report;
+  };
+  struct Totals {
+    federation::ByteCounters trainers, evaluators;
+  };
+  struct FoldResult {
+    absl::Status status;
+    Model model;
+  };
+
+  void Post(base::Task task) { deps_.engine->Post(std::move(task)); }
+  base::SteadyTime Now() const { return deps_.clock->Now(); }
+  void Note(base::LogLevel level, absl::string_view kind, std::vector<base::LogField> fields) {
+    events_.Add(level, kind, std::move(fields));
+  }
+
+  // engine.cc: the machine and its effects
+  void Dispatch(const round::Event& event);
+  void ArmTimer();
+  void Apply(round::Instruct& e);
+  void Apply(round::StoreTasks& e);
+  void Apply(round::AdmitUpload& e);
+  void Apply(round::AnswerUpload& e);
+  void Apply(round::FailUpload& e);
+  void Apply(round::StoreUpdate& e);
+  void Apply(round::RevokeUpload& e);
+  void Apply(round::StartFold& e);
+  void Apply(round::CommitRound& e);
+  void Apply(round::AbandonRound& e);
+  void Apply(round::MemberLost& e);
+  void Apply(round::AcceptEvaluation& e);
+  void Apply(round::SkipEvaluation& e);
+  void Apply(round::RunEnded& e);
+  void Apply(round::RunOver& e);
+  federation::Instruction Fill(const round::Instruct& e) const;
+  RunStatus Status() const;
+  void Publish(std::shared_ptr<const Artifact> artifact);
+  void Withdraw(const base::Digest& digest);
+
+  // engine_members.cc
+  absl::StatusOr<federation::JoinAnswer> HandleJoin(const Peer& peer,
+                                                    const federation::JoinRequest& request);
+  absl::Status CheckJoin(const Peer& peer, const federation::JoinRequest& request) const;
+  absl::StatusOr<std::optional<base::ClientIndex>> IndexFor(const federation::JoinRequest& request);
+  void NewSession(base::MemberId id);
+  void EndSession(base::MemberId id);
+  void CloseSink(base::MemberId id, absl::Status why);
+  void EvictMember(base::MemberId id, const std::string& reason);
+  void HandleReport(base::MemberId id, const federation::ClientReport& report);
+  std::string NameOf(base::MemberId id) const;
+  std::string NamesOf(const std::vector<base::MemberId>& ids) const;
+
+  // engine_uploads.cc
+  void HandleOffer(std::shared_ptr<PendingOffer> pending);
+  void Admit(const std::shared_ptr<PendingOffer>& pending);
+  absl::Status CheckOffer(const PendingOffer& pending) const;
+  static void Answer(PendingOffer& pending, absl::StatusOr<OfferAnswer> answer);
+  void RefuseOffer(PendingOffer& pending, const absl::Status& status);
+  void StartUpload(PendingOffer& pending);
+  void GrantSlots();
+  void EndStream(const std::shared_ptr<UploadState>& state, uint64_t generation);
+  void UploadFailed(const std::shared_ptr<UploadState>& state, const absl::Status& status);
+  void ForgetUpload(base::TaskId task, const absl::Status& why);
+  void HandleFinish(const std::shared_ptr<Upload>& upload,
+                    Callback<absl::StatusOr<federation::UpdateVerdict>> done);
+  void ResolveFinish(base::TaskId task, absl::StatusOr<federation::UpdateVerdict> verdict);
+  void CommitBatch();  // storage executor
+  void BatchCommitted(const std::vector<round::StoreUpdate>& batch, const absl::Status& status);
+  void CountVerdict(base::MemberId member, base::TaskId task,
+                    const federation::UpdateVerdict& verdict, uint64_t received);
+  void Offence(base::MemberId member, const absl::Status& status);
+
+  // engine_rounds.cc
+  FoldResult FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
+                         const aggregation::FoldOptions& options, base::RoundId round,
+                         const Model& model) const;  // compute executor
+  void Folded(FoldResult result);
+  void Stored(const absl::Status& status, const Totals& totals);
+  Totals ReadTotals(const std::vector<base::MemberId>& trainers,
+                    const std::vector<base::MemberId>& evaluators) const;  // storage executor
+  std::vector<base::MemberId> MembersOf(federation::Role role) const;
+  void BeginRecord(const round::StoreTasks& e);
+  void RecordBytes(RoundRecord& record, const Totals& totals);
+  void RecordReports(size_t record);
+  void RecordEvaluation(base::RoundId round, const federation::EvaluationReport* report);
+  RoundRecord* CurrentRecord();
+
+  const RunOptions options_;
+  const CoordinatorDeps deps_;
+  const std::shared_ptr<const model::Schema> schema_;
+  const std::map<std::string, std::string> metadata_;  // of the initial model
+  const base::Digest initial_;
+  const std::shared_ptr<Link> link_;
+
+  mutable base::Mutex mutex_;
+  std::unordered_map<std::string, base::MemberId> sessions_ QFL_GUARDED_BY(mutex_);
+  std::vector<std::string> devices_ QFL_GUARDED_BY(mutex_);  // by MemberId
+  std::map<base::Digest, std::shared_ptr<const Artifact>> artifacts_ QFL_GUARDED_BY(mutex_);
+  std::deque<round::StoreUpdate> commits_ QFL_GUARDED_BY(mutex_);
+  bool commit_posted_ QFL_GUARDED_BY(mutex_) = false;
+
+  round::RoundMachine machine_;
+  EventLog events_;
+  bool dispatching_ = false, granting_ = false;
+  base::SteadyTime timer_ = base::SteadyTime::InfiniteFuture();
+  bool started_ = false;
+  base::SteadyTime started_at_;
+  absl::Time started_wall_;
+  Callback<RunStatus> on_end_;
+
+  std::vector<Member> members_;
+  std::map<federation::ClientName, base::MemberId> by_name_;
+  std::map<base::ClientIndex, base::MemberId> by_index_;
+  uint32_t next_free_index_ = 0;
+
+  PendingOffer* offer_ = nullptr;  // whose answer a Dispatch under way brings
+  std::map<base::TaskId, std::shared_ptr<UploadState>> uploads_;  // of the attempt under way
+  std::set<base::TaskId> active_;                                 // a stream sends chunks
+  std::deque<std::shared_ptr<PendingOffer>> waiting_;
+  std::map<base::TaskId, PendingFinish> finishing_;
+
+  Model model_;
+  std::optional<Model> next_model_;  // folded, not yet stored
+  std::vector<RoundRecord> records_;
+  std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
+  base::TaskId current_tasks_;              // the first of the last attempt
+  std::vector<base::TaskId> folding_;
+  base::SteadyTime round_began_, phase_began_;
+  std::optional<federation::EvaluationReport> evaluation_;
+  Totals totals_;  // at the last boundary
+};
+
+}  // namespace quantfl::coordinator
+
+#endif  // QUANTFL_SERVER_COORDINATOR_ENGINE_H_

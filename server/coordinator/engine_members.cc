@@ -1,0 +1,367 @@
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/base/check.h"
+#include "common/base/status.h"
+#include "server/coordinator/engine.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+using base::ClientIndex;
+using base::LogLevel;
+using base::MemberId;
+using federation::Role;
+
+constexpr size_t kSessionBytes = 16;
+constexpr size_t kNamesShown = 10;
+constexpr size_t kReasonBytesMax = 512;  // of a text that a client sends
+
+absl::Status CheckFinite(absl::string_view field, double value, double min) {
+  if (std::isfinite(value) && value >= min) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("report: ", field, " = ", value, ": a finite number of at least ", min));
+}
+
+absl::Status CheckReport(const federation::ClientReport& report) {
+  if (const auto* train = std::get_if<federation::TrainingReport>(&report.what)) {
+    QFL_RETURN_IF_ERROR(CheckFinite("loss", train->loss, -1e30));
+    QFL_RETURN_IF_ERROR(CheckFinite("squared_error", train->squared_error, 0));
+    return CheckFinite("squared_norm", train->squared_norm, 0);
+  }
+  const auto& evaluation = std::get<federation::EvaluationReport>(report.what);
+  QFL_RETURN_IF_ERROR(CheckFinite("loss", evaluation.loss, -1e30));
+  QFL_RETURN_IF_ERROR(CheckFinite("accuracy", evaluation.accuracy, 0));
+  if (evaluation.accuracy <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("report: accuracy = ", evaluation.accuracy, ": it is 0 to 1"));
+}
+
+}  // namespace
+
+std::string Engine::NameOf(MemberId id) const { return members_[id.value()].name.ToString(); }
+
+std::string Engine::NamesOf(const std::vector<MemberId>& ids) const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < ids.size() && i < kNamesShown; ++i) names.push_back(NameOf(ids[i]));
+  if (ids.size() > kNamesShown) names.push_back(absl::StrCat(ids.size() - kNamesShown, " more"));
+  return absl::StrJoin(names, ", ");
+}
+
+std::vector<MemberId> Engine::MembersOf(Role role) const {
+  std::vector<MemberId> ids;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    if (members_[i].role == role) ids.push_back(MemberId(static_cast<uint32_t>(i)));
+  }
+  return ids;
+}
+
+// ---- joining
+// -------------------------------------------------------------------------------------
+
+void Engine::Join(Peer peer, federation::JoinRequest request,
+                  Callback<absl::StatusOr<federation::JoinAnswer>> done) {
+  Post([this, peer = std::move(peer), request = std::move(request), done = std::move(done)] {
+    auto answer = HandleJoin(peer, request);
+    if (!answer.ok()) {
+      Note(LogLevel::kWarning, "join_refused",
+           {{"client", absl::CHexEscape(request.name.device.substr(0, 64))},
+            {"ordinal", request.name.ordinal},
+            {"reason", answer.status().message()}});
+    }
+    done(std::move(answer));
+  });
+}
+
+absl::Status Engine::CheckJoin(const Peer& peer, const federation::JoinRequest& request) const {
+  if (request.protocol_version != federation::kProtocolVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the client speaks protocol version ", request.protocol_version,
+                     ", this coordinator version ", federation::kProtocolVersion));
+  }
+  QFL_RETURN_IF_ERROR(federation::ValidateDevice(request.name.device));
+  if (request.role != Role::kTrainer && request.role != Role::kEvaluator) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("role ", static_cast<int>(request.role), ": 1 (trainer) or 2 (evaluator)"));
+  }
+  if (!peer.device.empty() && peer.device != request.name.device) {
+    return absl::PermissionDeniedError(absl::StrCat("this credential is of device ", peer.device,
+                                                    ", not of ", request.name.device));
+  }
+  if (peer.role && *peer.role != request.role) {
+    return absl::PermissionDeniedError(absl::StrCat("this credential is for the role ",
+                                                    federation::ToString(*peer.role), ", not ",
+                                                    federation::ToString(request.role)));
+  }
+  if (request.role == Role::kTrainer) {
+    const std::string spec = codec::ToString(options_.codec);
+    const std::string needed = std::string(spec.substr(0, spec.find(':')));
+    bool can = false;
+    for (const std::string& codec : request.codecs) can = can || codec == needed;
+    if (!can) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("this run's updates are encoded as ", spec, ", which the client cannot do"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<ClientIndex>> Engine::IndexFor(
+    const federation::JoinRequest& request) {
+  if (request.role == Role::kEvaluator) return std::optional<ClientIndex>();
+  const uint32_t partitions = options_.run.partition.partitions;
+  const uint32_t limit = partitions > 0 ? partitions : options_.policy.members_max;
+  if (request.client_index) {
+    const uint32_t index = request.client_index->value();
+    if (index >= limit) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(request.name.ToString(), " has client_index ", index, ", this run ",
+                       partitions > 0 ? "partitions" : "members_max", " = ", limit,
+                       ": an index is 0 to ", limit - 1));
+    }
+    const auto taken = by_index_.find(*request.client_index);
+    if (taken != by_index_.end()) {
+      return absl::InvalidArgumentError(absl::StrCat("client_index ", index, " of ",
+                                                     request.name.ToString(), " is taken by ",
+                                                     NameOf(taken->second)));
+    }
+    return request.client_index;
+  }
+  while (next_free_index_ < limit && by_index_.count(ClientIndex(next_free_index_)) > 0) {
+    ++next_free_index_;
+  }
+  if (next_free_index_ >= limit) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.name.ToString(), " comes too late: all ", limit, " places of this run (",
+        partitions > 0 ? "partitions" : "members_max", ") are taken"));
+  }
+  return std::optional<ClientIndex>(ClientIndex(next_free_index_));
+}
+
+absl::StatusOr<federation::JoinAnswer> Engine::HandleJoin(const Peer& peer,
+                                                          const federation::JoinRequest& request) {
+  QFL_RETURN_IF_ERROR(CheckJoin(peer, request));
+  MemberId id;
+  const auto known = by_name_.find(request.name);
+  if (known != by_name_.end()) {
+    id = known->second;
+    const Member& member = members_[id.value()];
+    if (!member.evicted.empty()) {
+      return absl::PermissionDeniedError(
+          absl::StrCat(request.name.ToString(), " was evicted from this run: ", member.evicted));
+    }
+    if (member.role != request.role) {
+      return absl::InvalidArgumentError(absl::StrCat(request.name.ToString(), " is in this run as ",
+                                                     federation::ToString(member.role),
+                                                     " already"));
+    }
+    if (request.client_index && member.client_index != request.client_index &&
+        request.role == Role::kTrainer) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          request.name.ToString(), " asks for client_index ", request.client_index->value(),
+          ", but has ", member.client_index->value(), " in this run"));
+    }
+    EndSession(id);
+    if (members_[id.value()].sink != nullptr) {
+      CloseSink(id, absl::AbortedError("this client has joined again"));
+      Dispatch(round::StreamClosed{id});
+    }
+    NewSession(id);
+    Note(LogLevel::kInfo, "rejoined", {{"client", NameOf(id)}});
+  } else {
+    if (members_.size() >= options_.policy.members_max) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("this run has ", members_.size(), " members (members_max) already"));
+    }
+    QFL_ASSIGN_OR_RETURN(const std::optional<ClientIndex> index, IndexFor(request));
+    id = MemberId(static_cast<uint32_t>(members_.size()));
+    Member member;
+    member.name = request.name;
+    member.role = request.role;
+    member.client_index = index;
+    members_.push_back(std::move(member));
+    by_name_[request.name] = id;
+    if (index) by_index_[*index] = id;
+    NewSession(id);
+    std::vector<base::LogField> fields = {{"client", NameOf(id)},
+                                          {"role", federation::ToString(request.role)}};
+    if (index) fields.emplace_back("client_index", index->value());
+    fields.emplace_back("software", absl::CHexEscape(request.software_version.substr(0, 64)));
+    Note(LogLevel::kInfo, "joined", std::move(fields));
+    Dispatch(round::MemberJoined{id, request.role, index});
+  }
+  federation::JoinAnswer answer;
+  answer.session = members_[id.value()].session;
+  answer.client_index = members_[id.value()].client_index;
+  answer.run = options_.run;
+  return answer;
+}
+
+// ---- sessions and streams
+// ------------------------------------------------------------------------
+
+void Engine::NewSession(MemberId id) {
+  Member& member = members_[id.value()];
+  member.session = absl::BytesToHexString(base::SecureRandomBytes(kSessionBytes));
+  base::MutexLock lock(mutex_);
+  sessions_[member.session] = id;
+  if (devices_.size() <= id.value()) devices_.resize(id.value() + 1);
+  devices_[id.value()] = member.name.device;
+}
+
+void Engine::EndSession(MemberId id) {
+  Member& member = members_[id.value()];
+  base::MutexLock lock(mutex_);
+  sessions_.erase(member.session);
+  member.session.clear();
+}
+
+absl::StatusOr<MemberId> Engine::MemberOf(const Peer& peer, const std::string& session) const {
+  base::MutexLock lock(mutex_);
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) {
+    return absl::FailedPreconditionError("unknown session: join again");
+  }
+  if (!peer.device.empty() && peer.device != devices_[found->second.value()]) {
+    return absl::PermissionDeniedError(absl::StrCat("this session is not of device ", peer.device));
+  }
+  return found->second;
+}
+
+void Engine::CloseSink(MemberId id, absl::Status why) {
+  std::exchange(members_[id.value()].sink, nullptr)->Close(std::move(why));
+}
+
+void Engine::OpenTasks(Peer peer, std::string session, std::shared_ptr<InstructionSink> sink) {
+  Post([this, peer = std::move(peer), session = std::move(session), sink = std::move(sink)] {
+    const auto id = MemberOf(peer, session);
+    if (!id.ok()) return sink->Close(id.status());
+    Member& member = members_[id->value()];
+    if (member.sink == sink) return;
+    if (member.sink != nullptr) {
+      CloseSink(*id, absl::AbortedError("a newer stream of this client took over"));
+      Dispatch(round::StreamClosed{*id});
+    }
+    member.sink = sink;
+    Dispatch(round::StreamOpened{*id});
+  });
+}
+
+void Engine::CloseTasks(std::string session, std::shared_ptr<InstructionSink> sink) {
+  Post([this, session = std::move(session), sink = std::move(sink)] {
+    const auto id = MemberOf(Peer{}, session);
+    if (!id.ok() || members_[id->value()].sink != sink) return;
+    members_[id->value()].sink = nullptr;
+    Dispatch(round::StreamClosed{*id});
+  });
+}
+
+void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
+  Post([this, done = std::move(done)] {
+    std::vector<MemberStatus> list;
+    for (size_t i = 0; i < members_.size(); ++i) {
+      const Member& member = members_[i];
+      MemberStatus status;
+      status.member = MemberId(static_cast<uint32_t>(i));
+      status.name = member.name;
+      status.role = member.role;
+      status.client_index = member.client_index;
+      status.state = std::string(machine_.MemberState(status.member));
+      status.last_round = machine_.LastRound(status.member);
+      const auto upload = uploads_.find(member.task);
+      if (upload != uploads_.end()) {
+        status.upload_chunks_done = upload->second->chunks();
+        status.upload_chunks_total = upload->second->plan().header.chunk_count;
+      }
+      list.push_back(std::move(status));
+    }
+    // The kernel is asked for each connection's counters: not on the engine loop.
+    deps_.storage->Post([this, list = std::move(list), done]() mutable {
+      for (MemberStatus& status : list) status.counters = deps_.ledger->Totals(status.member);
+      Post([list = std::move(list), done]() mutable { done(std::move(list)); });
+    });
+  });
+}
+
+// ---- eviction
+// ------------------------------------------------------------------------------------
+
+void Engine::Evict(federation::ClientName name, std::string reason, Callback<absl::Status> done) {
+  Post([this, name = std::move(name), reason = std::move(reason), done = std::move(done)] {
+    const auto found = by_name_.find(name);
+    if (found == by_name_.end()) {
+      return done(absl::NotFoundError(absl::StrCat("no client ", name.ToString(), " in this run")));
+    }
+    if (members_[found->second.value()].evicted.empty()) {
+      EvictMember(found->second, reason.empty() ? "by the operator" : reason);
+    }
+    done(absl::OkStatus());
+  });
+}
+
+void Engine::EvictMember(MemberId id, const std::string& reason) {
+  Member& member = members_[id.value()];
+  member.evicted = reason;
+  EndSession(id);
+  Note(LogLevel::kWarning, "member_evicted", {{"client", NameOf(id)}, {"reason", reason}});
+  const absl::Status why = absl::PermissionDeniedError(absl::StrCat("evicted: ", reason));
+  if (member.sink != nullptr) CloseSink(id, why);
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    if ((*it)->member == id) {
+      Answer(**it, why);
+      it = waiting_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  Dispatch(round::Evict{id});
+}
+
+// ---- what clients tell of their tasks
+// ------------------------------------------------------------
+
+void Engine::FailTask(Peer peer, std::string session, federation::TaskFailure failure,
+                      Callback<absl::Status> done) {
+  Post([this, peer = std::move(peer), session = std::move(session), failure = std::move(failure),
+        done = std::move(done)] {
+    const auto id = MemberOf(peer, session);
+    if (!id.ok()) return done(id.status());
+    const std::string reason = absl::CHexEscape(failure.reason.substr(0, kReasonBytesMax));
+    Note(LogLevel::kWarning, "task_failed",
+         {{"client", NameOf(*id)}, {"task", failure.task_id.value()}, {"reason", reason}});
+    Dispatch(round::TaskFailed{*id, failure.task_id, reason});
+    done(absl::OkStatus());
+  });
+}
+
+void Engine::Report(Peer peer, std::string session, federation::ClientReport report,
+                    Callback<absl::Status> done) {
+  Post([this, peer = std::move(peer), session = std::move(session), report = std::move(report),
+        done = std::move(done)] {
+    const auto id = MemberOf(peer, session);
+    if (!id.ok()) return done(id.status());
+    if (absl::Status status = CheckReport(report); !status.ok()) return done(std::move(status));
+    HandleReport(*id, report);
+    done(absl::OkStatus());
+  });
+}
+
+void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
+  if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
+    evaluation_ = *evaluation;
+    Dispatch(round::Evaluated{id, report.task_id});
+    evaluation_.reset();
+    return;
+  }
+  // One of an older round comes too late for the records; that is no fault of the client.
+  const auto note = notes_.find(report.task_id);
+  if (note == notes_.end() || note->second.member != id) return;
+  note->second.report = std::get<federation::TrainingReport>(report.what);
+  RecordReports(note->second.record);
+}
+
+}  // namespace quantfl::coordinator

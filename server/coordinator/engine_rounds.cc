@@ -1,0 +1,317 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/status.h"
+#include "common/model/safetensors.h"
+#include "server/coordinator/engine.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+using base::LogLevel;
+using base::MemberId;
+using base::RoundId;
+using base::TaskId;
+using ledger::operator+;
+using ledger::operator-;
+
+constexpr absl::string_view kRoundKey = "quantfl.round";
+constexpr absl::string_view kArchitectureKey = "architecture";
+
+// An accepted update where it lies.
+class StoredUpdate : public aggregation::UpdateSource {
+ public:
+  StoredUpdate(const UploadPlan& plan, const store::RunStore& store) : plan_(plan), store_(store) {}
+  const codec::UpdateHeader& header() const override { return plan_.header; }
+  uint32_t weight() const override { return plan_.weight; }
+  absl::StatusOr<std::string> ReadChunk(uint32_t index) const override {
+    return store_.ReadChunk(plan_.task, index);
+  }
+
+ private:
+  const UploadPlan& plan_;
+  const store::RunStore& store_;
+};
+
+std::string Figure(double value) { return absl::StrCat(value); }
+
+}  // namespace
+
+RoundRecord* Engine::CurrentRecord() { return records_.empty() ? nullptr : &records_.back(); }
+
+// ---- a round's beginning and end
+// -----------------------------------------------------------------
+
+void Engine::BeginRecord(const round::StoreTasks& e) {
+  // Reports for the attempt before this one may still come.
+  notes_.erase(notes_.begin(), notes_.lower_bound(current_tasks_));
+  if (!e.items.empty()) current_tasks_ = e.items.front().task;
+  for (const auto& item : e.items) {
+    TaskNote& note = notes_[item.task];
+    note.member = item.member;
+    note.record = records_.size();
+    members_[item.member.value()].task = item.task;
+  }
+  RoundRecord record;
+  record.round = e.round;
+  record.attempt = e.attempt;
+  record.cohort = static_cast<uint32_t>(e.items.size());
+  record.parameters = schema_->update_layout().n();
+  record.model = model_.artifact->digest;
+  records_.push_back(std::move(record));
+  round_began_ = Now();
+  Note(LogLevel::kInfo, "round_started",
+       {{"round", e.round.value()},
+        {"attempt", e.attempt},
+        {"cohort", e.items.size()},
+        {"goal", e.goal},
+        {"needed", e.need}});
+}
+
+void Engine::Apply(round::AbandonRound& e) {
+  std::string reason = e.reason;
+  if (!e.missing.empty()) absl::StrAppend(&reason, "; missing: ", NamesOf(e.missing));
+  RoundRecord* record = CurrentRecord();
+  QFL_CHECK(record != nullptr);
+  record->reason = reason;
+  record->total_s = absl::ToDoubleSeconds(Now() - round_began_);
+  if (record->collect_s == 0) record->collect_s = record->total_s;
+  Note(LogLevel::kWarning, "round_abandoned",
+       {{"round", e.round.value()}, {"attempt", e.attempt}, {"reason", reason}});
+  for (const auto& [task, state] : uploads_) {
+    state->Revoke(absl::AbortedError("its round was abandoned"));
+  }
+  uploads_.clear();
+  active_.clear();
+  folding_.clear();
+  next_model_.reset();
+  deps_.storage->Post([this, round = e.round, index = records_.size() - 1,
+                       trainers = MembersOf(federation::Role::kTrainer),
+                       evaluators = MembersOf(federation::Role::kEvaluator)] {
+    if (absl::Status status = deps_.store->AbandonRound(round); !status.ok()) {
+      deps_.logger->Warning("discard_failed",
+                            {{"round", round.value()}, {"reason", status.message()}});
+    }
+    // What the attempt cost is its own, not the next one's.
+    const Totals totals = ReadTotals(trainers, evaluators);
+    Post([this, index, totals] { RecordBytes(records_[index], totals); });
+  });
+}
+
+void Engine::Apply(round::StartFold& e) {
+  RoundRecord& record = *CurrentRecord();
+  record.collect_s = absl::ToDoubleSeconds(Now() - round_began_);
+  phase_began_ = Now();
+  folding_ = e.tasks;
+  std::vector<std::shared_ptr<UploadState>> accepted;
+  for (const TaskId task : e.tasks) accepted.push_back(uploads_.at(task));
+  std::vector<TaskId> late;
+  for (const auto& [task, state] : uploads_) {
+    if (notes_[task].accepted || finishing_.count(task) > 0) continue;
+    late.push_back(task);
+    record.late_bytes += state->payload().total();
+  }
+  for (const TaskId task : late) ForgetUpload(task, absl::AbortedError("its round has ended"));
+
+  aggregation::FoldOptions options;
+  options.bound_exponents = *model_.bounds;
+  options.cohort = record.cohort;
+  options.max_examples = options_.max_examples;
+  deps_.compute->Post([this, accepted = std::move(accepted), options = std::move(options),
+                       round = e.round, model = model_]() mutable {
+    FoldResult result;
+    const auto bits = aggregation::FractionBits(options.cohort, options.max_examples);
+    if (bits.ok()) {
+      options.fraction_bits = *bits;
+      result = FoldUpdates(accepted, options, round, model);
+    } else {
+      result.status = bits.status();
+    }
+    Post([this, result = std::move(result)]() mutable { Folded(std::move(result)); });
+  });
+}
+
+Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
+                                       const aggregation::FoldOptions& options, RoundId round,
+                                       const Model& model) const {
+  const auto fold = [&]() -> absl::StatusOr<Model> {
+    const codec::Layout& layout = schema_->update_layout();
+    std::vector<StoredUpdate> sources;
+    sources.reserve(uploads.size());
+    for (const auto& upload : uploads) sources.emplace_back(upload->plan(), *deps_.store);
+    std::vector<const aggregation::UpdateSource*> pointers;
+    for (const StoredUpdate& source : sources) pointers.push_back(&source);
+    QFL_ASSIGN_OR_RETURN(std::vector<float> mean, aggregation::Fold(pointers, layout, options));
+    QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(model.artifact->bytes, *schema_));
+    Model next;
+    if (layout.n() == schema_->size()) {
+      QFL_RETURN_IF_ERROR(aggregation::ApplyFedAvg(mean, absl::MakeSpan(flat)));
+      std::vector<float>().swap(mean);
+      next.bounds = std::make_shared<const std::vector<int8_t>>(
+          aggregation::DefaultBoundExponents(flat, layout));
+    } else {
+      std::vector<float> trained = schema_->Gather(flat);
+      QFL_RETURN_IF_ERROR(aggregation::ApplyFedAvg(mean, absl::MakeSpan(trained)));
+      std::vector<float>().swap(mean);
+      schema_->Scatter(trained, absl::MakeSpan(flat));
+      next.bounds = std::make_shared<const std::vector<int8_t>>(
+          aggregation::DefaultBoundExponents(trained, layout));
+    }
+    // No name of the run and no time: two runs with the same seed have the same bytes.
+    std::map<std::string, std::string> metadata = metadata_;
+    metadata[std::string(kArchitectureKey)] = schema_->architecture();
+    metadata[std::string(kRoundKey)] = absl::StrCat(round.value());
+    auto artifact = std::make_shared<Artifact>();
+    artifact->bytes = model::SerializeSafetensors(*schema_, flat, metadata);
+    artifact->digest = base::Sha256(artifact->bytes);
+    next.artifact = std::move(artifact);
+    return next;
+  };
+  absl::StatusOr<Model> next = fold();
+  if (!next.ok()) return {next.status(), {}};
+  return {absl::OkStatus(), *std::move(next)};
+}
+
+void Engine::Folded(FoldResult result) {
+  if (RoundRecord* record = CurrentRecord(); record != nullptr) {
+    record->fold_s = absl::ToDoubleSeconds(Now() - phase_began_);
+  }
+  phase_began_ = Now();
+  if (result.status.ok()) next_model_ = std::move(result.model);
+  Dispatch(round::FoldDone{result.status});
+}
+
+void Engine::Apply(round::CommitRound& e) {
+  QFL_CHECK(next_model_.has_value());
+  store::CommittedRound row{e.round, next_model_->artifact->digest,
+                            static_cast<uint32_t>(folding_.size())};
+  deps_.storage->Post([this, row, artifact = next_model_->artifact,
+                       trainers = MembersOf(federation::Role::kTrainer),
+                       evaluators = MembersOf(federation::Role::kEvaluator)] {
+    const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
+    const Totals totals = ReadTotals(trainers, evaluators);
+    Post([this, status, totals] { Stored(status, totals); });
+  });
+}
+
+void Engine::Stored(const absl::Status& status, const Totals& totals) {
+  if (!status.ok()) return Dispatch(round::RoundStored{status});
+  RoundRecord& record = *CurrentRecord();
+  record.committed = true;
+  record.commit_s = absl::ToDoubleSeconds(Now() - phase_began_);
+  record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
+  RecordBytes(record, totals);
+
+  const base::Digest before = model_.artifact->digest;
+  model_ = *std::exchange(next_model_, std::nullopt);
+  record.model = model_.artifact->digest;
+  Publish(model_.artifact);
+  // Devices hold the initial model by its digest; any other older one is of no more use to anybody.
+  if (before != initial_ && before != record.model) Withdraw(before);
+  for (const auto& [task, state] : uploads_)
+    state->Revoke(absl::AbortedError("its round has ended"));
+  uploads_.clear();
+  folding_.clear();
+  Note(LogLevel::kInfo, "round_committed",
+       {{"round", record.round.value()},
+        {"attempt", record.attempt},
+        {"accepted", record.accepted},
+        {"cohort", record.cohort},
+        {"examples", record.examples},
+        {"train_loss", Figure(record.train_loss)},
+        {"bits_per_parameter", Figure(record.bits_per_parameter)},
+        {"uplink_payload_bytes", record.bytes.uplink.payload},
+        {"uplink_message_bytes", record.bytes.uplink.messages},
+        {"downlink_payload_bytes", record.bytes.downlink.payload},
+        {"downlink_message_bytes", record.bytes.downlink.messages},
+        {"seconds", Figure(record.total_s)},
+        {"model", record.model.ShortHex()}});
+  Dispatch(round::RoundStored{absl::OkStatus()});
+}
+
+// ---- figures
+// -------------------------------------------------------------------------------------
+
+Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
+                                  const std::vector<MemberId>& evaluators) const {
+  Totals totals;
+  const auto sum = [this](const std::vector<MemberId>& ids, federation::ByteCounters& into) {
+    SetStreamLevels(into, 0);
+    for (const MemberId id : ids) into = into + deps_.ledger->Totals(id);
+  };
+  sum(trainers, totals.trainers);
+  sum(evaluators, totals.evaluators);
+  return totals;
+}
+
+void Engine::RecordBytes(RoundRecord& record, const Totals& totals) {
+  record.bytes = totals.trainers - totals_.trainers;
+  record.evaluator_bytes = totals.evaluators - totals_.evaluators;
+  totals_ = totals;
+}
+
+// Reports come before or after the verdict on their update, and after the commit of their round.
+void Engine::RecordReports(size_t index) {
+  RoundRecord& record = records_[index];
+  double loss = 0, weight = 0, squared_error = 0, squared_norm = 0;
+  record.client_train_s_max = record.client_upload_s_max = 0;
+  for (const auto& [task, note] : notes_) {
+    if (note.record != index || !note.accepted || !note.report) continue;
+    loss += note.report->loss * note.weight;
+    weight += note.weight;
+    squared_error += note.report->squared_error;
+    squared_norm += note.report->squared_norm;
+    record.client_train_s_max =
+        std::max(record.client_train_s_max, absl::ToDoubleSeconds(note.report->train));
+    record.client_upload_s_max =
+        std::max(record.client_upload_s_max, absl::ToDoubleSeconds(note.report->upload));
+  }
+  if (weight > 0) record.train_loss = loss / weight;
+  if (squared_norm > 0) record.quantisation_nmse = squared_error / squared_norm;
+}
+
+void Engine::Apply(round::AcceptEvaluation& e) {
+  QFL_CHECK(evaluation_.has_value());
+  RecordEvaluation(e.round, &*evaluation_);
+  Note(LogLevel::kInfo, "evaluated",
+       {{"round", e.round.value()},
+        {"client", NameOf(e.member)},
+        {"accuracy", Figure(evaluation_->accuracy)},
+        {"loss", Figure(evaluation_->loss)},
+        {"examples", evaluation_->examples},
+        {"seconds", Figure(records_.back().evaluate_s)}});
+}
+
+void Engine::Apply(round::SkipEvaluation& e) {
+  RecordEvaluation(e.round, nullptr);
+  Note(LogLevel::kWarning, "evaluation_skipped",
+       {{"round", e.round.value()}, {"reason", e.reason}});
+}
+
+void Engine::RecordEvaluation(RoundId round, const federation::EvaluationReport* report) {
+  if (round == RoundId(0)) {
+    // The model that the run starts from, so that its curves begin there.
+    RoundRecord initial;
+    initial.attempt = 0;
+    initial.committed = true;
+    initial.parameters = schema_->update_layout().n();
+    initial.model = model_.artifact->digest;
+    // Joining and the first fetches belong to round 1.
+    SetStreamLevels(initial.bytes, 0);
+    SetStreamLevels(initial.evaluator_bytes, 0);
+    records_.push_back(std::move(initial));
+    round_began_ = phase_began_;
+  }
+  RoundRecord& record = records_.back();
+  QFL_CHECK(record.round == round);
+  if (report != nullptr) {
+    record.accuracy = report->accuracy;
+    record.loss = report->loss;
+  }
+  record.evaluate_s = absl::ToDoubleSeconds(Now() - phase_began_);
+  record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
+}
+
+}  // namespace quantfl::coordinator
