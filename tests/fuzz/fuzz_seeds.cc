@@ -1,0 +1,89 @@
+// fuzz_seeds FOLDER: writes the seeds of every fuzz target below FOLDER.
+
+#include <cstdio>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/env.h"
+#include "common/codec/update.h"
+#include "tests/fuzz/fuzz_support.h"
+#ifdef QUANTFL_HAVE_MODEL
+#include "common/model/safetensors.h"
+#endif
+
+namespace quantfl::fuzz {
+namespace {
+
+class Corpus {
+ public:
+  explicit Corpus(std::string folder) : folder_(std::move(folder)) {}
+
+  void Add(absl::string_view target, absl::string_view name, absl::string_view bytes) {
+    const std::string folder = absl::StrCat(folder_, "/", target);
+    base::Env& env = base::PosixEnv();
+    status_.Update(env.CreateDirs(folder));
+    status_.Update(env.CreateDirs(absl::StrCat(folder_, "/found/", target)));
+    status_.Update(env.WriteFileAtomically(absl::StrCat(folder, "/", name), bytes));
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  std::string folder_;
+  absl::Status status_;
+};
+
+void AddUpdates(Corpus& corpus) {
+  for (const codec::Spec& spec : {codec::Fp32Spec(), codec::BuSpec(2), codec::BuSpec(5),
+                                  codec::BuSpec(16), codec::BuSpec(200), codec::BuSpec(256)}) {
+    const codec::EncodedUpdate update =
+        *codec::Encode(Reference().delta, ReferenceLayout(), spec, {});
+    corpus.Add("update_header", codec::ToString(spec), update.header);
+    corpus.Add("update_chunk", codec::ToString(spec), update.chunks[0]);
+    corpus.Add("update_file", codec::ToString(spec), codec::SerializeUpdate(update));
+  }
+}
+
+#ifdef QUANTFL_HAVE_MODEL
+void AddModels(Corpus& corpus) {
+  using model::Policy;
+  const model::Schema schema =
+      *model::Schema::Create("tiny", {{"conv.weight", {2, 1, 3, 3}, Policy::kQuantise},
+                                      {"bn.running_mean", {2}, Policy::kFp32},
+                                      {"bn.num_batches_tracked", {}, Policy::kSkip}});
+  corpus.Add("schema", "tiny", schema.CanonicalBytes());
+  corpus.Add("safetensors", "tiny",
+             model::SerializeSafetensors(schema, std::vector<float>(schema.size(), 0.5f),
+                                         {{"format", "pt"}}));
+}
+#endif
+
+void AddIdx(Corpus& corpus) {
+  const std::string labels("\0\0\x08\x01\0\0\0\x02\x03\x07", 10);
+  const std::string images("\0\0\x08\x03\0\0\0\x02\0\0\0\x01\0\0\0\x02\x01\x02\x03\x04", 20);
+  corpus.Add("idx", "two",
+             absl::StrCat(std::string(1, static_cast<char>(labels.size())), labels, images));
+  // gzip of nothing.
+  corpus.Add("idx", "gzip",
+             absl::string_view("\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0", 20));
+}
+
+}  // namespace
+}  // namespace quantfl::fuzz
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: fuzz_seeds FOLDER\n");
+    return 2;
+  }
+  quantfl::fuzz::Corpus corpus(argv[1]);
+  quantfl::fuzz::AddUpdates(corpus);
+#ifdef QUANTFL_HAVE_MODEL
+  quantfl::fuzz::AddModels(corpus);
+#endif
+  quantfl::fuzz::AddIdx(corpus);
+  if (!corpus.status().ok()) {
+    std::fprintf(stderr, "%s\n", corpus.status().ToString().c_str());
+    return 1;
+  }
+  return 0;
+}

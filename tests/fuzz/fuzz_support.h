@@ -1,0 +1,46 @@
+#ifndef QUANTFL_TESTS_FUZZ_FUZZ_SUPPORT_H_
+#define QUANTFL_TESTS_FUZZ_FUZZ_SUPPORT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "common/base/crc32c.h"
+#include "common/codec/wire.h"
+#include "tests/golden/golden_cases.h"
+
+namespace quantfl::fuzz {
+
+inline absl::string_view View(const uint8_t* data, size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+// The input with a checksum that fits, which mutation alone does not find.
+inline std::string Sealed(absl::string_view input) {
+  std::string bytes(input);
+  if (bytes.size() < codec::wire::kCrcBytes) return bytes;
+  const size_t end = bytes.size() - codec::wire::kCrcBytes;
+  codec::wire::Store(bytes, end, base::Crc32c(absl::string_view(bytes).substr(0, end)));
+  return bytes;
+}
+
+// Every input is judged against this update's layout.
+inline const golden::Case& Reference() {
+  static const golden::Case* const reference = [] {
+    for (const golden::Case& golden : golden::Cases()) {
+      if (golden.name == "bu_5") return new golden::Case(golden);
+    }
+    return static_cast<golden::Case*>(nullptr);
+  }();
+  return *reference;
+}
+
+inline const codec::Layout& ReferenceLayout() {
+  static const auto* const layout = new codec::Layout(Reference().MakeLayout());
+  return *layout;
+}
+
+}  // namespace quantfl::fuzz
+
+#endif  // QUANTFL_TESTS_FUZZ_FUZZ_SUPPORT_H_
