@@ -64,17 +64,22 @@ void Pack(const uint8_t* codes, size_t count, char* out) {
 template <int kBits>
 void Unpack(const char* packed, size_t count, uint8_t* codes) {
   const size_t groups = count / 8;
-  for (size_t g = 0; g < groups; ++g) {
-    uint64_t word = 0;
-    std::memcpy(&word, packed + kBits * g, kBits);
-    word = Spread<kBits>(word);
+  const size_t bytes = PackedBytes(count, kBits);
+  // A whole word is loaded while there is one: gathering kBits bytes into a word is several times
+  // slower.
+  const size_t whole = bytes < 8 ? 0 : std::min(groups, (bytes - 8) / kBits + 1);
+  for (size_t g = 0; g < whole; ++g) {
+    uint64_t word;
+    std::memcpy(&word, packed + kBits * g, 8);
+    word = Spread<kBits>(word & LowBits(8 * kBits));
     std::memcpy(codes + 8 * g, &word, 8);
   }
-  if (const size_t left = count % 8; left != 0) {
+  for (size_t at = 8 * whole; at < count; at += 8) {
+    const size_t left = std::min<size_t>(8, count - at);
     uint64_t word = 0;
-    std::memcpy(&word, packed + kBits * groups, PackedBytes(left, kBits));
+    std::memcpy(&word, packed + kBits * (at / 8), PackedBytes(left, kBits));
     word = Spread<kBits>(word);
-    std::memcpy(codes + 8 * groups, &word, left);
+    std::memcpy(codes + at, &word, left);
   }
 }
 
