@@ -1,9 +1,9 @@
 #ifndef QUANTFL_COMMON_LEDGER_LEDGER_H_
 #define QUANTFL_COMMON_LEDGER_LEDGER_H_
 
-// Bytes by level, both directions, per member. L1 comes from the codec, L2 from serialised messages,
-// L3 and L4 from the kernel's counters on a duplicate of the connection's descriptor, which still
-// answers after gRPC has closed its own.
+// Bytes by level, both directions, per member. L1 comes from the codec, L2 from serialised
+// messages, L3 and L4 from the kernel's counters on a duplicate of the connection's descriptor,
+// which still answers after gRPC has closed its own.
 
 #include <cstdint>
 #include <map>
@@ -23,20 +23,25 @@ enum class Direction { kUplink, kDownlink };
 
 // What the kernel says of one TCP connection. A field is absent where the kernel is too old for it.
 struct TcpCounters {
-  std::optional<uint64_t> bytes_sent;           // tcpi_bytes_sent, retransmissions included
+  std::optional<uint64_t> bytes_sent;  // tcpi_bytes_sent, retransmissions included
   std::optional<uint64_t> bytes_retransmitted;
   std::optional<uint64_t> bytes_received;
-  std::optional<uint64_t> segments_sent, segments_received;
-  bool closed = false;                          // no more bytes can come
+  std::optional<uint64_t> segments_sent, segments_received;  // these two wrap at 2^32
+  bool closed = false;                                       // no more bytes can come
 };
 
 // A duplicate of a TCP socket's descriptor, closed with the object. Thread-safe.
+//
+// Whoever owns the socket has to shut it down before closing it (gRPC does): a close alone sends
+// nothing while a duplicate is open.
 class TcpProbe {
  public:
   virtual ~TcpProbe() = default;
   virtual TcpCounters Read() = 0;
+  // The duplicate, for poll and epoll; -1 where there is none (tests).
+  virtual int descriptor() const { return -1; }
 };
-// dup(fd). INVALID_ARGUMENT if fd is no TCP socket.
+// dup(fd). INVALID_ARGUMENT if fd is no TCP socket, RESOURCE_EXHAUSTED if no descriptor is left.
 absl::StatusOr<std::unique_ptr<TcpProbe>> DuplicateTcpProbe(int fd);
 
 // Thread-safe. Cumulative since construction.
@@ -46,14 +51,23 @@ class Ledger {
   ~Ledger();
   void AddPayload(base::MemberId member, Direction direction, uint64_t bytes);
   void AddMessage(base::MemberId member, Direction direction, uint64_t bytes);
-  // A connection, named as the transport names its peer ("ipv4:127.0.0.1:40412"), and from whose side the
-  // kernel counts: at the coordinator what is received is uplink.
+
+  // A connection, named as the transport names its peer ("ipv4:127.0.0.1:40412"), and from whose
+  // side the kernel counts: at the coordinator what is received is uplink. A null probe stands for
+  // a connection that cannot be read: the stream levels of who used it are absent. The same name
+  // again is a new connection; the older one keeps its last counts.
   enum class Side { kCoordinator, kClient };
   void AddConnection(const std::string& peer, Side side, std::unique_ptr<TcpProbe> probe);
-  // From now on the connection's bytes, the earlier ones included, are this member's. A connection that
-  // carried two members is counted in neither's stream levels, which are then absent, but in Process().
+  // From now on the connection's bytes, the earlier ones included, are this member's. A connection
+  // that carried two members is counted in neither's stream levels, which are then absent, but in
+  // Process(). An unknown `peer` makes the member's stream levels absent.
   void Attribute(const std::string& peer, base::MemberId member);
-  // Reads all probes first and retires the closed ones, keeping their last counts.
+  // Called when the connection may have ended: reads it and, if it is closed, lets its descriptor
+  // go and keeps its last counts. One without a probe counts as closed; unknown peers are ignored.
+  void Refresh(const std::string& peer);
+
+  // The first reads the member's probes, the other two read all, and retire those that are closed.
+  // Stream levels are absent for a member that had no connection yet.
   federation::ByteCounters Totals(base::MemberId member);
   federation::ByteCounters Process();
   // Bytes of connections that nobody was identified on (port scans, refused joins).
@@ -64,9 +78,11 @@ class Ledger {
   std::unique_ptr<State> state_;
 };
 
-// a - b, level by level; absent where either is.
-federation::ByteCounters operator-(const federation::ByteCounters& a, const federation::ByteCounters& b);
-federation::ByteCounters operator+(const federation::ByteCounters& a, const federation::ByteCounters& b);
+// a - b, level by level; absent where either is. A level that would be negative is 0.
+federation::ByteCounters operator-(const federation::ByteCounters& a,
+                                   const federation::ByteCounters& b);
+federation::ByteCounters operator+(const federation::ByteCounters& a,
+                                   const federation::ByteCounters& b);
 
 }  // namespace quantfl::ledger
 

@@ -1,0 +1,52 @@
+#ifndef QUANTFL_COMMON_RPC_ARGUMENTS_H_
+#define QUANTFL_COMMON_RPC_ARGUMENTS_H_
+
+// The numbers that both ends of a connection have to agree on, in one place.
+
+#include <grpcpp/server_builder.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace quantfl::rpc {
+
+inline constexpr int kMessageBytesMax = 1 << 20;           // either direction
+inline constexpr int kOperatorMessageBytesMax = 64 << 20;  // a status with its rounds, at operators
+inline constexpr int kMetadataBytesMax = 8 << 10;
+inline constexpr uint32_t kFetchMessageBytes = 256 << 10;
+inline constexpr uint32_t kChunkBatchBytesMax = 256 << 10;
+// What one direction of one stream may have under way before its reader has taken it. Fixed: gRPC's
+// own estimate costs pings, and grows to 16 MB a connection.
+inline constexpr int kStreamWindowBytes = 1 << 20;
+
+// Either end asks whether the other is alive after so long without anything from it, and gives up
+// after the timeout. A minute keeps the tables of NATs; the server tolerates pings three times as
+// often before it would complain of too many.
+inline constexpr absl::Duration kKeepaliveTime = absl::Minutes(1);
+inline constexpr absl::Duration kKeepaliveTimeout = absl::Seconds(20);
+inline constexpr absl::Duration kKeepalivePingsMin = kKeepaliveTimeout;
+
+// Connections of one process are told apart by a keep-alive timeout of their own: gRPC sets it as
+// the socket's TCP_USER_TIMEOUT. Tag 0 is the server's.
+inline constexpr uint32_t kConnectionTagsMax = 10'000;
+inline int UserTimeoutMs(uint32_t tag) {
+  return static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)) + static_cast<int>(tag);
+}
+
+// A channel with a connection of its own, without gRPC's retries (they would hide bytes from the
+// ledger and errors from the session's back-off).
+//   tag  1..kConnectionTagsMax
+grpc::ChannelArguments FederationChannelArguments(uint32_t tag);
+grpc::ChannelArguments OperatorChannelArguments();
+
+struct ServerLimits {
+  uint32_t streams_per_connection = 16;   // calls at once on one connection
+  uint64_t transport_bytes = 256u << 20;  // memory of gRPC's buffers, all connections of a listener
+};
+void ConfigureServer(grpc::ServerBuilder& builder, const ServerLimits& limits);
+
+}  // namespace quantfl::rpc
+
+#endif  // QUANTFL_COMMON_RPC_ARGUMENTS_H_
