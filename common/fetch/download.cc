@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 
@@ -74,7 +75,6 @@ absl::Status TransferStatus(CURLcode code, const Transfer& transfer, const char*
     case CURLE_OK:
       return absl::OkStatus();
     case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
       return absl::InvalidArgumentError(reason);
     case CURLE_PARTIAL_FILE:
       return absl::DataLossError(absl::StrCat("truncated: ", reason));
@@ -88,6 +88,10 @@ absl::Status TransferStatus(CURLcode code, const Transfer& transfer, const char*
 }
 
 absl::StatusOr<std::string> Get(const DownloadRequest& request, const DownloadProgress& progress) {
+  if (!absl::StartsWithIgnoreCase(request.url, "http://") &&
+      !absl::StartsWithIgnoreCase(request.url, "https://")) {
+    return absl::InvalidArgumentError("the address must begin with http:// or https://");
+  }
   if (!CurlReady()) return absl::InternalError("libcurl cannot be initialised");
   const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> handle(curl_easy_init(),
                                                                    curl_easy_cleanup);

@@ -23,6 +23,8 @@ namespace F = torch::nn::functional;
 
 constexpr uint32_t kBatchSizeMax = 65536;
 constexpr uint32_t kLocalEpochsMax = 10000;
+// LibTorch computes with these in float32.
+constexpr double kRateMax = 1e38;
 constexpr uint64_t kEvaluateBatch = 128;  // its activations stay in the cache's reach
 
 struct Network : torch::nn::Module {
@@ -80,17 +82,17 @@ absl::Status CheckInput(const federation::InputSpec& input) {
 }
 
 absl::Status CheckTraining(const federation::TrainingSpec& training) {
-  if (!std::isfinite(training.learning_rate) || training.learning_rate <= 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("learning_rate ", training.learning_rate, " must be above 0"));
+  if (!(training.learning_rate > 0 && training.learning_rate <= kRateMax)) {
+    return absl::InvalidArgumentError(absl::StrCat("learning_rate ", training.learning_rate,
+                                                   " must be above 0, at most ", kRateMax));
   }
   if (!(training.momentum >= 0 && training.momentum < 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("momentum ", training.momentum, " must be in [0, 1)"));
   }
-  if (!std::isfinite(training.weight_decay) || training.weight_decay < 0) {
+  if (!(training.weight_decay >= 0 && training.weight_decay <= kRateMax)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("weight_decay ", training.weight_decay, " must be 0 or above"));
+        absl::StrCat("weight_decay ", training.weight_decay, " must be 0 to ", kRateMax));
   }
   if (training.batch_size < 1 || training.batch_size > kBatchSizeMax) {
     return absl::InvalidArgumentError(

@@ -1,0 +1,226 @@
+#include "client/training/training_workload.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "common/learn/initialise.h"
+#include "common/model/architectures.h"
+#include "common/model/safetensors.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace quantfl::training {
+namespace {
+
+using federation::PartitionKind;
+using federation::Role;
+using federation::RunDescriptor;
+using ::testing::HasSubstr;
+
+constexpr uint32_t kExamples = 240;
+
+std::string BigEndian(uint32_t value) {
+  return {static_cast<char>(value >> 24), static_cast<char>(value >> 16),
+          static_cast<char>(value >> 8), static_cast<char>(value)};
+}
+
+void PutSplit(base::Env& env, const std::string& prefix, uint32_t count, uint32_t side,
+              uint16_t classes) {
+  std::string images =
+      absl::StrCat(BigEndian(0x803), BigEndian(count), BigEndian(side), BigEndian(side));
+  std::string labels = absl::StrCat(BigEndian(0x801), BigEndian(count));
+  base::Prng prng({.run_seed = count, .purpose = base::PrngPurpose::kSynthetic});
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t label = prng.Below(classes);
+    labels.push_back(static_cast<char>(label));
+    for (uint32_t p = 0; p < side * side; ++p) {
+      images.push_back(static_cast<char>(p / side % classes == label ? 220 : prng.Below(60)));
+    }
+  }
+  ASSERT_TRUE(env.CreateDirs("data").ok());
+  ASSERT_TRUE(
+      env.WriteFileAtomically(absl::StrCat("data/", prefix, "-images-idx3-ubyte"), images).ok());
+  ASSERT_TRUE(
+      env.WriteFileAtomically(absl::StrCat("data/", prefix, "-labels-idx1-ubyte"), labels).ok());
+}
+
+class TrainingWorkloadTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { learn::ConfigureProcess(); }
+  void SetUp() override {
+    PutSplit(env_, "train", kExamples, 28, 5);
+    PutSplit(env_, "t10k", 50, 28, 5);
+    run_.seed = 11;
+    run_.architecture = "lenet5";
+    run_.classes = 5;
+    run_.input = {.mean = 0.2, .stddev = 0.33};
+    run_.partition = {.kind = PartitionKind::kIid, .partitions = 4, .seed = 1};
+    flat_ = learn::Initialise(schema_, {.run_seed = 1});
+    model_ = model::SerializeSafetensors(schema_, flat_, {});
+    task_.round = base::RoundId(3);
+    task_.training = {.learning_rate = 0.05, .momentum = 0.9, .batch_size = 16, .local_epochs = 1};
+  }
+  std::unique_ptr<TrainingWorkload> Make(Role role = Role::kTrainer) {
+    absl::StatusOr<std::unique_ptr<TrainingWorkload>> workload =
+        TrainingWorkload::Create({.data_dir = "data", .role = role}, env_);
+    EXPECT_TRUE(workload.ok()) << workload.status();
+    return *std::move(workload);
+  }
+  absl::StatusOr<daemon::TrainOutput> Train(TrainingWorkload& workload, uint32_t client) {
+    return workload.Train(run_, schema_, base::ClientIndex(client), task_, model_, cancelled_);
+  }
+
+  base::MemoryEnv env_;
+  model::Schema schema_ = *model::ArchitectureSchema("lenet5", 5);
+  RunDescriptor run_;
+  federation::TrainTask task_;
+  std::vector<float> flat_;
+  std::string model_;
+  std::atomic<bool> cancelled_ = false;
+};
+
+TEST_F(TrainingWorkloadTest, Create_WithoutData_SaysWhichFiles) {
+  const absl::Status status = TrainingWorkload::Create({.data_dir = "elsewhere"}, env_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("elsewhere/train-images-idx3-ubyte"));
+}
+
+TEST_F(TrainingWorkloadTest, Train_GivesTheChangeOfTheWeights) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  ASSERT_TRUE(workload->Prepare(run_, schema_).ok());
+  const absl::StatusOr<daemon::TrainOutput> output = Train(*workload, 2);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_EQ(output->examples, kExamples / 4);
+  EXPECT_GT(output->mean_loss, 0);
+  ASSERT_EQ(output->delta.size(), schema_.size());
+  EXPECT_GT(*std::max_element(output->delta.begin(), output->delta.end()), 0);
+
+  // The same by hand.
+  const data::Dataset data = *data::LoadIdxFolder(env_, "data", data::Split::kTrain);
+  const std::vector<uint32_t> examples = (*data::Partition(data.labels, run_.partition))[2];
+  const std::unique_ptr<learn::Learner> learner = *learn::Learner::Create("lenet5", 5);
+  std::vector<float> after = flat_;
+  ASSERT_TRUE(learner
+                  ->Train(after, data, examples, run_.input, task_.training,
+                          {.run_seed = 11,
+                           .round = 3,
+                           .client_index = 2,
+                           .purpose = base::PrngPurpose::kBatchOrder},
+                          nullptr)
+                  .ok());
+  for (size_t i = 0; i < after.size(); ++i) ASSERT_EQ(output->delta[i], after[i] - flat_[i]);
+}
+
+TEST_F(TrainingWorkloadTest, Train_FromSeveralThreads_GivesWhatOneThreadGives) {
+  const std::unique_ptr<TrainingWorkload> one = Make(), many = Make();
+  std::vector<std::vector<float>> expected(4), got(4);
+  for (uint32_t client = 0; client < 4; ++client) expected[client] = Train(*one, client)->delta;
+  std::vector<std::thread> threads;
+  for (uint32_t client = 0; client < 4; ++client) {
+    threads.emplace_back([&, client] { got[client] = Train(*many, client)->delta; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(got, expected);
+  EXPECT_NE(got[0], got[1]);
+}
+
+TEST_F(TrainingWorkloadTest, Train_PolicySkip_IsLeftOut) {
+  std::vector<model::TensorInfo> tensors = schema_.tensors();
+  for (model::TensorInfo& tensor : tensors) {
+    if (tensor.name.substr(0, 2) != "fc") tensor.policy = model::Policy::kSkip;
+  }
+  const model::Schema partial = *model::Schema::Create("lenet5", tensors);
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  ASSERT_TRUE(workload->Prepare(run_, partial).ok());
+  const absl::StatusOr<daemon::TrainOutput> output =
+      workload->Train(run_, partial, base::ClientIndex(0), task_, model_, cancelled_);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_EQ(output->delta.size(), partial.update_layout().n());
+}
+
+TEST_F(TrainingWorkloadTest, Train_OwnData_TakesAllForEveryClient) {
+  run_.partition = {.kind = PartitionKind::kOwn};
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  ASSERT_TRUE(workload->Prepare(run_, schema_).ok());
+  EXPECT_EQ(Train(*workload, 7)->examples, kExamples);
+}
+
+TEST_F(TrainingWorkloadTest, Train_Cancelled_SaysSo) {
+  cancelled_ = true;
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  EXPECT_EQ(Train(*workload, 0).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(TrainingWorkloadTest, Train_WrongArguments) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  const absl::Status index = Train(*workload, 4).status();
+  EXPECT_EQ(index.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(index.message()), HasSubstr("client_index 4 of a run with 4 partitions"));
+  model_.resize(model_.size() - 1);
+  EXPECT_EQ(Train(*workload, 0).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, model_, cancelled_).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(TrainingWorkloadTest, Evaluator_UsesTheTestSplitAlone) {
+  const std::unique_ptr<TrainingWorkload> workload = Make(Role::kEvaluator);
+  run_.partition = {};  // an evaluator has no partition, so none is asked for
+  ASSERT_TRUE(workload->Prepare(run_, schema_).ok());
+  const absl::StatusOr<daemon::EvaluateOutput> output =
+      workload->Evaluate(run_, schema_, {}, model_, cancelled_);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_EQ(output->examples, 50u);
+  EXPECT_GT(output->mean_loss, 0);
+  cancelled_ = true;
+  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, model_, cancelled_).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(Train(*workload, 0).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_FALSE(workload->PartitionTable(run_).ok());
+}
+
+TEST_F(TrainingWorkloadTest, Prepare_RefusesWhatItCannotTrain) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  const auto refused = [&](const RunDescriptor& run, const model::Schema& schema) {
+    return std::string(workload->Prepare(run, schema).message());
+  };
+  RunDescriptor run = run_;
+  run.architecture = "resnet20";
+  EXPECT_THAT(refused(run, schema_), HasSubstr("unknown architecture \"resnet20\""));
+  run = run_;
+  run.classes = 6;
+  EXPECT_THAT(refused(run, schema_), HasSubstr("other tensors"));
+  run = run_;
+  run.classes = 3;
+  EXPECT_THAT(refused(run, *model::ArchitectureSchema("lenet5", 3)),
+              HasSubstr("label 4, the run only 3 classes"));
+  run = run_;
+  run.partition.partitions = kExamples + 1;
+  EXPECT_THAT(refused(run, schema_), HasSubstr("partitions = 241"));
+  PutSplit(env_, "train", 10, 20, 5);
+  EXPECT_THAT(std::string(Make()->Prepare(run_, schema_).message()),
+              HasSubstr("images of [1, 20, 20]"));
+}
+
+TEST_F(TrainingWorkloadTest, AnotherRun_GetsItsOwnPartitionAndNetwork) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  EXPECT_EQ(Train(*workload, 0)->examples, 60u);
+  run_.partition.partitions = 2;
+  run_.classes = 7;
+  schema_ = *model::ArchitectureSchema("lenet5", 7);
+  model_ = model::SerializeSafetensors(schema_, learn::Initialise(schema_, {.run_seed = 1}), {});
+  const absl::StatusOr<daemon::TrainOutput> output = Train(*workload, 0);
+  ASSERT_TRUE(output.ok()) << output.status();
+  EXPECT_EQ(output->examples, 120u);
+  EXPECT_EQ(output->delta.size(), schema_.size());
+}
+
+TEST_F(TrainingWorkloadTest, PartitionTable_IsForPeople) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  const absl::StatusOr<std::string> table = workload->PartitionTable(run_);
+  ASSERT_TRUE(table.ok());
+  EXPECT_EQ(std::count(table->begin(), table->end(), '\n'), 6);
+}
+
+}  // namespace
+}  // namespace quantfl::training

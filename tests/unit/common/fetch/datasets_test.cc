@@ -1,0 +1,146 @@
+#include "common/fetch/datasets.h"
+
+#include <zlib.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/common/fetch/http_server.h"
+
+namespace quantfl::fetch {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string Gzip(const std::string& bytes, int level) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, level, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  std::string out(deflateBound(&stream, bytes.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+const char kTrain[] = "the training examples, the training examples";
+const char kTest[] = "the test examples";
+
+class GetDatasetTest : public ::testing::Test {
+ protected:
+  void SetUp() override { setenv("no_proxy", "127.0.0.1", 1); }
+  static DatasetInfo Toy(std::vector<std::string> mirrors) {
+    return {"toy",
+            "",
+            std::move(mirrors),
+            {{"train.gz", 1000, sizeof(kTrain) - 1, base::Sha256(kTrain)},
+             {"test.gz", 1000, sizeof(kTest) - 1, base::Sha256(kTest)}}};
+  }
+  absl::Status Get(const DatasetInfo& dataset, const std::string& mirror = "") {
+    terminal::ProgressLine progress(file_.get(), false, clock_);
+    return GetDataset(dataset, {.folder = "data/toy", .mirror = mirror}, env_, progress);
+  }
+  std::string Printed() {
+    std::string text(static_cast<size_t>(std::ftell(file_.get())), '\0');
+    std::rewind(file_.get());
+    text.resize(std::fread(text.data(), 1, text.size(), file_.get()));
+    return text;
+  }
+  base::MemoryEnv env_;
+  base::ManualClock clock_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{std::tmpfile(), std::fclose};
+};
+
+TEST(DatasetsTest, Mnist_HasTheFourUsualFiles) {
+  const absl::StatusOr<DatasetInfo> mnist = FindDataset("mnist");
+  ASSERT_TRUE(mnist.ok());
+  std::vector<std::string> names;
+  for (const DatasetFile& file : mnist->files) names.push_back(file.name);
+  EXPECT_THAT(names, ElementsAre("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
+                                 "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"));
+  EXPECT_EQ(mnist->mirrors.size(), 2u);
+  const absl::Status unknown = FindDataset("imagenet").status();
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(unknown.message()), HasSubstr("\"imagenet\": there is mnist"));
+}
+
+TEST_F(GetDatasetTest, Downloads_ThenKeepsWhatIsThere) {
+  HttpServer server({{"/toy/train.gz", Ok(Gzip(kTrain, 9))}, {"/toy/test.gz", Ok(Gzip(kTest, 1))}});
+  ASSERT_TRUE(Get(Toy({server.url() + "/toy/"})).ok());
+  EXPECT_TRUE(env_.Exists("data/toy/train.gz"));
+  ASSERT_TRUE(Get(Toy({server.url() + "/toy/"})).ok());
+  EXPECT_EQ(server.requested().size(), 2u);
+  EXPECT_EQ(Printed(), absl::StrCat("train.gz  ", Gzip(kTrain, 9).size(), " B  verified\ntest.gz  ",
+                                    Gzip(kTest, 1).size(),
+                                    " B  verified\ntoy is in data/toy\ntrain.gz  is there already\n"
+                                    "test.gz  is there already\ntoy is in data/toy\n"));
+}
+
+TEST_F(GetDatasetTest, DamagedFileThatIsThere_IsReplaced) {
+  HttpServer server({{"/train.gz", Ok(Gzip(kTrain, 9))}, {"/test.gz", Ok(Gzip(kTest, 9))}});
+  ASSERT_TRUE(env_.CreateDirs("data/toy").ok());
+  ASSERT_TRUE(env_.WriteFileAtomically("data/toy/train.gz", "half", 0644).ok());
+  ASSERT_TRUE(env_.WriteFileAtomically("data/toy/test.gz", Gzip(kTest, 1), 0644).ok());
+  ASSERT_TRUE(Get(Toy({}), server.url()).ok());
+  EXPECT_THAT(server.requested(), ElementsAre("/train.gz"));
+  EXPECT_EQ(*env_.ReadFile("data/toy/train.gz", 1000), Gzip(kTrain, 9));
+}
+
+TEST_F(GetDatasetTest, FirstMirrorAway_TheNextIsAsked) {
+  HttpServer empty({}),
+      server({{"/train.gz", Ok(Gzip(kTrain, 9))}, {"/test.gz", Ok(Gzip(kTest, 9))}});
+  const absl::Status status =
+      Get(Toy({absl::StrCat("http://127.0.0.1:", ClosedPort()), empty.url(), server.url()}));
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(empty.requested().size(), 2u);
+}
+
+TEST_F(GetDatasetTest, AnotherContent_IsRefusedWithBothDigests) {
+  std::string other = kTrain;
+  other[0] = 'T';
+  HttpServer server({{"/digest/train.gz", Ok(Gzip(other, 9))},
+                     {"/longer/train.gz", Ok(Gzip(std::string(kTrain) + "x", 9))},
+                     {"/shorter/train.gz", Ok(Gzip("short", 9))},
+                     {"/plain/train.gz", Ok(kTrain)},
+                     {"/cut/train.gz", Ok(Gzip(kTrain, 9).substr(0, 20))}});
+  struct Case {
+    std::string folder, message;
+  };
+  const Case cases[] = {
+      {"/digest", absl::StrCat("sha256 ", base::Sha256(other).Hex(), " instead of ",
+                               base::Sha256(kTrain).Hex())},
+      {"/longer", "decompresses to more than 44 bytes"},
+      {"/shorter", "5 bytes instead of 44"},
+      {"/plain", "not a gzip file"},
+      {"/cut", "truncated"},
+  };
+  for (const Case& c : cases) {
+    const absl::Status status = Get(Toy({}), server.url() + c.folder);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << c.folder;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(server.url() + c.folder + "/train.gz"), HasSubstr(c.message)));
+    EXPECT_FALSE(env_.Exists("data/toy/train.gz"));
+  }
+}
+
+TEST_F(GetDatasetTest, AllMirrorsAway_NamesEach) {
+  const std::string first = absl::StrCat("http://127.0.0.1:", ClosedPort());
+  HttpServer empty({});
+  const absl::Status status = Get(Toy({first, empty.url()}));
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(first), HasSubstr(empty.url() + "/train.gz"), HasSubstr("HTTP 404")));
+}
+
+}  // namespace
+}  // namespace quantfl::fetch
