@@ -20,11 +20,6 @@ std::string SectionOf(absl::string_view name) {
   return std::string(dot == absl::string_view::npos ? "" : name.substr(0, dot));
 }
 
-absl::string_view LastPart(absl::string_view name) {
-  const size_t dot = name.rfind('.');
-  return dot == absl::string_view::npos ? name : name.substr(dot + 1);
-}
-
 bool IsName(absl::string_view name) {
   return !name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_.") ==
                               absl::string_view::npos;
@@ -129,7 +124,7 @@ void Config::AddInteger(const std::string& name, std::function<void(int64_t)> se
   key.name = name;
   key.type = Type::kInteger;
   key.range = absl::StrCat(min, "..", max);
-  key.expected = WithUnit(absl::StrCat("a whole number in ", key.range), doc);
+  key.expected = WithUnit(absl::StrCat("an integer in ", key.range), doc);
   key.doc = std::move(doc);
   key.check = [min, max](const Value& value) -> absl::Status {
     const int64_t v = std::get<int64_t>(value);
@@ -187,8 +182,12 @@ void Config::Real(const std::string& name, std::optional<double>* target, RealRa
 
 void Config::Duration(const std::string& name, absl::Duration* target, absl::Duration min,
                       absl::Duration max, Doc doc) {
-  const bool milliseconds = absl::EndsWith(name, "_ms");
-  QFL_CHECK(milliseconds || absl::EndsWith(name, "_s"));
+  const auto has_unit = [&name](absl::string_view unit) {
+    return absl::EndsWith(name, unit) || absl::EndsWith(name, absl::StrCat(unit, "_min")) ||
+           absl::EndsWith(name, absl::StrCat(unit, "_max"));
+  };
+  const bool milliseconds = has_unit("_ms");
+  QFL_CHECK(milliseconds || has_unit("_s"));
   const auto number = [milliseconds](absl::Duration d) {
     return milliseconds ? absl::ToDoubleMilliseconds(d) : absl::ToDoubleSeconds(d);
   };

@@ -97,8 +97,8 @@ class Config {
   void Real(const std::string& name, double* target, RealRange range, Doc doc);
   void Real(const std::string& name, std::optional<double>* target, RealRange range, Doc doc);
   void List(const std::string& name, std::vector<std::string>* target, Doc doc);
-  // In seconds or milliseconds, which the name says at its end (_s, _ms; CHECKed); fractions are
-  // allowed.
+  // In seconds or milliseconds, which the name says near its end (wait_s, wait_ms_max; CHECKed);
+  // fractions are allowed.
   void Duration(const std::string& name, absl::Duration* target, absl::Duration min,
                 absl::Duration max, Doc doc);
   // Whole numbers. TOML's are 64 bits with a sign, so the largest is 2^63 - 1.
@@ -122,8 +122,8 @@ class Config {
         },
         min, max, std::move(doc));
   }
-  // A rule over several keys, asked when each of them is right by itself; a mistake is reported
-  // where the first of `keys` that was set is set.
+  // A rule over several keys, asked when each of them is right by itself. A mistake is reported at
+  // the first key that was set and that the rule's message names, else at the first that was set.
   void Check(std::vector<std::string> keys, std::function<absl::Status()> rule);
 
   // Reads everything and reports every mistake there is, one a line:
@@ -144,7 +144,7 @@ class Config {
     std::string name;
     Type type = Type::kText;
     Doc doc;
-    std::string expected;  // "a whole number in 1..65535"
+    std::string expected;  // "an integer in 1..65535"
     std::string range;     // "1..65535", for --help
     std::string default_value;
     // The first one whether `value`, already of the right type, may be; it sets nothing. An empty

@@ -268,15 +268,20 @@ struct Config::Loader {
       }
       const absl::Status status = rule.rule();
       if (status.ok()) continue;
-      std::string key = rule.keys.front(), where = "default";
+      const std::string* key = nullptr;
+      const Setting* setting = nullptr;
       for (const std::string& name : rule.keys) {
         const auto found = settings.find(name);
         if (found == settings.end()) continue;
-        key = name;
-        where = found->second.back().where;
-        break;
+        const bool named = absl::StrContains(status.message(), LastPart(name));
+        if (key != nullptr && !named) continue;
+        key = &name;
+        setting = &found->second.back();
+        if (named) break;
       }
-      mistakes.push_back({kFlag, 0, 0, absl::StrCat(where, ": ", key, ": ", status.message())});
+      const std::string where = setting == nullptr ? "default" : setting->where;
+      if (key == nullptr) key = &rule.keys.front();
+      mistakes.push_back({kFlag, 0, 0, absl::StrCat(where, ": ", *key, ": ", status.message())});
     }
   }
 

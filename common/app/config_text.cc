@@ -116,6 +116,11 @@ std::map<std::string, std::string> ProcessEnvironment() {
   return found;
 }
 
+absl::string_view LastPart(absl::string_view name) {
+  const size_t dot = name.rfind('.');
+  return dot == absl::string_view::npos ? name : name.substr(dot + 1);
+}
+
 bool IsUtf8(absl::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const auto first = static_cast<unsigned char>(text[i++]);

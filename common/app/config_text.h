@@ -9,6 +9,8 @@
 
 namespace quantfl::app {
 
+// "learning_rate" of "training.learning_rate".
+absl::string_view LastPart(absl::string_view key);
 // Well-formed UTF-8 without overlong forms and surrogates: what a TOML file may hold.
 bool IsUtf8(absl::string_view text);
 // Cut to what fits a line of a message, at a character's boundary.

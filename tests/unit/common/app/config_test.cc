@@ -146,7 +146,7 @@ uplink = "bu:1"
       "\"seed\"?)\n"
       "run.toml:2:8: name: got 7, expected a text that is not empty\n"
       "run.toml:4:12: training.momentum: got 1, expected a real number in [0, 1)\n"
-      "run.toml:5:14: training.batch_size: got 1.5, expected a whole number in 1..65536 "
+      "run.toml:5:14: training.batch_size: got 1.5, expected an integer in 1..65536 "
       "(examples)\n"
       "run.toml:6:17: training.learning_rate: got \"fast\", expected a real number in (0, 10]\n"
       "run.toml:7:2: traning: got an unknown section, expected a section of this program (did you "
@@ -221,8 +221,8 @@ TEST_F(ConfigTest, Load_MistakesOfEverySource_NameIt) {
                                  {{"QUANTFL_TRAINING_BATCH_SIZE", "1e3"}});
   EXPECT_EQ(
       loaded.error,
-      "run.toml:2:8: seed: got -1, expected a whole number in 0..9223372036854775807\n"
-      "QUANTFL_TRAINING_BATCH_SIZE: training.batch_size: got \"1e3\", expected a whole number "
+      "run.toml:2:8: seed: got -1, expected an integer in 0..9223372036854775807\n"
+      "QUANTFL_TRAINING_BATCH_SIZE: training.batch_size: got \"1e3\", expected an integer "
       "in 1..65536 (examples)\n"
       "--training.batchsize: got an unknown flag, expected one that --help lists (did you mean "
       "\"training.batch_size\"?)\n"
