@@ -51,10 +51,11 @@ TEST(SafetensorsTest, RoundTrip_KeepsValuesAndMetadata) {
 }
 
 TEST(SafetensorsTest, Parse_TakesAnyOrderAndEmptyTensors) {
-  const absl::StatusOr<SafetensorsView> view = ParseSafetensors(File(
+  const std::string bytes = File(
       R"({"b":{"data_offsets":[2,4],"dtype":"BF16","shape":[1]},"empty":{"dtype":"F64","shape":[0,3],"data_offsets":[2,2]},)"
       R"("a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}   )",
-      "abcd"));
+      "abcd");
+  const absl::StatusOr<SafetensorsView> view = ParseSafetensors(bytes);
   ASSERT_TRUE(view.ok()) << view.status();
   EXPECT_EQ(view->tensors.at("a").data, "ab");
   EXPECT_EQ(view->tensors.at("b").data, "cd");
