@@ -74,6 +74,26 @@ TEST(DatasetsTest, Mnist_HasTheFourUsualFiles) {
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("\"imagenet\": there is mnist"));
 }
 
+// The digests of the table are those of the published files: nothing is asked of a mirror.
+TEST_F(GetDatasetTest, Mnist_TheRealFiles_AreKnown) {
+  const char* shared = std::getenv("QUANTFL_SHARED_DIR");
+  const std::string folder =
+      absl::StrCat(shared != nullptr ? shared : QUANTFL_SHARED_DIR_DEFAULT, "/data/mnist/");
+  if (!base::PosixEnv().Exists(folder + "train-images-idx3-ubyte.gz")) {
+    GTEST_SKIP() << "no MNIST in " << folder << " (QUANTFL_SHARED_DIR names another place)";
+  }
+  const DatasetInfo mnist = *FindDataset("mnist");
+  ASSERT_TRUE(env_.CreateDirs("data/toy").ok());
+  for (const DatasetFile& file : mnist.files) {
+    const absl::StatusOr<std::string> bytes =
+        base::PosixEnv().ReadFile(folder + file.name, file.bytes_max);
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    ASSERT_TRUE(env_.WriteFileAtomically("data/toy/" + file.name, *bytes, 0644).ok());
+  }
+  const absl::Status status = Get(mnist, absl::StrCat("http://127.0.0.1:", ClosedPort()));
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST_F(GetDatasetTest, Downloads_ThenKeepsWhatIsThere) {
   HttpServer server({{"/toy/train.gz", Ok(Gzip(kTrain, 9))}, {"/toy/test.gz", Ok(Gzip(kTest, 1))}});
   ASSERT_TRUE(Get(Toy({server.url() + "/toy/"})).ok());
