@@ -29,22 +29,15 @@ std::string WithUnit(std::string expected, const Doc& doc) {
   return doc.unit.empty() ? expected : absl::StrCat(expected, " (", doc.unit, ")");
 }
 
-// "2.5" where TOML would write it so, "3" where it would write "3.0".
-std::string Plain(double v) {
-  std::string text = ToToml(v);
-  if (absl::EndsWith(text, ".0")) text.resize(text.size() - 2);
-  return text;
-}
-
 std::string RangeText(const RealRange& range) {
   const bool low = range.min > -std::numeric_limits<double>::max();
   const bool high = range.max < std::numeric_limits<double>::max();
   if (low && high) {
-    return absl::StrCat(range.min_excluded ? "(" : "[", Plain(range.min), ", ", Plain(range.max),
+    return absl::StrCat(range.min_excluded ? "(" : "[", ToToml(range.min), ", ", ToToml(range.max),
                         range.max_excluded ? ")" : "]");
   }
-  if (low) return absl::StrCat(range.min_excluded ? "> " : ">= ", Plain(range.min));
-  if (high) return absl::StrCat(range.max_excluded ? "< " : "<= ", Plain(range.max));
+  if (low) return absl::StrCat(range.min_excluded ? "> " : ">= ", ToToml(range.min));
+  if (high) return absl::StrCat(range.max_excluded ? "< " : "<= ", ToToml(range.max));
   return "";
 }
 
@@ -264,7 +257,10 @@ std::string Config::Print() const {
       const std::optional<Value> value = key.current();
       const bool unset = !value.has_value() || (*value == Value(std::string()));
       std::vector<std::string> notes;
-      if (!key.doc.unit.empty()) notes.push_back(key.doc.unit);
+      const absl::string_view last = LastPart(key.name);
+      const bool named = absl::StrContains(last, key.doc.unit) ||
+                         (key.doc.unit == "milliseconds" && absl::StrContains(last, "_ms"));
+      if (!named) notes.push_back(key.doc.unit);
       if (unset && !key.doc.unset.empty()) {
         notes.push_back(absl::StrCat("unset: ", key.doc.unset));
       }

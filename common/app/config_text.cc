@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -56,13 +57,15 @@ std::string Quote(absl::string_view text) {
   return out + "\"";
 }
 
+// A whole number where it is one: every key of real numbers takes those too.
 std::string RealToToml(double v) {
-  char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), v).ptr;
-  std::string out(buffer, end);
-  // TOML tells a real number from a whole one by its point or exponent.
-  if (out.find_first_of(".en") == std::string::npos) out += ".0";
-  return out;
+  const double magnitude = std::fabs(v);
+  const bool plain = v == 0 || (magnitude >= 1e-5 && magnitude < 1e15);
+  char buffer[64];
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), v,
+                                 plain ? std::chars_format::fixed : std::chars_format::scientific)
+                       .ptr;
+  return std::string(buffer, end);
 }
 
 }  // namespace

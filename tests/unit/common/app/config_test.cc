@@ -292,7 +292,7 @@ TEST_F(ConfigTest, Help_NamesEveryKeyWithTypeRangeUnitAndDefault) {
   EXPECT_THAT(help, HasSubstr("  --model.file TEXT\n      Checkpoint. [required]\n"));
   EXPECT_THAT(help, HasSubstr("  --first_index, --first-index INTEGER\n"));
   EXPECT_THAT(help, HasSubstr("[0..1000; default: assigned]"));
-  EXPECT_THAT(help, HasSubstr("[1, 86400]; seconds; default: 1800.0"));
+  EXPECT_THAT(help, HasSubstr("[1, 86400]; seconds; default: 1800]"));
   EXPECT_THAT(help, HasSubstr("own | iid | dirichlet; default: \"iid\""));
 }
 

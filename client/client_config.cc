@@ -1,0 +1,127 @@
+#include "client/client_config.h"
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/federation/types.h"
+
+namespace quantfl {
+namespace {
+
+absl::Status CheckCoordinator(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(absl::string_view(text).substr(colon + 1), &port) || port == 0 ||
+      port > 65'535) {
+    return absl::InvalidArgumentError("a host, a colon and a port in 1..65535");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void ClientConfig::ResolveDefaults() {
+  daemon.role = role == "evaluator" ? federation::Role::kEvaluator : federation::Role::kTrainer;
+  if (daemon.state_dir.empty()) daemon.state_dir = absl::StrCat("state/", daemon.device);
+}
+
+void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string& host_name) {
+  daemon::DaemonOptions* d = &c->daemon;
+  if (federation::ValidateDevice(host_name).ok()) d->device = host_name;
+  config.Text("coordinator", &c->coordinator, {.check = CheckCoordinator, .expected = "host:port"},
+              {.help = "Where the coordinator listens for clients.", .required = true});
+  config.Text("device", &d->device,
+              {.check = [](const std::string& t) { return federation::ValidateDevice(t); },
+               .expected = "1..64 of A-Z a-z 0-9 . _ -"},
+              {.help = "This device's name, the one of its token; by default the host's.",
+               .required = d->device.empty()});
+  config.Text(
+      "role", &c->role, {.choices = {"trainer", "evaluator"}},
+      {.help = "trainer: trains on its data. evaluator: holds the test set and measures the "
+               "global model."});
+  config.Integer(
+      "clients", &d->clients, 1, 100'000,
+      {.help = "Logical clients in this process; an evaluator has one.", .unit = "clients"});
+  config.Integer(
+      "first_index", &d->first_index, 0, UINT32_MAX,
+      {.help = "client_index of the first of them: which part of the data is its own, and "
+               "what its random numbers are.",
+       .unset = "the coordinator assigns them",
+       .flag = "first-index"});
+  config.Integer("train_slots", &d->train_slots, 1, 1'024,
+                 {.help = "Models that are trained at the same time.",
+                  .unit = "models",
+                  .flag = "train-slots"});
+  config.Text("state_dir", &d->state_dir, {},
+              {.help = "Fetched models and updates that are not yet acknowledged; of this process "
+                       "alone.",
+               .unset = "state/<device>",
+               .flag = "state-dir"});
+  config.List("pretrained", &d->pretrained,
+              {.help = "safetensors files that need not be downloaded."});
+  config.Integer(
+      "runs", &d->runs, 0, UINT32_MAX,
+      {.help = "Leave after so many finished runs; 0: stay for the next one.", .unit = "runs"});
+  config.Duration("retry_min_ms", &d->retry_min, absl::Milliseconds(1), absl::Hours(1),
+                  {.help = "First pause when the coordinator is away; doubles, with jitter."});
+  config.Duration("retry_max_ms", &d->retry_max, absl::Milliseconds(1), absl::Hours(24),
+                  {.help = "Longest pause."});
+  config.Check({"retry_min_ms", "retry_max_ms"}, [d]() -> absl::Status {
+    if (d->retry_min <= d->retry_max) return absl::OkStatus();
+    return absl::InvalidArgumentError("got retry_min_ms above retry_max_ms, expected it not to be");
+  });
+  config.Integer("artifact_cache_bytes", &d->artifact_cache_bytes, 1 << 20, INT64_MAX,
+                 {.help = "Fetched files are kept up to so much, the newest.", .unit = "bytes"});
+  config.Integer("artifact_bytes_max", &d->artifact_bytes_max, 1 << 10, INT64_MAX,
+                 {.help = "A larger file is refused.", .unit = "bytes"});
+  config.Bool(
+      "shared_artifacts", &d->shared_artifacts,
+      {.help = "One download a process, which spares a test bed's time; otherwise each "
+               "logical client fetches for itself, as the device that it stands for would."});
+  config.Check({"clients", "role"}, [c]() -> absl::Status {
+    if (c->role != "evaluator" || c->daemon.clients == 1) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("got ", c->daemon.clients, " clients with role \"evaluator\", expected 1"));
+  });
+
+  config.Section("tls", "How the connection is protected.");
+  config.Text("tls.mode", &c->tls, {.choices = {"off", "token"}},
+              {.help = "token: TLS and this device's join token. off: plain text."});
+  config.Text("tls.ca", &c->ca, {},
+              {.help = "PEM file with the certificate that signed the coordinator's, or that one.",
+               .unset = "none"});
+  config.Text(
+      "tls.token_file", &c->token_file, {},
+      {.help = "File with the token that `quantflctl token new` printed.", .unset = "none"});
+  config.Text("tls.server_name", &c->server_name, {},
+              {.help = "Name in the coordinator's certificate.", .unset = "the address's host"});
+  config.Bool("tls.allow_insecure", &c->allow_insecure,
+              {.help = "Plain text also to a coordinator that is not on a loopback address."});
+  config.Check({"tls.mode", "tls.ca", "tls.token_file"}, [c]() -> absl::Status {
+    if (c->tls == "token" && (c->ca.empty() || c->token_file.empty())) {
+      return absl::InvalidArgumentError(
+          "got \"token\", expected tls.ca and tls.token_file to be set too");
+    }
+    if (c->tls == "off" && !c->token_file.empty()) {
+      return absl::InvalidArgumentError(
+          "got \"off\" with tls.token_file, expected \"token\": a token never travels in plain "
+          "text");
+    }
+    return absl::OkStatus();
+  });
+
+  config.Section("data", "What this device trains or evaluates on.");
+  config.Text("data.dir", &c->data_dir, {.expected = "path of a folder"},
+              {.help = "Folder of the data set; checked at the start.",
+               .required = true,
+               .flag = "data-dir"});
+  config.Text("data.format", &c->data_format, {.choices = {"idx"}},
+              {.help = "idx: MNIST's files, plain or .gz; a trainer reads train-*, an evaluator "
+                       "t10k-*."});
+  app::DeclareLogKeys(config, &c->log);
+}
+
+}  // namespace quantfl

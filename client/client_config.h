@@ -1,0 +1,40 @@
+#ifndef QUANTFL_CLIENT_CLIENT_CONFIG_H_
+#define QUANTFL_CLIENT_CLIENT_CONFIG_H_
+
+// client.toml: a client daemon on a device. The keys, their ranges and their defaults are declared
+// in client_config.cc and shown by `quantfl-client --help`.
+
+#include <string>
+
+#include "client/daemon/daemon.h"
+#include "common/app/config.h"
+#include "common/app/logging.h"
+
+namespace quantfl {
+
+struct ClientConfig {
+  std::string coordinator;
+  std::string role = "trainer";
+  daemon::DaemonOptions daemon;  // device: the host's name where it can be a device's
+
+  std::string tls = "off";  // "off", "token"
+  std::string ca;
+  std::string token_file;
+  std::string server_name;
+  bool allow_insecure = false;
+
+  std::string data_dir;
+  std::string data_format = "idx";
+  app::LogOptions log;
+
+  // What depends on other keys. Call once, after Load.
+  void ResolveDefaults();
+};
+
+// Declares every key of client.toml with `c`'s fields as targets and defaults.
+//   host_name  of this machine, the default device; may be anything
+void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string& host_name);
+
+}  // namespace quantfl
+
+#endif  // QUANTFL_CLIENT_CLIENT_CONFIG_H_

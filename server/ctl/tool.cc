@@ -1,0 +1,334 @@
+#include "server/ctl/tool.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/app/exit_codes.h"
+#include "common/app/version.h"
+#include "common/base/status.h"
+#include "common/data/dataset.h"
+#include "common/federation/types.h"
+#include "common/fetch/datasets.h"
+#include "common/terminal/progress_line.h"
+#include "server/ctl/compare.h"
+#include "server/ctl/connect.h"
+#include "server/ctl/inspect.h"
+#include "server/ctl/new_token.h"
+#include "server/ctl/table.h"
+#include "server/ctl/watch.h"
+
+namespace quantfl::ctl {
+namespace {
+
+constexpr uint64_t kInspectedBytesMax = uint64_t{64} << 30;
+constexpr Table::Align kRight = Table::Align::kRight;
+
+struct Partitions {
+  std::string data_dir;
+  std::string kind = "dirichlet";
+  federation::PartitionSpec spec;
+};
+
+void AddConnection(CLI::App& command, ConnectOptions& options) {
+  command
+      .add_option("--results-dir", options.results_dir,
+                  "Results folder of the run; by default the newest one under runs/")
+      ->type_name("DIR");
+  command
+      .add_option("--state-dir", options.state_dir,
+                  "Its state folder, where that is not <results-dir>/state")
+      ->type_name("DIR");
+  command
+      .add_option("--operator", options.address,
+                  "Address of the operators' listener, instead of a folder")
+      ->type_name("HOST:PORT");
+  command
+      .add_option("--token-file", options.token_file,
+                  "The operators' token; by default the one in the state folder")
+      ->type_name("FILE");
+  command.add_option("--ca", options.ca, "PEM file to check the coordinator's certificate with")
+      ->type_name("FILE");
+  command.add_option("--server-name", options.server_name, "Name in that certificate")
+      ->type_name("NAME");
+  command.add_flag("--allow-insecure", options.allow_insecure,
+                   "Send the token in plain text to an address that is not loopback");
+}
+
+std::string StreamBytes(const federation::LevelBytes& levels) {
+  return levels.stream.has_value() ? terminal::HumanBytes(*levels.stream) : "-";
+}
+
+std::string StatusText(const coordinator::RunStatus& status) {
+  std::string out = absl::StrCat(HeaderText(status), RowTitles());
+  for (const coordinator::RoundRecord& record : status.rounds) out += RowText(record);
+  return absl::StrCat(out, NowText(status), "\n");
+}
+
+std::string ClientsText(const std::vector<coordinator::MemberStatus>& members) {
+  Table table({{"client"},
+               {"role"},
+               {"index", kRight},
+               {"state"},
+               {"last round", kRight},
+               {"upload", kRight},
+               {"up payload", kRight},
+               {"up stream", kRight},
+               {"down payload", kRight},
+               {"down stream", kRight}});
+  for (const coordinator::MemberStatus& m : members) {
+    table.AddRow(
+        {m.name.ToString(), std::string(federation::ToString(m.role)),
+         m.client_index.has_value() ? absl::StrCat(m.client_index->value()) : "-", m.state,
+         m.last_round.value() > 0 ? absl::StrCat(m.last_round.value()) : "-",
+         m.upload_chunks_total > 0 ? absl::StrCat(m.upload_chunks_done, "/", m.upload_chunks_total)
+                                   : "-",
+         terminal::HumanBytes(m.counters.uplink.payload), StreamBytes(m.counters.uplink),
+         terminal::HumanBytes(m.counters.downlink.payload), StreamBytes(m.counters.downlink)});
+  }
+  return members.empty() ? "nobody has joined yet\n" : table.ToString();
+}
+
+absl::StatusOr<std::string> PartitionsText(Partitions options, base::Env& env) {
+  options.spec.kind = options.kind == "iid" ? federation::PartitionKind::kIid
+                                            : federation::PartitionKind::kDirichlet;
+  QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,
+                       data::LoadIdxFolder(env, options.data_dir, data::Split::kTrain));
+  QFL_ASSIGN_OR_RETURN(const auto partitions, data::Partition(dataset.labels, options.spec));
+  return data::PartitionTable(dataset.labels, partitions);
+}
+
+// What a command's callback leaves: the program's end.
+struct Outcome {
+  absl::Status status;
+  int code = app::kExitOk;  // where the status is OK
+};
+
+class Tool {
+ public:
+  Tool(base::Env& env, base::Clock& clock, std::FILE* out, std::FILE* error)
+      : env_(env), clock_(clock), out_(out), error_(error) {}
+
+  int Run(int argc, const char* const* argv) {
+    CLI::App cli("Looks after a federated run, and makes and shows the files that one needs.",
+                 "quantflctl");
+    cli.set_version_flag("--version", absl::StrCat("quantflctl ", app::kVersion),
+                         "Print the version and leave");
+    cli.require_subcommand(1);
+    cli.get_formatter()->column_width(34);
+    DeclareRunCommands(cli);
+    DeclareFileCommands(cli);
+    try {
+      cli.parse(argc, argv);
+    } catch (const CLI::Success& success) {
+      return cli.exit(success);
+    } catch (const CLI::ParseError& mistake) {
+      std::fprintf(error_, "quantflctl: %s (see --help)\n", mistake.what());
+      return app::kExitUsage;
+    }
+    if (outcome_.status.ok()) return outcome_.code;
+    std::fprintf(error_, "quantflctl: %s\n",
+                 Printable(std::string(outcome_.status.message())).c_str());
+    return app::ExitCodeFor(outcome_.status);
+  }
+
+ private:
+  void Print(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), out_);
+    std::fflush(out_);
+  }
+  void Print(const absl::StatusOr<std::string>& text) {
+    outcome_.status = text.status();
+    if (text.ok()) Print(*text);
+  }
+
+  void DeclareRunCommands(CLI::App& cli) {
+    CLI::App& status = *cli.add_subcommand("status", "Show the run and its rounds so far");
+    AddConnection(status, connect_);
+    status.callback([this] {
+      WithClient([this](rpc::OperatorClient& client) -> absl::Status {
+        QFL_ASSIGN_OR_RETURN(const coordinator::RunStatus run, client.GetStatus());
+        Print(StatusText(run));
+        return absl::OkStatus();
+      });
+    });
+
+    CLI::App& watch = *cli.add_subcommand(
+        "watch", "Show the run as it goes on, until it ends; exit code 1 if it failed");
+    AddConnection(watch, connect_);
+    watch
+        .add_option("--wait", wait_s_,
+                    "Wait for the coordinator of --results-dir or --state-dir to be there")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.0, 86'400.0));
+    watch.callback([this] { WatchRun(); });
+
+    CLI::App& clients = *cli.add_subcommand("clients", "List who has joined, and what they do");
+    AddConnection(clients, connect_);
+    clients.callback([this] {
+      WithClient([this](rpc::OperatorClient& client) -> absl::Status {
+        QFL_ASSIGN_OR_RETURN(const std::vector<coordinator::MemberStatus> members,
+                             client.ListMembers());
+        Print(ClientsText(members));
+        return absl::OkStatus();
+      });
+    });
+
+    for (const auto& [name, about, command] :
+         {std::tuple<const char*, const char*, coordinator::RunCommand>{
+              "pause", "Begin no further round", coordinator::RunCommand::kPause},
+          {"resume", "Go on after pause", coordinator::RunCommand::kResume},
+          {"stop", "End the run, keeping what is committed", coordinator::RunCommand::kStop}}) {
+      CLI::App& subcommand = *cli.add_subcommand(name, about);
+      AddConnection(subcommand, connect_);
+      subcommand.callback([this, command = command] {
+        WithClient([command](rpc::OperatorClient& client) { return client.Command(command); });
+      });
+    }
+
+    CLI::App& evict = *cli.add_subcommand("evict", "Take a client out of the run");
+    AddConnection(evict, connect_);
+    evict.add_option("NAME", name_, "device/ordinal, as `clients` shows it")->required();
+    evict.add_option("--reason", reason_, "What the client is told")->type_name("TEXT");
+    evict.callback([this] {
+      WithClient([this](rpc::OperatorClient& client) -> absl::Status {
+        QFL_ASSIGN_OR_RETURN(const federation::ClientName name,
+                             federation::ClientName::Parse(name_));
+        return client.Evict(name, reason_);
+      });
+    });
+  }
+
+  void DeclareFileCommands(CLI::App& cli) {
+    CLI::App& compare =
+        *cli.add_subcommand("compare", "Show what runs cost and bought, side by side");
+    compare.add_option("RESULTS_DIR", folders_, "Results folders of runs that have ended")
+        ->required();
+    compare.callback([this] { Print(Compare(folders_, env_)); });
+
+    CLI::App& inspect = *cli.add_subcommand(
+        "inspect", "Show what is in a checkpoint (safetensors), an update file or a schema");
+    inspect.add_option("FILE", file_, "The file")->required();
+    inspect
+        .add_option("--schema", schema_,
+                    "For an update: the schema, or a checkpoint of the model that it is for")
+        ->type_name("FILE");
+    inspect.callback([this] { Print(InspectFiles()); });
+
+    CLI::App& data = *cli.add_subcommand("data", "Data sets");
+    data.require_subcommand(1);
+    CLI::App& get = *data.add_subcommand("get", "Download a data set from its publisher");
+    std::vector<std::string> names;
+    for (const fetch::DatasetInfo& info : fetch::Datasets()) names.push_back(info.name);
+    get.add_option("NAME", name_, absl::StrCat("One of: ", absl::StrJoin(names, ", ")))->required();
+    get.add_option("--out", get_.folder, "Folder to write to; made where it is missing")
+        ->type_name("DIR")
+        ->required();
+    get.add_option("--mirror", get_.mirror, "Address of a folder to take the files from instead")
+        ->type_name("URL");
+    get.callback([this] {
+      absl::StatusOr<fetch::DatasetInfo> info = fetch::FindDataset(name_);
+      if (info.ok()) {
+        terminal::ProgressLine progress(out_, clock_);
+        outcome_.status = fetch::GetDataset(*info, get_, env_, progress);
+      } else {
+        outcome_.status = info.status();
+      }
+    });
+
+    CLI::App& partitions = *data.add_subcommand(
+        "partitions", "Show how a run would cut a data set: a table of label counts");
+    partitions.add_option("--data-dir", partitions_.data_dir, "Folder with idx files")
+        ->type_name("DIR")
+        ->required();
+    partitions.add_option("--partitions", partitions_.spec.partitions, "Clients")
+        ->required()
+        ->check(CLI::Range(1u, 1'000'000u));
+    partitions.add_option("--partition", partitions_.kind, "iid or dirichlet [dirichlet]")
+        ->check(CLI::IsMember({"iid", "dirichlet"}));
+    partitions.add_option("--alpha", partitions_.spec.alpha, "Of dirichlet [0.5]")
+        ->check(CLI::Range(1e-6, 1e6));
+    partitions.add_option("--seed", partitions_.spec.seed, "Of the cut [1]");
+    partitions.add_option("--examples-max", partitions_.spec.examples_max,
+                          "Cut the data set to so many after a seeded shuffle; 0: all [0]");
+    partitions.callback([this] { Print(PartitionsText(partitions_, env_)); });
+
+    CLI::App& token = *cli.add_subcommand("token", "Join tokens");
+    token.require_subcommand(1);
+    CLI::App& make = *token.add_subcommand(
+        "new", "Make a device's token: prints it once and adds its hash to the tokens file");
+    make.add_option("DEVICE", name_, "Its name: 1..64 of A-Z a-z 0-9 . _ -")->required();
+    make.add_option("--role", role_, "trainer, evaluator or operator [trainer]")
+        ->check(CLI::IsMember({"trainer", "evaluator", "operator"}));
+    make.add_option("--tokens-file", file_, "The coordinator's server.tokens_file")
+        ->type_name("FILE")
+        ->required();
+    make.callback([this] {
+      absl::StatusOr<std::string> made = NewToken(name_, role_, file_, env_);
+      Print(made.ok() ? absl::StrCat(*made, "\n") : std::move(made));
+    });
+  }
+
+  void WithClient(const std::function<absl::Status(rpc::OperatorClient&)>& work) {
+    const absl::StatusOr<Connection> connection = Connect(connect_, env_);
+    outcome_.status = connection.ok() ? work(*connection->client) : connection.status();
+  }
+
+  void WatchRun() {
+    connect_.wait = absl::Seconds(wait_s_);
+    const absl::StatusOr<Connection> connection = Connect(connect_, env_);
+    if (!connection.ok()) {
+      outcome_.status = connection.status();
+      return;
+    }
+    const absl::StatusOr<coordinator::RunStatus> end =
+        Watch(*connection->client, out_, isatty(fileno(out_)) == 1,
+              [&]() -> absl::StatusOr<coordinator::RunStatus> {
+                if (connection->results_dir.empty())
+                  return absl::NotFoundError("no results folder");
+                return EndOfRun(connection->results_dir, env_);
+              });
+    outcome_.status = end.status();
+    if (end.ok() && end->state == "failed") outcome_.code = app::kExitRunFailed;
+  }
+
+  absl::StatusOr<std::string> InspectFiles() {
+    QFL_ASSIGN_OR_RETURN(const std::string bytes, env_.ReadFile(file_, kInspectedBytesMax));
+    std::string schema;
+    if (!schema_.empty()) {
+      QFL_ASSIGN_OR_RETURN(schema, env_.ReadFile(schema_, kInspectedBytesMax));
+    }
+    return Inspect(file_, bytes, schema);
+  }
+
+  base::Env& env_;
+  base::Clock& clock_;
+  std::FILE* const out_;
+  std::FILE* const error_;
+  Outcome outcome_;
+
+  // What the arguments set.
+  ConnectOptions connect_;
+  double wait_s_ = 0;
+  std::string name_, reason_, file_, schema_, role_ = "trainer";
+  std::vector<std::string> folders_;
+  fetch::GetDatasetOptions get_;
+  Partitions partitions_;
+};
+
+}  // namespace
+
+int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& clock, std::FILE* out,
+            std::FILE* error) {
+  return Tool(env, clock, out, error).Run(argc, argv);
+}
+
+}  // namespace quantfl::ctl

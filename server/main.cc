@@ -1,0 +1,339 @@
+// quantfl-coordinator: one process is one run.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/app/config.h"
+#include "common/app/exit_codes.h"
+#include "common/app/lock_file.h"
+#include "common/app/logging.h"
+#include "common/app/notify.h"
+#include "common/app/secret.h"
+#include "common/app/signals.h"
+#include "common/app/stop_request.h"
+#include "common/app/version.h"
+#include "common/base/clock.h"
+#include "common/base/env.h"
+#include "common/base/executor.h"
+#include "common/base/status.h"
+#include "common/ledger/ledger.h"
+#include "common/model/architectures.h"
+#include "common/model/safetensors.h"
+#include "common/model/schema_from_file.h"
+#include "common/rpc/credentials.h"
+#include "common/rpc/peer.h"
+#include "common/rpc/tokens.h"
+#include "server/coordinator/coordinator.h"
+#include "server/coordinator/records.h"
+#include "server/ctl/endpoint.h"
+#include "server/rpc/server.h"
+#include "server/run_config.h"
+#include "server/store/run_store.h"
+
+namespace quantfl {
+namespace {
+
+constexpr char kProgram[] = "quantfl-coordinator";
+constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
+constexpr uint64_t kTokensBytesMax = 32u << 20;
+constexpr absl::Duration kCallGrace = absl::Seconds(2);
+constexpr int kOwnerOnly = 0600;
+
+int Refuse(const absl::Status& status, int code) {
+  std::fprintf(stderr, "%s: %s\n", kProgram, std::string(status.message()).c_str());
+  return code;
+}
+int Refuse(const absl::Status& status) { return Refuse(status, app::ExitCodeFor(status)); }
+
+struct StartModel {
+  std::string bytes;
+  model::Schema schema;
+};
+
+// A number in a checkpoint's metadata, where the configuration leaves it to that.
+absl::Status FromMetadata(const model::SafetensorsView& file, const char* key,
+                          std::optional<double>& target) {
+  const auto found = file.metadata.find(key);
+  if (target.has_value() || found == file.metadata.end()) return absl::OkStatus();
+  double value = 0;
+  if (!absl::SimpleAtod(found->second, &value)) {
+    return absl::DataLossError(
+        absl::StrCat("metadata ", key, " is \"", found->second, "\", not a number"));
+  }
+  target = value;
+  return absl::OkStatus();
+}
+
+// The checkpoint and its schema; fills in the configuration's input.
+absl::StatusOr<StartModel> LoadModel(RunConfig& c, base::Env& env) {
+  QFL_ASSIGN_OR_RETURN(std::string bytes, env.ReadFile(c.model_file, kCheckpointBytesMax));
+  const auto read = [&]() -> absl::StatusOr<model::Schema> {
+    QFL_ASSIGN_OR_RETURN(const model::SafetensorsView file, model::ParseSafetensors(bytes));
+    QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputMean, c.input_mean));
+    QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputStddev, c.input_stddev));
+    return c.architecture == kCustomArchitecture
+               ? model::SchemaFromSafetensors(c.architecture, bytes)
+               : model::ArchitectureSchema(c.architecture, c.classes);
+  };
+  absl::StatusOr<model::Schema> schema = read();
+  if (!schema.ok()) return base::Annotate(schema.status(), c.model_file);
+  if (!c.input_mean.has_value()) c.input_mean = 0;
+  if (!c.input_stddev.has_value()) c.input_stddev = 1;
+  return StartModel{std::move(bytes), *std::move(schema)};
+}
+
+absl::StatusOr<std::shared_ptr<const rpc::TokenTable>> ClientTokens(const RunConfig& c,
+                                                                    base::Env& env) {
+  if (c.tls != "token") return std::shared_ptr<const rpc::TokenTable>();
+  QFL_ASSIGN_OR_RETURN(const std::string text, env.ReadFile(c.tokens_file, kTokensBytesMax));
+  QFL_ASSIGN_OR_RETURN(rpc::TokenTable table, rpc::TokenTable::Parse(text, c.tokens_file));
+  return std::make_shared<const rpc::TokenTable>(std::move(table));
+}
+
+absl::StatusOr<std::shared_ptr<const rpc::TokenTable>> OperatorTokens(const std::string& file,
+                                                                      base::Env& env) {
+  if (!env.Exists(file)) {
+    QFL_RETURN_IF_ERROR(
+        env.WriteFileAtomically(file, absl::StrCat(app::NewSecret(), "\n"), kOwnerOnly));
+  }
+  QFL_ASSIGN_OR_RETURN(const std::string text, env.ReadFile(file, kTokensBytesMax));
+  const absl::StatusOr<std::string> token = rpc::ParseToken(text);
+  if (!token.ok()) return base::Annotate(token.status(), file);
+  QFL_ASSIGN_OR_RETURN(
+      rpc::TokenTable table,
+      rpc::TokenTable::Parse(absl::StrCat("operator operator ", base::Sha256(*token).Hex(), "\n"),
+                             file));
+  return std::make_shared<const rpc::TokenTable>(std::move(table));
+}
+
+absl::StatusOr<bool> OnLoopback(const std::string& address) {
+  QFL_ASSIGN_OR_RETURN(const rpc::HostPort parsed, rpc::ParseHostPort(address));
+  if (parsed.host.empty()) return false;
+  QFL_ASSIGN_OR_RETURN(const std::vector<sockaddr_storage> found, rpc::Resolve(parsed, true));
+  for (const sockaddr_storage& a : found) {
+    if (!rpc::IsLoopback(a)) return false;
+  }
+  return true;
+}
+
+absl::StatusOr<rpc::ServerOptions> MakeServerOptions(const RunConfig& c, base::Env& env) {
+  rpc::ServerOptions options;
+  options.federation.address = c.listen;
+  options.federation.allow_insecure = c.allow_insecure;
+  options.federation.connections_max = c.max_connections;
+  options.federation.connections_per_host_max = c.max_connections_per_host;
+  options.limits.transport_bytes = c.transport_bytes_max;
+  if (c.tls == "token") {
+    QFL_ASSIGN_OR_RETURN(options.federation.tls,
+                         rpc::LoadServerTls(env, c.certificate, c.private_key));
+  }
+  QFL_ASSIGN_OR_RETURN(options.federation.tokens, ClientTokens(c, env));
+  options.operators.emplace(options.federation);
+  options.operators->address = c.operator_listen;
+  QFL_ASSIGN_OR_RETURN(options.operators->tokens, OperatorTokens(c.operator_token_file, env));
+  // On loopback the token is enough, and no certificate has to name 127.0.0.1.
+  QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.operator_listen));
+  if (local) options.operators->tls.reset();
+  return options;
+}
+
+std::string Absolute(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.lexically_normal().string();
+}
+
+// The address that was asked for, with the port that it got.
+std::string WithPort(const std::string& address, uint16_t port) {
+  return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+}
+
+// An address that a process on this machine can connect to.
+std::string Local(std::string address) {
+  if (absl::StartsWith(address, ":") || absl::StartsWith(address, "0.0.0.0:")) {
+    return absl::StrCat("127.0.0.1", address.substr(address.rfind(':')));
+  }
+  if (absl::StartsWith(address, "[::]:")) return absl::StrCat("[::1]", address.substr(4));
+  return address;
+}
+
+std::string Summary(const coordinator::RunStatus& status, const std::string& results_dir) {
+  std::string text = absl::StrCat("run ", status.run.name, " ", status.state);
+  if (!status.reason.empty()) absl::StrAppend(&text, ": ", status.reason);
+  const coordinator::RoundRecord* last = nullptr;
+  for (const coordinator::RoundRecord& record : status.rounds) {
+    if (record.committed) last = &record;
+  }
+  if (last != nullptr) {
+    absl::StrAppend(&text, "; round ", last->round.value());
+    if (last->accuracy.has_value()) {
+      absl::StrAppendFormat(&text, ", accuracy %.2f %%", 100 * *last->accuracy);
+    }
+    if (last->accepted > 0) {
+      absl::StrAppendFormat(&text, ", %.3f bits a parameter", last->bits_per_parameter);
+    }
+  }
+  return absl::StrCat(text, "; records in ", results_dir);
+}
+
+// Starts the run and waits for its end; writes its records. The program's exit code.
+int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfig& c,
+           const coordinator::RunOptions& options, base::Env& env, base::Logger& log) {
+  std::promise<coordinator::RunStatus> ended;
+  run.Start([&ended](coordinator::RunStatus status) { ended.set_value(std::move(status)); });
+  stop.Attach([&run, &log] {
+    run.Command(coordinator::RunCommand::kStop, [&log](const absl::Status& status) {
+      log.Info("stop_requested", {{"answer", status.ok() ? "stopping" : status.message()}});
+    });
+  });
+  if (const absl::Status told = app::NotifyServiceManager("READY=1"); !told.ok()) {
+    log.Warning("notify_failed", {{"reason", told.message()}});
+  }
+  const coordinator::RunStatus status = ended.get_future().get();
+  stop.Detach();
+  app::NotifyServiceManager("STOPPING=1").IgnoreError();
+  const auto model = run.Find(status.model);
+  const absl::Status written =
+      model.ok()
+          ? coordinator::WriteRecords(env, c.results_dir, status, options, app::kVersion, **model)
+          : model.status();
+  if (!written.ok()) log.Error("records_failed", {{"reason", written.message()}});
+  std::printf("%s\n", Summary(status, c.results_dir).c_str());
+  std::fflush(stdout);
+  if (!written.ok()) return app::kExitCannotCreate;
+  return status.state == "failed" ? app::kExitRunFailed : app::kExitOk;
+}
+
+int Run(int argc, char** argv) {
+  base::Env& env = base::PosixEnv();
+  base::Clock& clock = base::SystemClock();
+  app::StopRequest stop;
+  const auto signals = app::StopSignals::Create([&stop](int) { stop.Request(); });
+  if (!signals.ok()) return Refuse(signals.status());
+
+  RunConfig c;
+  app::Config config(
+      kProgram,
+      "Coordinates one run of federated fine-tuning: asks clients to train, takes in "
+      "their updates, averages them, and keeps records. Leaves when the run is over.");
+  DeclareRunConfig(config, &c);
+  const app::LoadResult loaded =
+      config.Load({argv + 1, argv + argc}, app::ProcessEnvironment(), env);
+  std::fputs(loaded.out.c_str(), stdout);
+  std::fputs(loaded.error.c_str(), stderr);
+  if (loaded.exit_code.has_value()) return *loaded.exit_code;
+  c.ResolveDefaults();
+
+  absl::StatusOr<StartModel> start = LoadModel(c, env);
+  if (!start.ok()) {
+    return Refuse(start.status(), absl::IsInvalidArgument(start.status())
+                                      ? app::kExitDataError
+                                      : app::ExitCodeFor(start.status()));
+  }
+  if (env.Exists(absl::StrCat(c.results_dir, "/summary.json"))) {
+    return Refuse(absl::AlreadyExistsError(
+                      absl::StrCat(c.results_dir,
+                                   " holds the records of another run: choose another name or "
+                                   "results_dir, or move them away")),
+                  app::kExitCannotCreate);
+  }
+  for (const std::string& folder : {c.results_dir, c.state_dir}) {
+    if (const absl::Status made = env.CreateDirs(folder); !made.ok()) {
+      return Refuse(made, app::kExitCannotCreate);
+    }
+  }
+  const auto lock = app::LockFile::Acquire(c.state_dir);
+  if (!lock.ok()) return Refuse(lock.status());
+  const auto logger = app::MakeLogger(c.log);
+  if (!logger.ok()) return Refuse(logger.status(), app::kExitCannotCreate);
+  base::Logger& log = **logger;
+  app::LogOverrides(loaded, log);
+  if (const absl::Status written =
+          env.WriteFileAtomically(absl::StrCat(c.results_dir, "/effective.toml"), config.Print());
+      !written.ok()) {
+    return Refuse(written, app::kExitCannotCreate);
+  }
+  auto server_options = MakeServerOptions(c, env);
+  if (!server_options.ok()) return Refuse(server_options.status());
+  auto store = store::OpenFileRunStore(env, c.state_dir);
+  if (!store.ok()) return Refuse(store.status(), app::kExitCannotCreate);
+
+  ledger::Ledger ledger;
+  base::ThreadEventLoop engine(clock, "engine");
+  base::ThreadPool storage(1, "storage");
+  base::ThreadPool compute(1, "fold");
+  const coordinator::RunOptions options = c.Options();
+  const uint64_t parameters = start->schema.size();
+  auto coordinator = coordinator::Coordinator::Create(
+      options, std::move(start->schema), std::move(start->bytes),
+      {&engine, &storage, &compute, &clock, &log, store->get(), &ledger});
+  if (!coordinator.ok()) {
+    return Refuse(base::Annotate(coordinator.status(), c.model_file), app::kExitDataError);
+  }
+  coordinator::Coordinator& run = **coordinator;
+  server_options->report = [&options](const coordinator::RunStatus& status) {
+    return rpc::ReportFiles{coordinator::SummaryJson(status, options, app::kVersion),
+                            coordinator::RoundsCsv(status)};
+  };
+  const bool operator_tls = server_options->operators->tls.has_value();
+  auto server = rpc::Server::Start(*std::move(server_options), {&run, &ledger, &log});
+  if (!server.ok()) return Refuse(server.status());
+
+  ctl::Endpoint endpoint;
+  endpoint.federation = WithPort(c.listen, (*server)->port());
+  endpoint.operators = Local(WithPort(c.operator_listen, (*server)->operator_port()));
+  endpoint.pid = getpid();
+  endpoint.operator_token_file = Absolute(c.operator_token_file);
+  if (operator_tls) endpoint.certificate = Absolute(c.certificate);
+  const std::string endpoint_file = absl::StrCat(c.state_dir, "/endpoint.json");
+  int code = app::kExitCannotCreate;
+  if (const absl::Status written =
+          env.WriteFileAtomically(endpoint_file, ctl::SerializeEndpoint(endpoint));
+      written.ok()) {
+    log.Info("ready", {{"federation", endpoint.federation},
+                       {"operator", endpoint.operators},
+                       {"run", c.name},
+                       {"architecture", c.architecture},
+                       {"parameters", parameters},
+                       {"codec", c.uplink},
+                       {"results_dir", c.results_dir},
+                       {"version", app::kVersion}});
+    code = Follow(run, stop, c, options, env, log);
+  } else {
+    Refuse(written);
+  }
+
+  (*server)->Shutdown(kCallGrace);
+  if (const absl::Status removed = env.RemoveFile(endpoint_file); !removed.ok()) {
+    log.Warning("remove_failed", {{"reason", removed.message()}});
+  }
+  // The loops drop what is left before what it refers to goes.
+  engine.Stop();
+  storage.Stop();
+  compute.Stop();
+  return code;
+}
+
+}  // namespace
+}  // namespace quantfl
+
+int main(int argc, char** argv) {
+  try {
+    return quantfl::Run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s: %s\n", quantfl::kProgram, e.what());
+    return quantfl::app::kExitInternal;
+  }
+}
