@@ -151,8 +151,9 @@ absl::Status ArtifactCache::Complete(const base::Digest& digest, uint64_t size) 
   if (entry.stored != size) {
     const uint64_t stored = entry.stored;
     RemoveEntry(digest);
-    return absl::DataLossError(
-        absl::StrCat("artifact ", digest.ShortHex(), ": ", stored, " bytes are stored of ", size));
+    return absl::UnavailableError(absl::StrCat("artifact ", digest.ShortHex(), ": ", stored,
+                                               " bytes are stored of ", size,
+                                               "; another client's download was discarded"));
   }
   entry.complete = entry.checked = true;
   entry.file.reset();

@@ -54,7 +54,8 @@ class ArtifactCache {
   // What several clients download at once is stored once: the longest prefix that any of them has
   // brought. A piece that adds nothing to it, or leaves a gap, is dropped.
   absl::Status Append(const base::Digest& digest, uint64_t offset, absl::string_view piece);
-  // DATA_LOSS unless exactly `size` bytes are stored.
+  // UNAVAILABLE unless exactly `size` bytes are stored: a download that this one relied on was
+  // discarded.
   absl::Status Complete(const base::Digest& digest, uint64_t size);
   // Drops what is stored so far; what is complete stays.
   void Discard(const base::Digest& digest);
@@ -99,7 +100,8 @@ class Download {
   // The offset to fetch from.
   uint64_t Begin(uint64_t use);
   absl::Status Add(uint64_t use, absl::string_view piece);
-  // After the last piece. DATA_LOSS: these are other bytes; the next use starts at 0.
+  // After the last piece. DATA_LOSS: these are other bytes. Anything but OK: the next use starts at
+  // 0.
   absl::Status Finish(uint64_t use);
   void Restart();
   uint64_t offset() const { return offset_; }

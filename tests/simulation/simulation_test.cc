@@ -1,0 +1,302 @@
+// A federation in one thread, many seeds. QUANTFL_SIM_SEEDS sets how many (50); a failure names its
+// seed, and `simulation_test --seed=17` (or QUANTFL_SIM_SEED=17) runs that one alone.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/base/prng.h"
+#include "tests/support/federation_world.h"
+
+namespace quantfl::testing {
+namespace {
+
+using coordinator::RunOptions;
+using federation::Role;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kSeedsDefault = 50;
+
+std::optional<uint64_t> FromEnvironment(const char* name) {
+  const char* text = std::getenv(name);
+  uint64_t value = 0;
+  if (text == nullptr || !absl::SimpleAtoi(text, &value)) return std::nullopt;
+  return value;
+}
+
+std::vector<uint64_t> Seeds() {
+  if (const auto one = FromEnvironment("QUANTFL_SIM_SEED")) return {*one};
+  std::vector<uint64_t> seeds;
+  const uint64_t count = FromEnvironment("QUANTFL_SIM_SEEDS").value_or(kSeedsDefault);
+  for (uint64_t seed = 1; seed <= count; ++seed) seeds.push_back(seed);
+  return seeds;
+}
+
+// What a seed decides of a run, beside its faults.
+struct Shape {
+  uint32_t trainers, rounds, clients_per_daemon;
+  codec::Spec codec;
+  bool evaluate;
+};
+
+Shape ShapeOf(uint64_t seed) {
+  base::Prng prng(base::PrngKey{seed, 0, 1, base::PrngPurpose::kSimulation});
+  Shape shape;
+  shape.clients_per_daemon = 1 + static_cast<uint32_t>(prng.Below(3));
+  shape.trainers = shape.clients_per_daemon * (1 + static_cast<uint32_t>(prng.Below(3)));
+  shape.rounds = 2 + static_cast<uint32_t>(prng.Below(2));
+  shape.codec = prng.Below(2) == 0 ? codec::Fp32Spec() : codec::BuSpec(16);
+  shape.evaluate = prng.Below(2) == 0;
+  return shape;
+}
+
+std::string Replay(uint64_t seed) { return absl::StrCat("replay: simulation_test --seed=", seed); }
+
+RunOptions RunOf(const Shape& shape, uint64_t seed) {
+  RunOptions run = PatientRun(shape.trainers, shape.rounds, shape.codec, shape.evaluate);
+  run.run.seed = seed;
+  return run;
+}
+
+void AddDaemons(FederationWorld& world, const Shape& shape) {
+  for (uint32_t first = 0; first < shape.trainers; first += shape.clients_per_daemon) {
+    world.AddDaemon(absl::StrCat("pi-", first), Role::kTrainer, shape.clients_per_daemon, first);
+  }
+  if (shape.evaluate) world.AddDaemon("judge", Role::kEvaluator, 1, std::nullopt);
+}
+
+// What holds for every run, whatever happened to it.
+void CheckInvariants(const FederationWorld& world) {
+  const StoreWitness& witness = world.witness();
+  EXPECT_THAT(witness.complaints, IsEmpty());
+  for (const auto& [task, update] : witness.accepted) {
+    const auto issued = witness.issued.find(task);
+    ASSERT_NE(issued, witness.issued.end());
+    EXPECT_EQ(issued->second.round, update.round);
+  }
+  // One member counts once in a round's attempt.
+  std::map<std::pair<uint32_t, uint32_t>, std::set<base::MemberId>> members;
+  for (const auto& [task, update] : witness.accepted) {
+    const store::IssuedTask& issued = witness.issued.at(task);
+    const std::pair<uint32_t, uint32_t> attempt(issued.round.value(), issued.attempt);
+    EXPECT_TRUE(members[attempt].insert(issued.member).second)
+        << "member " << issued.member.value() << " counts twice in round " << issued.round.value();
+  }
+  for (const coordinator::RoundRecord& round : world.status().rounds) {
+    EXPECT_TRUE(round.committed || !round.reason.empty());
+    EXPECT_LE(round.accepted, round.cohort);
+  }
+}
+
+struct Outcome {
+  std::vector<base::Digest> models;
+  std::vector<std::optional<double>> accuracies;
+};
+
+Outcome RunPatiently(uint64_t seed, const NetworkFaults& faults, bool kills) {
+  const Shape shape = ShapeOf(seed);
+  WorldOptions options;
+  options.seed = seed;
+  options.faults = faults;
+  FederationWorld world(options);
+  Outcome outcome;
+  const absl::Status started = world.StartRun(RunOf(shape, seed));
+  EXPECT_TRUE(started.ok()) << started;
+  if (!started.ok()) return outcome;
+  AddDaemons(world, shape);
+  if (kills) {
+    base::Prng prng(base::PrngKey{seed, 0, 2, base::PrngPurpose::kSimulation});
+    const uint64_t daemons = shape.trainers / shape.clients_per_daemon;
+    for (int kill = 0; kill < 12 && !world.IsOver(); ++kill) {
+      world.RunFor(absl::Seconds(15) * prng.Uniform());
+      const size_t victim = prng.Below(daemons);
+      world.Kill(victim);
+      world.RunFor(absl::Seconds(5) * prng.Uniform());
+      world.Restart(victim);
+    }
+  }
+  EXPECT_TRUE(world.RunUntilOver(absl::Hours(6))) << world.log().Text();
+  if (!world.IsOver()) return outcome;
+  CheckInvariants(world);
+  EXPECT_EQ(world.status().state, "finished") << world.status().reason;
+  EXPECT_THAT(world.witness().abandoned, IsEmpty()) << world.log().Text();
+  EXPECT_EQ(world.witness().accepted.size(), size_t{shape.trainers} * shape.rounds);
+  for (const store::CommittedRound& round : world.witness().committed) {
+    outcome.models.push_back(round.model);
+    EXPECT_EQ(round.accepted, shape.trainers);
+  }
+  EXPECT_EQ(outcome.models.size(), shape.rounds);
+  for (const coordinator::RoundRecord& round : world.status().rounds) {
+    outcome.accuracies.push_back(round.accuracy);
+    if (shape.evaluate) {
+      EXPECT_EQ(round.accuracy, SyntheticAccuracy(round.model));
+    }
+  }
+  return outcome;
+}
+
+TEST(Simulation, FaultsOnTheNetwork_DoNotChangeABitOfTheModel) {
+  for (const uint64_t seed : Seeds()) {
+    SCOPED_TRACE(Replay(seed));
+    const Outcome calm = RunPatiently(seed, NetworkFaults(), /*kills=*/false);
+    const Outcome stormy = RunPatiently(seed, NetworkFaults::BadDay(), /*kills=*/false);
+    ASSERT_FALSE(calm.models.empty());
+    ASSERT_EQ(calm.models, stormy.models);
+    ASSERT_EQ(calm.accuracies, stormy.accuracies);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Simulation, KilledClients_DoNotChangeABitOfTheModel) {
+  for (const uint64_t seed : Seeds()) {
+    SCOPED_TRACE(Replay(seed));
+    const Outcome calm = RunPatiently(seed, NetworkFaults(), /*kills=*/false);
+    const Outcome killed = RunPatiently(seed, NetworkFaults::BadDay(), /*kills=*/true);
+    ASSERT_FALSE(calm.models.empty());
+    ASSERT_EQ(calm.models, killed.models);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Simulation, SameSeed_SameRun) {
+  for (const uint64_t seed : Seeds()) {
+    if (seed > 5 && Seeds().size() > 1) break;
+    SCOPED_TRACE(Replay(seed));
+    NetworkCounts counts[2];
+    for (NetworkCounts& each : counts) {
+      WorldOptions options;
+      options.seed = seed;
+      options.faults = NetworkFaults::BadDay();
+      FederationWorld world(options);
+      const Shape shape = ShapeOf(seed);
+      ASSERT_TRUE(world.StartRun(RunOf(shape, seed)).ok());
+      AddDaemons(world, shape);
+      ASSERT_TRUE(world.RunUntilOver(absl::Hours(6)));
+      each = world.network().counts();
+    }
+    EXPECT_EQ(counts[0].calls, counts[1].calls);
+    EXPECT_EQ(counts[0].cuts, counts[1].cuts);
+    EXPECT_EQ(counts[0].fetched_bytes, counts[1].fetched_bytes);
+    EXPECT_EQ(counts[0].uploaded_bytes, counts[1].uploaded_bytes);
+  }
+}
+
+// Deadlines that leave clients behind, clients that vanish: the model is then one of several, but
+// every round ends and the run does.
+TEST(Simulation, ClientsThatVanish_EveryRoundEnds) {
+  for (const uint64_t seed : Seeds()) {
+    SCOPED_TRACE(Replay(seed));
+    const Shape shape = ShapeOf(seed);
+    WorldOptions options;
+    options.seed = seed;
+    options.faults = NetworkFaults::BadDay();
+    options.train_max = absl::Minutes(2);
+    FederationWorld world(options);
+    RunOptions run = RunOf(shape, seed);
+    run.policy.round_deadline = absl::Minutes(2);
+    run.policy.idle_timeout = absl::Seconds(40);
+    run.policy.evaluation_deadline = absl::Minutes(1);
+    run.policy.min_fraction = 0.4;
+    run.policy.max_retries = 3;
+    ASSERT_TRUE(world.StartRun(run).ok());
+    AddDaemons(world, shape);
+    base::Prng prng(base::PrngKey{seed, 0, 3, base::PrngPurpose::kSimulation});
+    const uint64_t daemons = shape.trainers / shape.clients_per_daemon;
+    while (!world.IsOver() && world.loop().Now().since_origin() < absl::Hours(3)) {
+      world.RunFor(absl::Seconds(30) * prng.Uniform());
+      const size_t daemon = prng.Below(daemons);
+      if (world.IsUp(daemon) && prng.Uniform() < 0.6) {
+        world.Kill(daemon);
+      } else if (!world.IsUp(daemon)) {
+        world.Restart(daemon);
+      }
+    }
+    ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+    CheckInvariants(world);
+    EXPECT_TRUE(world.status().state == "finished" || world.status().state == "failed")
+        << world.status().state;
+    if (world.status().state == "failed") {
+      EXPECT_FALSE(world.status().reason.empty());
+    }
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Simulation, NextRunAtTheSameAddress_IsJoinedByTheSameDaemons) {
+  WorldOptions options;
+  options.faults = NetworkFaults::BadDay();
+  FederationWorld world(options);
+  const Shape shape{4, 2, 2, codec::BuSpec(16), true};
+  ASSERT_TRUE(world.StartRun(RunOf(shape, 1)).ok());
+  for (uint32_t first = 0; first < shape.trainers; first += shape.clients_per_daemon) {
+    world.AddDaemon(absl::StrCat("pi-", first), Role::kTrainer, shape.clients_per_daemon, first,
+                    /*runs=*/2);
+  }
+  world.AddDaemon("judge", Role::kEvaluator, 1, std::nullopt, /*runs=*/2);
+  ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+  const std::string first_run = world.status().run.run_id;
+  world.RunFor(absl::Minutes(1));
+  ASSERT_TRUE(world.StartRun(RunOf(shape, 2)).ok());
+  ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+  EXPECT_NE(world.status().run.run_id, first_run);
+  EXPECT_EQ(world.status().state, "finished");
+  CheckInvariants(world);
+  // Both have seen two runs end, and leave.
+  EXPECT_TRUE(world.RunUntil([&] { return world.ended(0) && world.ended(1) && world.ended(2); },
+                             absl::Hours(1)))
+      << world.log().Text();
+  for (size_t daemon = 0; daemon < 3; ++daemon) {
+    EXPECT_EQ(world.ended(daemon), absl::OkStatus()) << daemon;
+  }
+}
+
+TEST(Simulation, AHundredClientsInOneProcess_FinishARound) {
+  FederationWorld world(WorldOptions{});
+  const Shape shape{100, 1, 100, codec::BuSpec(16), false};
+  ASSERT_TRUE(world.StartRun(RunOf(shape, 1)).ok());
+  AddDaemons(world, shape);
+  ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+  CheckInvariants(world);
+  EXPECT_EQ(world.witness().accepted.size(), 100u);
+}
+
+TEST(Simulation, CutUploads_AreContinuedNotSentAgain) {
+  WorldOptions options;
+  options.faults.cut_chunk = 0.3;
+  FederationWorld world(options);
+  const Shape shape{4, 4, 1, codec::Fp32Spec(), false};
+  ASSERT_TRUE(world.StartRun(RunOf(shape, 1)).ok());
+  AddDaemons(world, shape);
+  ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+  const NetworkCounts& counts = world.network().counts();
+  EXPECT_GT(counts.cuts, 0u);
+  EXPECT_GT(counts.chunks_not_sent_again, 0u);
+  // Nothing but headers is sent twice: a cut between two chunks loses none.
+  uint64_t payload = 0;
+  for (const coordinator::RoundRecord& round : world.status().rounds) {
+    payload += round.payload.total();
+  }
+  EXPECT_LT(counts.uploaded_bytes, payload + counts.cuts * 1024);
+}
+
+}  // namespace
+}  // namespace quantfl::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleMock(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (absl::ConsumePrefix(&argument, "--seed=")) {
+      setenv("QUANTFL_SIM_SEED", std::string(argument).c_str(), 1);
+    }
+  }
+  return RUN_ALL_TESTS();
+}
