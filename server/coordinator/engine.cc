@@ -120,8 +120,7 @@ void Engine::Start(Callback<RunStatus> on_end) {
   });
 }
 
-// ---- the machine
-// ---------------------------------------------------------------------------------
+// ---- the machine ----
 
 void Engine::Dispatch(const round::Event& event) {
   QFL_CHECK(!dispatching_);
@@ -251,8 +250,7 @@ void Engine::Apply(round::RunOver&) {
   });
 }
 
-// ---- operators
-// -----------------------------------------------------------------------------------
+// ---- operators ----
 
 RunStatus Engine::Status() const {
   RunStatus status;

@@ -60,8 +60,7 @@ std::vector<MemberId> Engine::MembersOf(Role role) const {
   return ids;
 }
 
-// ---- joining
-// -------------------------------------------------------------------------------------
+// ---- joining ----
 
 void Engine::Join(Peer peer, federation::JoinRequest request,
                   Callback<absl::StatusOr<federation::JoinAnswer>> done) {
@@ -201,8 +200,7 @@ absl::StatusOr<federation::JoinAnswer> Engine::HandleJoin(const Peer& peer,
   return answer;
 }
 
-// ---- sessions and streams
-// ------------------------------------------------------------------------
+// ---- sessions and streams ----
 
 void Engine::NewSession(MemberId id) {
   Member& member = members_[id.value()];
@@ -287,8 +285,7 @@ void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
   });
 }
 
-// ---- eviction
-// ------------------------------------------------------------------------------------
+// ---- eviction ----
 
 void Engine::Evict(federation::ClientName name, std::string reason, Callback<absl::Status> done) {
   Post([this, name = std::move(name), reason = std::move(reason), done = std::move(done)] {
@@ -321,8 +318,7 @@ void Engine::EvictMember(MemberId id, const std::string& reason) {
   Dispatch(round::Evict{id});
 }
 
-// ---- what clients tell of their tasks
-// ------------------------------------------------------------
+// ---- what clients tell of their tasks ----
 
 void Engine::FailTask(Peer peer, std::string session, federation::TaskFailure failure,
                       Callback<absl::Status> done) {

@@ -41,8 +41,7 @@ std::string Figure(double value) { return absl::StrCat(value); }
 
 RoundRecord* Engine::CurrentRecord() { return records_.empty() ? nullptr : &records_.back(); }
 
-// ---- a round's beginning and end
-// -----------------------------------------------------------------
+// ---- a round's beginning and end ----
 
 void Engine::BeginRecord(const round::StoreTasks& e) {
   // Reports for the attempt before this one may still come.
@@ -231,8 +230,7 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
   Dispatch(round::RoundStored{absl::OkStatus()});
 }
 
-// ---- figures
-// -------------------------------------------------------------------------------------
+// ---- figures ----
 
 Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
                                   const std::vector<MemberId>& evaluators) const {

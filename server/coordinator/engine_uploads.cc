@@ -30,8 +30,7 @@ absl::Status NotStored(const absl::Status& status) {
 
 }  // namespace
 
-// ---- offers
-// --------------------------------------------------------------------------------------
+// ---- offers ----
 
 void Engine::Offer(Peer peer, std::string session, federation::UpdateOffer offer,
                    Callback<absl::StatusOr<OfferAnswer>> done) {
@@ -184,8 +183,7 @@ void Engine::GrantSlots() {
   granting_ = false;
 }
 
-// ---- chunks
-// --------------------------------------------------------------------------------------
+// ---- chunks ----
 
 void Engine::Append(std::shared_ptr<Upload> upload, std::string chunk,
                     Callback<absl::Status> done) {
@@ -273,8 +271,7 @@ void Engine::Offence(MemberId id, const absl::Status& status) {
                                " bad updates (decode_errors_max); the last: ", status.message()));
 }
 
-// ---- verdicts
-// ------------------------------------------------------------------------------------
+// ---- verdicts ----
 
 void Engine::Finish(std::shared_ptr<Upload> upload, Callback<absl::StatusOr<UpdateVerdict>> done) {
   const absl::Status status = upload->state->Verify(upload->generation);

@@ -18,8 +18,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 
-// ---- CSV
-// -----------------------------------------------------------------------------------------
+// ---- CSV ----
 
 std::string Cell(uint64_t value) { return absl::StrCat(value); }
 std::string Cell(double value) { return absl::StrFormat("%.9g", value); }
@@ -91,8 +90,7 @@ Row MakeRow(const RoundRecord& r) {
   return row;
 }
 
-// ---- JSON
-// ----------------------------------------------------------------------------------------
+// ---- JSON ----
 
 // JSON has no infinities.
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }

@@ -33,8 +33,7 @@
 
 namespace quantfl::round {
 
-// ---- events: what happened
-// -----------------------------------------------------------------------
+// ---- events: what happened ----
 
 struct Start {};
 // `member` counts from 0 without gaps. Trainers have a client_index that no other member has.
@@ -119,8 +118,7 @@ using Event = std::variant<Start, MemberJoined, StreamOpened, StreamClosed, Uplo
                            UpdateReceived, UpdateStored, TaskFailed, Evaluated, TasksStored,
                            FoldDone, RoundStored, Pause, Resume, Stop, Evict, Tick>;
 
-// ---- effects: what is to be done, in order
-// -------------------------------------------------------
+// ---- effects: what is to be done, in order ----
 
 struct TrainOrder {
   base::TaskId task;
@@ -223,8 +221,7 @@ using Effect = std::variant<Instruct, StoreTasks, AdmitUpload, AnswerUpload, Fai
                             StoreUpdate, RevokeUpload, StartFold, CommitRound, AbandonRound,
                             MemberLost, AcceptEvaluation, SkipEvaluation, RunEnded, RunOver>;
 
-// ---- the machine
-// ---------------------------------------------------------------------------------
+// ---- the machine ----
 
 enum class Phase { kIdle, kAssigning, kCollecting, kFolding, kCommitting, kEvaluating, kOver };
 enum class RunState { kWaiting, kRunning, kPaused, kFinished, kStopped, kFailed };

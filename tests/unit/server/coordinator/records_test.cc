@@ -1,0 +1,105 @@
+#include "server/coordinator/records.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_split.h"
+#include "nlohmann/json.hpp"
+#include "tests/unit/server/coordinator/coordinator_fixture.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+RunStatus MakeStatus() {
+  RunStatus status;
+  status.state = "finished";
+  status.reason = "all 2 rounds done";
+  status.run.run_id = "0123456789abcdef";
+  status.run.name = "demo";
+  RoundRecord first;
+  first.round = RoundId(0);
+  first.attempt = 0;
+  first.committed = true;
+  first.accuracy = 0.1;
+  RoundRecord abandoned;
+  abandoned.round = RoundId(1);
+  abandoned.reason = "deadline: 0 of 2, \"none\"; missing: a/0, b/0";
+  RoundRecord second;
+  second.round = RoundId(1);
+  second.attempt = 2;
+  second.committed = true;
+  second.accepted = second.cohort = 2;
+  second.train_loss = 0.25;
+  second.accuracy = 0.875;
+  second.bits_per_parameter = 4.0625;
+  second.bytes.uplink = {100, 110, 120, 130};
+  second.total_s = 1.5;
+  status.rounds = {first, abandoned, second};
+  return status;
+}
+
+TEST(RoundsCsv, EveryLineHasACellForEachColumn) {
+  RunStatus status = MakeStatus();
+  status.rounds[1].reason = "plain";
+  const std::string csv = RoundsCsv(status);
+  const std::vector<std::string> lines = absl::StrSplit(csv, '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 4u);
+  const std::vector<std::string> names = absl::StrSplit(lines[0], ',');
+  EXPECT_EQ(names[0], "round");
+  std::map<std::string, std::string> last;
+  for (const std::string& line : lines) {
+    const std::vector<std::string> cells = absl::StrSplit(line, ',');
+    ASSERT_EQ(cells.size(), names.size()) << line;
+    for (size_t i = 0; i < names.size(); ++i) last[names[i]] = cells[i];
+  }
+  EXPECT_EQ(last["accuracy"], "0.875");
+  EXPECT_EQ(last["bits_per_parameter"], "4.0625");
+  EXPECT_EQ(last["uplink_payload_bytes"], "100");
+  EXPECT_EQ(last["uplink_stream_bytes"], "120");
+  EXPECT_EQ(last["downlink_stream_bytes"], "") << "absent, not zero";
+  EXPECT_EQ(last["total_s"], "1.5");
+}
+
+TEST(RoundsCsv, TextWithCommasAndQuotes_IsQuoted) {
+  EXPECT_THAT(RoundsCsv(MakeStatus()),
+              testing::HasSubstr("\"deadline: 0 of 2, \"\"none\"\"; missing: a/0, b/0\""));
+}
+
+TEST(SummaryJson, HasTheStableKeys) {
+  RunOptions options;
+  const auto json = nlohmann::json::parse(SummaryJson(MakeStatus(), options, "0.1.0"));
+  EXPECT_EQ(json["format"], 1);
+  EXPECT_EQ(json["software_version"], "0.1.0");
+  EXPECT_EQ(json["state"], "finished");
+  EXPECT_EQ(json["run"]["run_id"], "0123456789abcdef");
+  EXPECT_EQ(json["run"]["codec"], "bu:16");
+  EXPECT_EQ(json["rounds_committed"], 1);
+  EXPECT_EQ(json["final"]["accuracy"], 0.875);
+  EXPECT_EQ(json["rounds"].size(), 3u);
+  EXPECT_EQ(json["rounds"][2]["bytes"]["uplink"]["messages_bytes"], 110);
+  EXPECT_TRUE(json["rounds"][2]["bytes"]["downlink"]["stream_bytes"].is_null());
+  EXPECT_TRUE(json["rounds"][1]["accuracy"].is_null());
+}
+
+TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
+  RunStatus status = MakeStatus();
+  status.reason = "\xff\xfe";
+  EXPECT_TRUE(nlohmann::json::accept(SummaryJson(status, RunOptions{}, "0.1.0")));
+}
+
+TEST(WriteRecords, WritesThreeFiles_AndNamesTheOneThatFailed) {
+  base::MemoryEnv env;
+  Artifact model;
+  model.bytes = "model";
+  ASSERT_TRUE(WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", model).ok());
+  EXPECT_THAT(*env.List("/runs/demo"),
+              testing::ElementsAre("final.safetensors", "rounds.csv", "summary.json"));
+  env.FailNext("summary", 1, absl::ResourceExhaustedError("no space"));
+  const absl::Status status =
+      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", model);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), testing::HasSubstr("summary.json"));
+}
+
+}  // namespace
+}  // namespace quantfl::coordinator
