@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/rpc/own_socket.h"
+#include "common/base/executor.h"
 #include "common/base/mutex.h"
 #include "common/base/status.h"
 #include "common/ledger/ledger.h"
@@ -29,8 +30,9 @@ using ledger::Direction;
 constexpr base::MemberId kSelf{0};
 constexpr size_t kHeaderPartBytes = 256 << 10;
 
-// One call under way. Deletes itself at its end.
+// One call under way. GrpcTransport::Forget takes it at its end.
 struct Call {
+  virtual ~Call() = default;
   grpc::ClientContext context;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Federation::Stub> stub;
@@ -40,10 +42,11 @@ struct Call {
 class GrpcTransport final : public daemon::Transport {
  public:
   GrpcTransport(std::shared_ptr<const GrpcTransportOptions> options, std::string target,
-                uint32_t tag)
+                uint32_t tag, std::shared_ptr<base::Executor> graveyard)
       : options_(std::move(options)),
         target_(std::move(target)),
         tag_(tag),
+        graveyard_(std::move(graveyard)),
         sockets_(UserTimeoutMs(tag)) {}
 
   ~GrpcTransport() override {
@@ -114,15 +117,14 @@ class GrpcTransport final : public daemon::Transport {
     }
   }
 
-  // After the callback, so that a destructor that waits knows that it has run.
-  void Forget(Call& call) {
-    // The last owner of a channel closes its connection; not under the lock.
-    std::shared_ptr<grpc::Channel> channel = std::move(call.channel);
-    call.stub.reset();
-    channel.reset();
+  // The call's end, after its callback, so that a destructor that waits knows that it has run.
+  // Deletes the call, on a thread of ours: with it may go the process's last channel, and gRPC then
+  // joins the threads that its callbacks run on, of which this is one.
+  void Forget(Call* call) {
     base::MutexLock lock(mutex_);
-    calls_.erase(&call);
+    calls_.erase(call);
     calls_changed_.NotifyAll();
+    graveyard_->Post([owned = std::shared_ptr<Call>(call)] {});
   }
 
   // Looks for the socket of a connection that has just been seen to work.
@@ -166,6 +168,7 @@ class GrpcTransport final : public daemon::Transport {
   const std::shared_ptr<const GrpcTransportOptions> options_;
   const std::string target_;
   const uint32_t tag_;
+  const std::shared_ptr<base::Executor> graveyard_;
   ledger::Ledger ledger_;
 
   base::Mutex mutex_;
@@ -200,8 +203,7 @@ struct UnaryCall final : Call {
           }
           const absl::Status status = transport.Conclude(*this, grpc_status);
           done(status, response);
-          transport.Forget(*this);
-          delete this;
+          transport.Forget(this);
         });
   }
 };
@@ -245,8 +247,7 @@ class TasksCall final : public Call, public grpc::ClientReadReactor<v1::Instruct
     }
     const absl::Status status = transport_.Conclude(*this, grpc_status);
     done_(error_.ok() ? status : error_);
-    transport_.Forget(*this);
-    delete this;
+    transport_.Forget(this);
   }
 
  private:
@@ -307,8 +308,7 @@ class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchRes
           absl::StrCat("the artifact ended at byte ", offset_, " of ", total_.value_or(0)));
     }
     done_(error_.ok() ? status : error_);
-    transport_.Forget(*this);
-    delete this;
+    transport_.Forget(this);
   }
 
  private:
@@ -412,8 +412,7 @@ class UploadCall final
   void OnDone(const grpc::Status& grpc_status) override {
     const absl::Status status = transport_.Conclude(*this, grpc_status);
     done_(Result(status));
-    transport_.Forget(*this);
-    delete this;
+    transport_.Forget(this);
   }
 
  private:
@@ -575,12 +574,14 @@ class GrpcTransportFactoryImpl final : public GrpcTransportFactory {
 
   std::unique_ptr<daemon::Transport> NewTransport() override {
     const uint32_t tag = 1 + next_.fetch_add(1, std::memory_order_relaxed) % kConnectionTagsMax;
-    return std::make_unique<GrpcTransport>(options_, target_, tag);
+    return std::make_unique<GrpcTransport>(options_, target_, tag, graveyard_);
   }
 
  private:
   const std::shared_ptr<const GrpcTransportOptions> options_;
   const std::string target_;
+  const std::shared_ptr<base::Executor> graveyard_ =
+      std::make_shared<base::ThreadPool>(1, "ended-calls");
   std::atomic<uint32_t> next_{0};
 };
 
@@ -590,6 +591,7 @@ absl::StatusOr<std::unique_ptr<GrpcTransportFactory>> GrpcTransportFactory::Crea
     GrpcTransportOptions options) {
   QFL_ASSIGN_OR_RETURN(std::string target, ChannelTarget(options.address, options.tls.has_value(),
                                                          options.allow_insecure));
+  QuietGrpc();
   return std::make_unique<GrpcTransportFactoryImpl>(std::move(options), std::move(target));
 }
 

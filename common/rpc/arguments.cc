@@ -1,7 +1,10 @@
 #include "common/rpc/arguments.h"
 
 #include <grpc/impl/codegen/grpc_types.h>
+#include <grpc/support/log.h>
 #include <grpcpp/resource_quota.h>
+
+#include <cstdlib>
 
 namespace quantfl::rpc {
 namespace {
@@ -25,6 +28,10 @@ grpc::ChannelArguments CommonChannelArguments() {
 }
 
 }  // namespace
+
+void QuietGrpc() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
 
 grpc::ChannelArguments FederationChannelArguments(uint32_t tag) {
   grpc::ChannelArguments arguments = CommonChannelArguments();

@@ -35,6 +35,10 @@ inline int UserTimeoutMs(uint32_t tag) {
   return static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)) + static_cast<int>(tag);
 }
 
+// gRPC writes to standard error whatever a stranger does to a connection. What matters arrives as a
+// status; the rest is silenced for the whole process, unless GRPC_VERBOSITY is set.
+void QuietGrpc();
+
 // A channel with a connection of its own, without gRPC's retries (they would hide bytes from the
 // ledger and errors from the session's back-off).
 //   tag  1..kConnectionTagsMax

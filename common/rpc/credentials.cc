@@ -29,7 +29,7 @@ BioPtr View(const std::string& text) {
 // A key with a passphrase would be asked for on the terminal.
 int NoPassphrase(char*, int, int, void*) { return 0; }
 
-absl::StatusOr<X509Ptr> FirstCertificate(const std::string& pem, const std::string& file) {
+absl::StatusOr<X509Ptr> FirstCertificate(const std::string& pem, absl::string_view file) {
   X509Ptr certificate(PEM_read_bio_X509(View(pem).get(), nullptr, NoPassphrase, nullptr));
   if (certificate) return certificate;
   return absl::InvalidArgumentError(
@@ -45,19 +45,25 @@ absl::StatusOr<ServerTls> LoadServerTls(base::Env& env, const std::string& certi
   ServerTls tls;
   QFL_ASSIGN_OR_RETURN(tls.certificate_chain, env.ReadFile(certificate_file, kPemBytesMax));
   QFL_ASSIGN_OR_RETURN(tls.private_key, env.ReadFile(key_file, kPemBytesMax));
+  QFL_RETURN_IF_ERROR(Check(tls, certificate_file, key_file));
+  return tls;
+}
+
+absl::Status Check(const ServerTls& tls, absl::string_view certificate_name,
+                   absl::string_view key_name) {
   QFL_ASSIGN_OR_RETURN(const X509Ptr certificate,
-                       FirstCertificate(tls.certificate_chain, certificate_file));
+                       FirstCertificate(tls.certificate_chain, certificate_name));
   const KeyPtr key(
       PEM_read_bio_PrivateKey(View(tls.private_key).get(), nullptr, NoPassphrase, nullptr));
   if (!key) {
     return absl::InvalidArgumentError(
-        absl::StrCat(key_file, ": no private key in PEM without a passphrase"));
+        absl::StrCat(key_name, ": no private key in PEM without a passphrase"));
   }
   if (X509_check_private_key(certificate.get(), key.get()) != 1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the key in ", key_file, " is not that of the certificate in ", certificate_file));
+        "the key in ", key_name, " is not that of the certificate in ", certificate_name));
   }
-  return tls;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ClientTls> LoadClientTls(base::Env& env, const std::string& root_file,

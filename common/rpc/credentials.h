@@ -37,6 +37,11 @@ absl::StatusOr<ServerTls> LoadServerTls(base::Env& env, const std::string& certi
 absl::StatusOr<ClientTls> LoadClientTls(base::Env& env, const std::string& root_file,
                                         std::string server_name = "");
 
+// INVALID_ARGUMENT unless the texts are a certificate and its key; the names are for the message.
+// gRPC itself would start, and refuse every connection.
+absl::Status Check(const ServerTls& tls, absl::string_view certificate_name,
+                   absl::string_view key_name);
+
 // Plain text without `tls`.
 std::shared_ptr<grpc::ServerCredentials> ServerCredentials(const std::optional<ServerTls>& tls);
 std::shared_ptr<grpc::ChannelCredentials> ChannelCredentials(const std::optional<ClientTls>& tls);

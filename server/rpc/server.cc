@@ -64,6 +64,7 @@ class Listener {
   absl::Status Start(const ListenerOptions& options, const ServerLimits& limits,
                      ledger::Ledger* ledger) {
     QFL_RETURN_IF_ERROR(Validate(options));
+    if (options.tls) QFL_RETURN_IF_ERROR(Check(*options.tls, "the certificate", "the key"));
     QFL_ASSIGN_OR_RETURN(acceptor_, Acceptor::Bind({options.address, options.connections_max,
                                                     options.connections_per_host_max},
                                                    ledger, logger_));
@@ -77,9 +78,7 @@ class Listener {
         ServerCredentials(options.tls));
     server_ = builder.BuildAndStart();
     if (!server_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cannot serve on ", options.address,
-                       ": gRPC takes neither certificate nor key as they are"));
+      return absl::InternalError(absl::StrCat("gRPC cannot serve on ", options.address));
     }
     acceptor_->Start([this](int fd) {
       ExternalAcceptor::NewConnectionParameters parameters;
@@ -119,6 +118,7 @@ class ServerImpl final : public Server {
 
   absl::Status Open(ServerOptions options, const ServerDeps& deps) {
     QFL_CHECK(deps.coordinator != nullptr && deps.ledger != nullptr && deps.logger != nullptr);
+    QuietGrpc();
     // Both are gRPC's own switches for every server that is built from here on.
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
