@@ -11,13 +11,14 @@ namespace {
 
 int Milliseconds(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
 
-grpc::ChannelArguments CommonChannelArguments() {
+grpc::ChannelArguments CommonChannelArguments(int keepalive_timeout_ms) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(kKeepaliveTime));
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(kKeepaliveTimeout));
+  // Once: of an argument that is set twice the first counts.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive_timeout_ms);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
   // The stream of instructions can be silent for hours: pings go on.
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -34,15 +35,14 @@ void QuietGrpc() {
 }
 
 grpc::ChannelArguments FederationChannelArguments(uint32_t tag) {
-  grpc::ChannelArguments arguments = CommonChannelArguments();
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, UserTimeoutMs(tag));
+  grpc::ChannelArguments arguments = CommonChannelArguments(UserTimeoutMs(tag));
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   return arguments;
 }
 
 grpc::ChannelArguments OperatorChannelArguments() {
-  grpc::ChannelArguments arguments = CommonChannelArguments();
+  grpc::ChannelArguments arguments = CommonChannelArguments(Milliseconds(kKeepaliveTimeout));
   arguments.SetMaxReceiveMessageSize(kOperatorMessageBytesMax);
   return arguments;
 }
