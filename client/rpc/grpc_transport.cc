@@ -87,6 +87,7 @@ class GrpcTransport final : public daemon::Transport {
     base::MutexLock lock(mutex_);
     if (!channel_) {
       channel_ = MakeChannel(target_, options_->tls, FederationChannelArguments(tag_));
+      new_channel_ = true;
     }
     call.channel = channel_;
     call.stub = v1::Federation::NewStub(channel_);
@@ -131,8 +132,10 @@ class GrpcTransport final : public daemon::Transport {
   //   answered  whether the other side has certainly answered on it
   void Observe(bool answered) {
     base::MutexLock lock(sockets_mutex_);
-    if (sockets_.HasOpen()) return;
+    // The last channel's socket may still be open when the next one's is there.
+    if (!new_channel_ && sockets_.HasOpen()) return;
     std::vector<OwnSockets::Found> found = sockets_.Scan();
+    if (!found.empty()) new_channel_ = false;
     for (OwnSockets::Found& socket : found) {
       ledger_.AddConnection(socket.name, ledger::Ledger::Side::kClient, std::move(socket.probe));
       ledger_.Attribute(socket.name, kSelf);
@@ -176,6 +179,7 @@ class GrpcTransport final : public daemon::Transport {
   std::shared_ptr<grpc::Channel> channel_ QFL_GUARDED_BY(mutex_);
   std::set<Call*> calls_ QFL_GUARDED_BY(mutex_);
 
+  std::atomic<bool> new_channel_{false};  // whose socket has not been found yet
   base::Mutex sockets_mutex_;
   OwnSockets sockets_ QFL_GUARDED_BY(sockets_mutex_);
   bool observed_ QFL_GUARDED_BY(sockets_mutex_) = false;

@@ -24,7 +24,7 @@ class OwnSockets {
     std::string name;  // of the connection, unique in the process's life
     std::unique_ptr<ledger::TcpProbe> probe;
   };
-  // Whether a socket that was found before is still open: then there is nothing to look for.
+  // Whether a socket that was found before is still in use.
   bool HasOpen();
   // The connected sockets with the mark that were not found before.
   std::vector<Found> Scan();

@@ -408,7 +408,7 @@ TEST_F(GrpcTransportTest, ClosedConnections_KeepTheirBytesAndBothEndsAgree) {
   JoinFirst();
   const auto after_six = transport_->Counters();
   EXPECT_GT(*after_six.uplink.stream, *after_five.uplink.stream);
-  EXPECT_GT(*after_five.uplink.stream, 5 * 150u);
+  EXPECT_GT(*after_five.uplink.stream, after_five.uplink.messages + 5 * 100);
   EXPECT_EQ(ledger_.Totals(kFirst).uplink.messages, after_six.uplink.messages);
 }
 
