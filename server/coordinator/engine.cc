@@ -46,7 +46,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
     }
     QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
     metadata = view.metadata;
-    *bounds = aggregation::DefaultBoundExponents(schema.Gather(*flat), schema.update_layout());
+    const codec::Layout& layout = schema.update_layout();
+    *bounds = layout.n() == schema.size()
+                  ? aggregation::DefaultBoundExponents(*flat, layout)
+                  : aggregation::DefaultBoundExponents(schema.Gather(*flat), layout);
   }
   Model model{MakeArtifact(std::move(initial)), std::move(bounds)};
   options.run.run_id = absl::BytesToHexString(base::SecureRandomBytes(kRunIdBytes));
@@ -182,7 +185,10 @@ void Engine::Apply(round::Instruct& e) {
   const bool last = std::holds_alternative<federation::WaitUntil>(instruction.what) ||
                     std::holds_alternative<federation::Finished>(instruction.what);
   member.sink->Push(instruction);
-  if (last) member.sink->Close(absl::OkStatus());
+  if (last) {
+    member.sink_closed = true;
+    member.sink->Close(absl::OkStatus());
+  }
 }
 
 void Engine::Apply(round::StoreTasks& e) {

@@ -72,6 +72,7 @@ class Engine final : public Coordinator {
     std::optional<base::ClientIndex> client_index;
     std::string session;                    // empty: evicted
     std::shared_ptr<InstructionSink> sink;  // its stream, until CloseTasks
+    bool sink_closed = false;               // told to end, CloseTasks has not come yet
     uint32_t offences = 0;
     std::string evicted;  // why
     base::TaskId task;    // the last training task

@@ -231,7 +231,9 @@ absl::StatusOr<MemberId> Engine::MemberOf(const Peer& peer, const std::string& s
 }
 
 void Engine::CloseSink(MemberId id, absl::Status why) {
-  std::exchange(members_[id.value()].sink, nullptr)->Close(std::move(why));
+  Member& member = members_[id.value()];
+  const std::shared_ptr<InstructionSink> sink = std::exchange(member.sink, nullptr);
+  if (!std::exchange(member.sink_closed, false)) sink->Close(std::move(why));
 }
 
 void Engine::OpenTasks(Peer peer, std::string session, std::shared_ptr<InstructionSink> sink) {
@@ -254,6 +256,7 @@ void Engine::CloseTasks(std::string session, std::shared_ptr<InstructionSink> si
     const auto id = MemberOf(Peer{}, session);
     if (!id.ok() || members_[id->value()].sink != sink) return;
     members_[id->value()].sink = nullptr;
+    members_[id->value()].sink_closed = false;
     Dispatch(round::StreamClosed{*id});
   });
 }

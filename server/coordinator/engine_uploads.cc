@@ -249,6 +249,9 @@ void Engine::UploadFailed(const std::shared_ptr<UploadState>& state, const absl:
   const UploadPlan& plan = state->plan();
   const auto found = uploads_.find(plan.task);
   if (found == uploads_.end() || found->second != state) return;
+  // A call after the last chunk changes nothing about what has come.
+  const auto note = notes_.find(plan.task);
+  if (finishing_.count(plan.task) > 0 || (note != notes_.end() && note->second.accepted)) return;
   const bool offence = IsOffence(status);
   Note(LogLevel::kWarning, offence ? "update_corrupt" : "update_not_stored",
        {{"client", NameOf(plan.member)},

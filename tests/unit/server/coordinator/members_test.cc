@@ -164,6 +164,19 @@ TEST_F(CoordinatorTest, WaitUntil_EndsTheStreamWithoutAnError) {
   EXPECT_EQ(Members()[0].state, "waiting");
 }
 
+TEST_F(CoordinatorTest, BackBeforeItsOldStreamWasMissed_IsToldAnew) {
+  Begin();
+  FakeClient a = Client("a", 0);
+  Wait(options.policy.linger);
+  const FakeClient before = a;
+  Open(a);
+  EXPECT_EQ(before.sink->closed, absl::OkStatus()) << "not closed a second time";
+  EXPECT_NE(a.sink->Last<federation::StandBy>(), nullptr);
+  Close(before);
+  Client("b", 1);
+  EXPECT_EQ(a.Task().round, RoundId(1));
+}
+
 TEST_F(CoordinatorTest, Lost_IsLoggedByName) {
   Begin();
   FakeClient a = Client("a", 0);

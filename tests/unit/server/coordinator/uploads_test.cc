@@ -173,6 +173,18 @@ TEST_F(UploadTest, ChunkTooMany_IsRefused) {
   EXPECT_EQ(Append(answer->upload, update.chunks[0]).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(UploadTest, ChunkAfterTheVerdict_ChangesNothing) {
+  const FakeUpdate update = Mine();
+  const auto answer = Offer(a, update.offer);
+  for (const std::string& chunk : update.chunks) EXPECT_TRUE(Append(answer->upload, chunk).ok());
+  EXPECT_EQ(Finish(answer->upload)->verdict, Verdict::kAccepted);
+  EXPECT_FALSE(Append(answer->upload, update.chunks[0]).ok());
+  EXPECT_FALSE(Finish(answer->upload).ok());
+  Deliver(b, 2);
+  EXPECT_EQ(Status().rounds[0].accepted, 2u);
+  EXPECT_EQ(b.Task().round, RoundId(2));
+}
+
 TEST_F(UploadTest, ChunkOutOfOrder_IsRefused) {
   const FakeUpdate update = Mine();
   const auto answer = Offer(a, update.offer);
