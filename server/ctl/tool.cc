@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/app/config.h"
 #include "common/app/exit_codes.h"
 #include "common/app/version.h"
 #include "common/base/status.h"
@@ -106,6 +107,21 @@ absl::StatusOr<std::string> PartitionsText(Partitions options, base::Env& env) {
   return data::PartitionTable(dataset.labels, partitions);
 }
 
+// The mistake in the first argument where that is no command. CLI11 would say that one is required.
+std::string UnknownCommand(const CLI::App& cli, int argc, const char* const* argv) {
+  if (argc < 2 || argv[1][0] == '-') return "";
+  const std::string given = argv[1];
+  std::string nearest;
+  size_t distance = 3;
+  for (const CLI::App* command : cli.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == given) return "";
+    const size_t d = app::EditDistance(command->get_name(), given);
+    if (d < distance) nearest = command->get_name(), distance = d;
+  }
+  return absl::StrCat("no command \"", Printable(given), "\"",
+                      nearest.empty() ? "" : absl::StrCat(" (did you mean \"", nearest, "\"?)"));
+}
+
 // What a command's callback leaves: the program's end.
 struct Outcome {
   absl::Status status;
@@ -126,6 +142,10 @@ class Tool {
     cli.get_formatter()->column_width(34);
     DeclareRunCommands(cli);
     DeclareFileCommands(cli);
+    if (const std::string unknown = UnknownCommand(cli, argc, argv); !unknown.empty()) {
+      std::fprintf(error_, "quantflctl: %s; see --help\n", unknown.c_str());
+      return app::kExitUsage;
+    }
     try {
       cli.parse(argc, argv);
     } catch (const CLI::Success& success) {

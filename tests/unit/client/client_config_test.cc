@@ -1,0 +1,63 @@
+#include "client/client_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/base/env.h"
+
+namespace quantfl {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ClientConfigTest : public ::testing::Test {
+ protected:
+  app::LoadResult Load(std::vector<std::string> arguments, const std::string& host_name = "pi-01") {
+    c_ = ClientConfig();
+    app::Config config("quantfl-client", "");
+    DeclareClientConfig(config, &c_, host_name);
+    return config.Load(arguments, {}, env_);
+  }
+  base::MemoryEnv env_;
+  ClientConfig c_;
+};
+
+TEST_F(ClientConfigTest, TheLeast_IsEnough) {
+  const app::LoadResult loaded = Load({"--coordinator", "10.0.0.1:7447", "--data-dir", "d"});
+  ASSERT_FALSE(loaded.exit_code.has_value()) << loaded.error;
+  c_.ResolveDefaults();
+  EXPECT_EQ(c_.daemon.device, "pi-01");
+  EXPECT_EQ(c_.daemon.state_dir, "state/pi-01");
+  EXPECT_EQ(c_.daemon.role, federation::Role::kTrainer);
+  EXPECT_FALSE(c_.daemon.first_index.has_value());
+}
+
+TEST_F(ClientConfigTest, WhatIsRequired_IsListed) {
+  const app::LoadResult loaded = Load({});
+  EXPECT_THAT(loaded.error, HasSubstr("coordinator: got nothing"));
+  EXPECT_THAT(loaded.error, HasSubstr("data.dir: got nothing"));
+}
+
+TEST_F(ClientConfigTest, HostNameThatNoDeviceHas_MakesTheDeviceRequired) {
+  const app::LoadResult loaded =
+      Load({"--coordinator", "a:1", "--data-dir", "d"}, "name with blanks");
+  EXPECT_THAT(loaded.error, HasSubstr("device: got nothing"));
+}
+
+TEST_F(ClientConfigTest, MistakesBetweenKeys_AreNamed) {
+  const std::vector<std::string> least = {"--coordinator", "a:1", "--data-dir", "d"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), least.begin(), least.end());
+    return Load(more).error;
+  };
+  EXPECT_THAT(with({"--role", "evaluator", "--clients", "2"}),
+              HasSubstr("--clients: clients: got 2"));
+  EXPECT_THAT(with({"--retry_min_ms", "40000"}), HasSubstr("--retry_min_ms"));
+  EXPECT_THAT(with({"--tls.mode", "token"}), HasSubstr("tls.ca"));
+  EXPECT_THAT(with({"--tls.token_file", "t"}), HasSubstr("plain text"));
+  EXPECT_THAT(with({"--device", "a/b"}), HasSubstr("--device: device: got \"a/b\""));
+  EXPECT_THAT(with({"--coordinator=a"}), HasSubstr("--coordinator"));
+}
+
+}  // namespace
+}  // namespace quantfl

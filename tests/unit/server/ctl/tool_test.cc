@@ -1,0 +1,68 @@
+#include "server/ctl/tool.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "common/app/exit_codes.h"
+
+namespace quantfl::ctl {
+namespace {
+
+using ::testing::HasSubstr;
+
+class ToolTest : public ::testing::Test {
+ protected:
+  ~ToolTest() override {
+    std::fclose(out_);
+    std::fclose(error_);
+  }
+  int Run(std::vector<const char*> arguments) {
+    arguments.insert(arguments.begin(), "quantflctl");
+    return RunTool(static_cast<int>(arguments.size()), arguments.data(), env_, base::SystemClock(),
+                   out_, error_);
+  }
+  static std::string Text(std::FILE* file) {
+    std::string text(static_cast<size_t>(std::ftell(file)), '\0');
+    std::rewind(file);
+    text.resize(std::fread(text.data(), 1, text.size(), file));
+    return text;
+  }
+  base::MemoryEnv env_;
+  std::FILE* const out_ = std::tmpfile();
+  std::FILE* const error_ = std::tmpfile();
+};
+
+TEST_F(ToolTest, UnknownCommand_IsNamedWithTheNearestOne) {
+  EXPECT_EQ(Run({"wach"}), app::kExitUsage);
+  EXPECT_EQ(Text(error_),
+            "quantflctl: no command \"wach\" (did you mean \"watch\"?); see --help\n");
+}
+
+TEST_F(ToolTest, NoCommand_IsUsage) { EXPECT_EQ(Run({}), app::kExitUsage); }
+
+TEST_F(ToolTest, TokenNew_PrintsTheTokenAlone) {
+  EXPECT_EQ(Run({"token", "new", "pi-01", "--role", "evaluator", "--tokens-file", "tokens"}), 0);
+  EXPECT_EQ(Text(out_).size(), 44u);
+  EXPECT_THAT(*env_.ReadFile("tokens", 1000), HasSubstr("pi-01 evaluator "));
+}
+
+TEST_F(ToolTest, Inspect_MissingFile_IsNoInputInOneLine) {
+  EXPECT_EQ(Run({"inspect", "nothing.safetensors"}), app::kExitNoInput);
+  EXPECT_THAT(Text(error_),
+              ::testing::MatchesRegex("quantflctl: [^\n]*nothing.safetensors[^\n]*\n"));
+}
+
+TEST_F(ToolTest, Watch_NoCoordinator_IsUnavailable) {
+  EXPECT_EQ(Run({"watch", "--results-dir", "/nothing/here"}), app::kExitUnavailable);
+}
+
+TEST_F(ToolTest, PlainTextBeyondLoopback_IsRefused) {
+  EXPECT_NE(Run({"status", "--operator", "192.0.2.1:7448"}), 0);
+  EXPECT_THAT(Text(error_), HasSubstr("loopback"));
+}
+
+}  // namespace
+}  // namespace quantfl::ctl
