@@ -192,17 +192,19 @@ TEST(Simulation, SameSeed_SameRun) {
 // Deadlines that leave clients behind, clients that vanish: the model is then one of several, but
 // every round ends and the run does.
 TEST(Simulation, ClientsThatVanish_EveryRoundEnds) {
+  std::map<std::string, int> ends;
+  int abandoned = 0, without_some = 0;
   for (const uint64_t seed : Seeds()) {
     SCOPED_TRACE(Replay(seed));
     const Shape shape = ShapeOf(seed);
     WorldOptions options;
     options.seed = seed;
     options.faults = NetworkFaults::BadDay();
-    options.train_max = absl::Minutes(2);
+    options.train_max = absl::Seconds(40);
     FederationWorld world(options);
     RunOptions run = RunOf(shape, seed);
-    run.policy.round_deadline = absl::Minutes(2);
-    run.policy.idle_timeout = absl::Seconds(40);
+    run.policy.round_deadline = absl::Minutes(3);
+    run.policy.idle_timeout = absl::Minutes(1);
     run.policy.evaluation_deadline = absl::Minutes(1);
     run.policy.min_fraction = 0.4;
     run.policy.max_retries = 3;
@@ -210,10 +212,11 @@ TEST(Simulation, ClientsThatVanish_EveryRoundEnds) {
     AddDaemons(world, shape);
     base::Prng prng(base::PrngKey{seed, 0, 3, base::PrngPurpose::kSimulation});
     const uint64_t daemons = shape.trainers / shape.clients_per_daemon;
+    const double vanish = 0.6 * prng.Uniform();  // at each look, of the daemon looked at
     while (!world.IsOver() && world.loop().Now().since_origin() < absl::Hours(3)) {
       world.RunFor(absl::Seconds(30) * prng.Uniform());
       const size_t daemon = prng.Below(daemons);
-      if (world.IsUp(daemon) && prng.Uniform() < 0.6) {
+      if (world.IsUp(daemon) && prng.Uniform() < vanish) {
         world.Kill(daemon);
       } else if (!world.IsUp(daemon)) {
         world.Restart(daemon);
@@ -226,8 +229,19 @@ TEST(Simulation, ClientsThatVanish_EveryRoundEnds) {
     if (world.status().state == "failed") {
       EXPECT_FALSE(world.status().reason.empty());
     }
+    ++ends[world.status().state];
+    for (const coordinator::RoundRecord& round : world.status().rounds) {
+      if (!round.committed) ++abandoned;
+      if (round.committed && round.accepted < round.cohort) ++without_some;
+    }
     if (HasFailure()) return;
   }
+  if (Seeds().size() < kSeedsDefault) return;
+  // Else the simulation has lost its teeth.
+  EXPECT_GT(ends["finished"], 0);
+  EXPECT_GT(ends["failed"], 0);
+  EXPECT_GT(abandoned, 0);
+  EXPECT_GT(without_some, 0);
 }
 
 TEST(Simulation, NextRunAtTheSameAddress_IsJoinedByTheSameDaemons) {
