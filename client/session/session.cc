@@ -58,6 +58,10 @@ base::TaskId TaskOf(const federation::Instruction& instruction) {
 
 }  // namespace
 
+ClientSession::ActiveTask::ActiveTask(std::variant<TrainTask, EvaluateTask> task,
+                                      base::SteadyTime begun)
+    : what(std::move(task)), fetch_from(begun) {}
+
 base::TaskId ClientSession::ActiveTask::id() const {
   return std::visit([](const auto& task) { return task.task_id; }, what);
 }
@@ -375,9 +379,7 @@ bool ClientSession::LetGo() {
 }
 
 void ClientSession::Begin(const TrainTask& task) {
-  task_.emplace();
-  task_->what = task;
-  task_->fetch_from = now_;
+  task_.emplace(task, now_);
   task_failures_ = 0;
   if (!client_index_.has_value()) {
     FailWith("an evaluator has no client_index to train with");
@@ -388,9 +390,7 @@ void ClientSession::Begin(const TrainTask& task) {
 }
 
 void ClientSession::Begin(const EvaluateTask& task) {
-  task_.emplace();
-  task_->what = task;
-  task_->fetch_from = now_;
+  task_.emplace(task, now_);
   task_failures_ = 0;
 }
 

@@ -233,6 +233,9 @@ class ClientSession {
   enum class Phase { kFetching, kWorking, kSpooling, kUploading, kReporting, kFailing };
 
   struct ActiveTask {
+    ActiveTask(std::variant<federation::TrainTask, federation::EvaluateTask> task,
+               base::SteadyTime begun);
+
     std::variant<federation::TrainTask, federation::EvaluateTask> what;
     Phase phase = Phase::kFetching;
     Request request = 0;    // awaited: a call, local work or a timer
