@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=8 port="${QUANTFL_DEMO_PORT:-7447}" clients=4 runs=runs bin=""
+rounds=10 port="${QUANTFL_DEMO_PORT:-7447}" clients=4 runs=runs bin=""
 usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
   case "$1" in

@@ -49,9 +49,10 @@ class Process:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        for line in self.popen.stdout:
-            self.lines.append(line.rstrip("\n"))
-            self._queue.put(self.lines[-1])
+        with self.popen.stdout as stream:
+            for line in stream:
+                self.lines.append(line.rstrip("\n"))
+                self._queue.put(self.lines[-1])
         self._queue.put(None)
 
     def wait_for(self, event, timeout=TIMEOUT_S, **fields):
