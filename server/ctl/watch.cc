@@ -63,7 +63,8 @@ std::string RowTitles() {
 }
 
 std::string RowText(const coordinator::RoundRecord& record) {
-  const std::string updates = absl::StrCat(record.accepted, "/", record.cohort);
+  const std::string updates =
+      record.cohort > 0 ? absl::StrCat(record.accepted, "/", record.cohort) : "-";
   if (!record.committed) {
     return absl::StrFormat("%5d  %9s  abandoned (attempt %d): %s\n", record.round.value(), updates,
                            record.attempt, Printable(record.reason).substr(0, kReasonShownMax));
@@ -153,6 +154,8 @@ absl::StatusOr<coordinator::RunStatus> Watch(
     }
     absl::StatusOr<coordinator::RunStatus> status = client.GetStatus();
     next_draw = base::SystemClock().Now() + kRedraw;
+    // A coordinator that is only slow is asked again at its next event.
+    if (absl::IsDeadlineExceeded(status.status()) && !ended) continue;
     if (!status.ok()) {
       if (!last.ok()) last = status.status();
       break;
