@@ -71,7 +71,7 @@ std::optional<double> BitsPerParameter(const Json& json) {
 }
 
 std::string Bytes(double v) { return terminal::HumanBytes(static_cast<uint64_t>(v)); }
-std::string Seconds(double v) { return absl::StrFormat("%.1f", v); }
+std::string Seconds(double v) { return absl::StrFormat(v < 10 ? "%.2f" : "%.1f", v); }
 std::string Percent(double v) { return absl::StrFormat("%.2f %%", 100 * v); }
 std::string Plain(double v) { return absl::StrFormat("%.3f", v); }
 

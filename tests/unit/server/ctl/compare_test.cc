@@ -56,7 +56,7 @@ TEST_F(CompareTest, TwoRuns_StandSideBySideWithTheirDifference) {
                     HasSubstr("uplink, codec payload          8.0 kB    1.0 kB       -87.5 %\n"),
                     HasSubstr("uplink, TCP stream                  -         -\n"),
                     HasSubstr("bits per parameter, uplink     32.000     4.000       -87.5 %\n"),
-                    HasSubstr("  fold                            0.5       0.5        +0.0 %\n")));
+                    HasSubstr("  fold                           0.50      0.50        +0.0 %\n")));
 }
 
 TEST_F(CompareTest, FoldersWithoutRecords_AreErrors) {
