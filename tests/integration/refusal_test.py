@@ -94,8 +94,8 @@ class RefusedInARun(FederationTest):
 
     def test_misbehaviour_is_refused_with_the_reason_while_the_run_goes_on(self):
         coordinator, ready = self.coordinator(self.config(
-            codec__uplink="fp32", evaluation__enabled=False, round__rounds=40, round__cohort=0,
-            round__min_clients=2, data__partitions=64, round__round_deadline_ms=2000, round__min_fraction=0.1,
+            codec__uplink="fp32", evaluation__enabled=False, round__rounds=1000,
+            round__min_clients=2, data__partitions=64, round__round_deadline_ms=1000, round__min_fraction=0.1,
             round__retry_after_ms_min=50, round__retry_after_ms_max=100))
         good = self.synthetic(ready["federation"], "good", "--clients", 2)
         coordinator.wait_for("round_committed", round=1)
@@ -105,8 +105,12 @@ class RefusedInARun(FederationTest):
             self.assertIn("refused", bad.output())
             self.assertIn(reason, bad.output())
         self.assertIsNone(good.popen.poll(), good.tail())
+        coordinator.wait_for("round_committed")
+        run("quantflctl", "stop", "--results-dir", self.folder / "run", check=0)
         self.assertEqual(coordinator.wait(), 0, coordinator.tail())
-        self.assertEqual(self.summary()["state"], "finished")
+        summary = self.summary()
+        self.assertEqual(summary["state"], "stopped")
+        self.assertGreater(summary["rounds"][-1]["accepted"], 0)
 
 
 if __name__ == "__main__":
