@@ -157,7 +157,9 @@ void RoundMachine::On(const TaskFailed& e) {
   TrainingTask* task = Find(e.task);
   if (task == nullptr || task->member != e.member || phase_ != Phase::kCollecting) return;
   if (task->state != TaskState::kHeld && task->state != TaskState::kLost) return;
-  if (task->uploading) Emit(RevokeUpload{e.task, "its client gave the task up"});
+  if (std::exchange(task->uploading, false)) {
+    Emit(RevokeUpload{e.task, "its client gave the task up"});
+  }
   EndTask(*task, TaskState::kFailed, e.reason);
   MaybeEndRound();
 }

@@ -1,6 +1,7 @@
 #include "server/round/round_machine.h"
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
@@ -246,9 +247,12 @@ void RoundMachine::On(const TasksStored& e) {
 void RoundMachine::EndTask(TrainingTask& task, TaskState state, std::string reason) {
   if (task.state == TaskState::kHeld) --held_;
   if (task.state == TaskState::kStoring) --storing_;
+  if (std::exchange(task.uploading, false)) {
+    // Whoever sends it may not notice for long, and holds a slot that others wait for.
+    Emit(RevokeUpload{IdOf(static_cast<size_t>(&task - tasks_.data())), reason});
+  }
   task.state = state;
   task.reason = std::move(reason);
-  task.uploading = false;
   MakeIdle(task.member);
 }
 

@@ -242,6 +242,19 @@ TEST(Upload, RefusedByItsHeader_EndsTheTask) {
   EXPECT_EQ(d.machine.round(), RoundId(2)) << "the round did not wait for it";
 }
 
+TEST(Upload, RefusedWhileItIsUnderWay_IsRevoked) {
+  MachineDriver d(SmallPolicy(2));
+  d.Send(Start{});
+  const MemberId a = d.Trainer(0);
+  d.Trainer(1);
+  const TaskId task = d.TaskOf(a);
+  d.Send(UploadOffered{a, task, d.DigestOf(1)});
+  d.Send(UploadStarted{task});
+  const Effects effects = d.Send(UploadRefused{a, task, "wrong schema"});
+  ASSERT_TRUE(d.Has<RevokeUpload>(effects)) << "else its slot is taken until the round ends";
+  EXPECT_EQ(d.Get<RevokeUpload>(effects)->task, task);
+}
+
 TEST(Deadline, WithMinFraction_Commits) {
   RoundPolicy policy = SmallPolicy(3);
   policy.min_fraction = 0.6;
