@@ -296,6 +296,11 @@ void Engine::HandleFinish(const std::shared_ptr<Upload>& upload,
   if (finishing_.count(plan.task) > 0) {
     return done(absl::AbortedError("this upload is being finished already"));
   }
+  // What was accepted stays where it is until its round is folded.
+  const auto note = notes_.find(plan.task);
+  if (note != notes_.end() && note->second.accepted) {
+    return done(UpdateVerdict{Verdict::kAlreadyAccepted, ""});
+  }
   finishing_[plan.task] = PendingFinish{plan.member, state, std::move(done)};
   active_.erase(plan.task);
   Dispatch(round::UpdateReceived{plan.member, plan.task, plan.offer.digest, plan.weight});

@@ -185,6 +185,17 @@ TEST_F(UploadTest, ChunkAfterTheVerdict_ChangesNothing) {
   EXPECT_EQ(b.Task().round, RoundId(2));
 }
 
+TEST_F(UploadTest, FinishAfterTheVerdict_ChangesNothing) {
+  const FakeUpdate update = Mine();
+  const auto answer = Offer(a, update.offer);
+  for (const std::string& chunk : update.chunks) EXPECT_TRUE(Append(answer->upload, chunk).ok());
+  EXPECT_EQ(Finish(answer->upload)->verdict, Verdict::kAccepted);
+  EXPECT_EQ(Finish(answer->upload)->verdict, Verdict::kAlreadyAccepted);
+  Deliver(b, 2);
+  EXPECT_EQ(Status().rounds[0].accepted, 2u);
+  EXPECT_EQ(b.Task().round, RoundId(2));
+}
+
 TEST_F(UploadTest, ChunkOutOfOrder_IsRefused) {
   const FakeUpdate update = Mine();
   const auto answer = Offer(a, update.offer);
@@ -349,6 +360,16 @@ TEST_F(UploadTest, NoProgress_LosesItsSlot) {
   EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("idle_timeout"));
   EXPECT_EQ(Offer(a, update.offer)->continue_from, 1u);
+}
+
+TEST_F(UploadTest, RefusedOfferOfAnotherStream_EndsTheUploadUnderWay) {
+  const FakeUpdate update = Mine();
+  const auto answer = Offer(a, update.offer);
+  EXPECT_TRUE(Append(answer->upload, update.chunks[0]).ok());
+  FakeUpdate bad = update;
+  bad.offer.examples = 0;
+  EXPECT_EQ(Offer(a, bad.offer)->verdict->verdict, Verdict::kRefused);
+  EXPECT_EQ(Append(answer->upload, update.chunks[1]).code(), absl::StatusCode::kAborted);
 }
 
 TEST_F(UploadTest, Fp32WithNaN_IsRefused) {
