@@ -29,6 +29,9 @@ using ledger::Direction;
 // A transport's ledger has one member.
 constexpr base::MemberId kSelf{0};
 constexpr size_t kHeaderPartBytes = 256 << 10;
+// gRPC's and the ledger's; and what the rest of a process has open.
+constexpr uint64_t kDescriptorsPerConnection = 2;
+constexpr uint64_t kDescriptorsBesides = 1024;
 
 // One call under way. GrpcTransport::Forget takes it at its end.
 struct Call {
@@ -595,7 +598,8 @@ absl::StatusOr<std::unique_ptr<GrpcTransportFactory>> GrpcTransportFactory::Crea
     GrpcTransportOptions options) {
   QFL_ASSIGN_OR_RETURN(std::string target, ChannelTarget(options.address, options.tls.has_value(),
                                                          options.allow_insecure));
-  QuietGrpc();
+  PrepareGrpc();
+  RaiseDescriptorLimit(kConnectionTagsMax * kDescriptorsPerConnection + kDescriptorsBesides);
   return std::make_unique<GrpcTransportFactoryImpl>(std::move(options), std::move(target));
 }
 

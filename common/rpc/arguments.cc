@@ -3,7 +3,9 @@
 #include <grpc/impl/codegen/grpc_types.h>
 #include <grpc/support/log.h>
 #include <grpcpp/resource_quota.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace quantfl::rpc {
@@ -30,8 +32,20 @@ grpc::ChannelArguments CommonChannelArguments(int keepalive_timeout_ms) {
 
 }  // namespace
 
-void QuietGrpc() {
+void PrepareGrpc() {
+  ::setenv("GRPC_DNS_RESOLVER", "native", /*overwrite=*/0);
   if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
+uint64_t RaiseDescriptorLimit(uint64_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+  if (limit.rlim_cur < wanted) {
+    rlimit raised = limit;
+    raised.rlim_cur = std::min<rlim_t>(limit.rlim_max, wanted);
+    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  }
+  return limit.rlim_cur;
 }
 
 grpc::ChannelArguments FederationChannelArguments(uint32_t tag) {

@@ -35,9 +35,14 @@ inline int UserTimeoutMs(uint32_t tag) {
   return static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)) + static_cast<int>(tag);
 }
 
-// gRPC writes to standard error whatever a stranger does to a connection. What matters arrives as a
-// status; the rest is silenced for the whole process, unless GRPC_VERBOSITY is set.
-void QuietGrpc();
+// gRPC's switches for the whole process, to be called before its first use; idempotent.
+// What a stranger does to a connection is not written to standard error (what matters arrives as a
+// status) unless GRPC_VERBOSITY is set. Names are looked up as by every other program, so that
+// /etc/hosts and mDNS ("coordinator.local") work, unless GRPC_DNS_RESOLVER is set.
+void PrepareGrpc();
+
+// Raises the soft limit of open files as far as `wanted` or the hard limit; returns what it is now.
+uint64_t RaiseDescriptorLimit(uint64_t wanted);
 
 // A channel with a connection of its own, without gRPC's retries (they would hide bytes from the
 // ledger and errors from the session's back-off).

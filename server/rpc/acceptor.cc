@@ -7,7 +7,6 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,10 +29,6 @@ namespace quantfl::rpc {
 namespace {
 
 constexpr int kBacklog = 1024;
-// gRPC's descriptor, the ledger's duplicate and ours.
-constexpr uint64_t kDescriptorsPerConnection = 3;
-constexpr uint64_t kDescriptorsBesides = 256;
-
 class UniqueFd {
  public:
   explicit UniqueFd(int fd = -1) : fd_(fd) {}
@@ -108,16 +103,9 @@ static_assert(offsetof(sockaddr_in, sin_port) == offsetof(sockaddr_in6, sin6_por
 // As many connections as descriptors allow, after the soft limit is raised as far as needed.
 uint32_t FitDescriptors(uint32_t connections_max) {
   const uint64_t wanted = connections_max * kDescriptorsPerConnection + kDescriptorsBesides;
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return connections_max;
-  if (limit.rlim_cur < wanted) {
-    rlimit raised = limit;
-    raised.rlim_cur = std::min<rlim_t>(limit.rlim_max, wanted);
-    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
-  }
-  if (limit.rlim_cur >= wanted) return connections_max;
-  const uint64_t left =
-      limit.rlim_cur > kDescriptorsBesides ? limit.rlim_cur - kDescriptorsBesides : 0;
+  const uint64_t limit = RaiseDescriptorLimit(wanted);
+  if (limit >= wanted) return connections_max;
+  const uint64_t left = limit > kDescriptorsBesides ? limit - kDescriptorsBesides : 0;
   return static_cast<uint32_t>(std::max<uint64_t>(1, left / kDescriptorsPerConnection));
 }
 

@@ -12,6 +12,10 @@
 
 namespace quantfl::rpc {
 
+// gRPC's descriptor, the ledger's duplicate and ours; and what the rest of the process has open.
+inline constexpr uint64_t kDescriptorsPerConnection = 3;
+inline constexpr uint64_t kDescriptorsBesides = 256;
+
 struct AcceptorOptions {
   std::string address;
   uint32_t connections_max = 0;

@@ -151,7 +151,7 @@ absl::StatusOr<std::unique_ptr<OperatorClient>> OperatorClient::Create(
   QFL_ASSIGN_OR_RETURN(
       const std::string target,
       ChannelTarget(options.address, options.tls.has_value(), options.allow_insecure));
-  QuietGrpc();
+  PrepareGrpc();
   grpc::ChannelArguments arguments = OperatorChannelArguments();
   auto channel = MakeChannel(target, options.tls, arguments);
   return std::make_unique<OperatorClientImpl>(std::move(options), std::move(channel));

@@ -118,11 +118,15 @@ class ServerImpl final : public Server {
 
   absl::Status Open(ServerOptions options, const ServerDeps& deps) {
     QFL_CHECK(deps.coordinator != nullptr && deps.ledger != nullptr && deps.logger != nullptr);
-    QuietGrpc();
+    PrepareGrpc();
     // Both are gRPC's own switches for every server that is built from here on.
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
+    // Each listener fits itself into the limit; this makes room for both.
+    const uint64_t connections = uint64_t{options.federation.connections_max} +
+                                 (options.operators ? options.operators->connections_max : 0);
+    RaiseDescriptorLimit(connections * kDescriptorsPerConnection + kDescriptorsBesides);
     federation_ = std::make_unique<Listener>(
         std::make_unique<FederationService>(FederationContext{
             deps.coordinator, deps.ledger, Gate(options.federation.tokens, Gate::For::kClients),

@@ -210,7 +210,7 @@ class SubmitUpdateStream final
 
   void Appended(const absl::Status& status, uint64_t bytes) {
     if (!status.ok()) {
-      End(base::Annotate(status, absl::StrCat("chunk ", next_chunk_)));
+      End(status);
       return;
     }
     context_.ledger->AddPayload(caller_.member, Direction::kUplink, bytes);
