@@ -118,12 +118,18 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
 };
 
 // An artifact's bytes, one message under way at a time. gRPC calls it from one thread at a time.
+// Holds the artifact only while it copies: a reader that does not read keeps no withdrawn model in
+// memory.
 class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
  public:
   FetchStream(const FederationContext& context, base::MemberId member,
-              std::shared_ptr<const coordinator::Artifact> artifact, uint64_t offset)
-      : context_(context), member_(member), artifact_(std::move(artifact)), offset_(offset) {
-    message_.set_total_bytes(artifact_->bytes.size());
+              const std::shared_ptr<const coordinator::Artifact>& artifact, uint64_t offset)
+      : context_(context),
+        member_(member),
+        artifact_(artifact),
+        total_bytes_(artifact->bytes.size()),
+        offset_(offset) {
+    message_.set_total_bytes(total_bytes_);
     WriteNext();
   }
   explicit FetchStream(const FederationContext& context, const absl::Status& refusal)
@@ -138,7 +144,7 @@ class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
     }
     Count();
     offset_ += message_.data().size();
-    if (offset_ == artifact_->bytes.size()) {
+    if (offset_ == total_bytes_) {
       Finish(grpc::Status::OK);
       return;
     }
@@ -150,9 +156,17 @@ class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
 
  private:
   void WriteNext() {
-    const uint64_t left = artifact_->bytes.size() - offset_;
-    message_.set_data(artifact_->bytes.data() + offset_,
-                      static_cast<size_t>(std::min<uint64_t>(left, kFetchMessageBytes)));
+    {
+      const std::shared_ptr<const coordinator::Artifact> artifact = artifact_.lock();
+      if (artifact == nullptr) {
+        Finish(ToGrpc(absl::NotFoundError(absl::StrCat(
+            "the artifact is no longer one of this run; ", offset_, " bytes of it were sent"))));
+        return;
+      }
+      message_.set_data(
+          artifact->bytes.data() + offset_,
+          static_cast<size_t>(std::min<uint64_t>(total_bytes_ - offset_, kFetchMessageBytes)));
+    }
     StartWrite(&message_);
   }
 
@@ -163,7 +177,8 @@ class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
 
   const FederationContext& context_;
   base::MemberId member_;
-  std::shared_ptr<const coordinator::Artifact> artifact_;
+  std::weak_ptr<const coordinator::Artifact> artifact_;
+  uint64_t total_bytes_ = 0;
   uint64_t offset_ = 0;
   v1::FetchResponse message_;
 };

@@ -38,6 +38,11 @@ base::Digest FakeCoordinator::AddArtifact(std::string bytes) {
   return artifact->digest;
 }
 
+void FakeCoordinator::RemoveArtifact(const base::Digest& digest) {
+  base::MutexLock lock(mutex_);
+  artifacts_.erase(digest);
+}
+
 bool FakeCoordinator::WaitUntil(const std::function<bool()>& done) {
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
   base::MutexLock lock(mutex_);

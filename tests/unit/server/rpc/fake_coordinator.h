@@ -24,6 +24,7 @@ class FakeCoordinator final : public coordinator::Coordinator {
   // The session of device/ordinal.
   static std::string SessionOf(const federation::ClientName& name);
   base::Digest AddArtifact(std::string bytes);
+  void RemoveArtifact(const base::Digest& digest);
   // Waits until `done()` holds, which is asked with the lock held, again after every call of the
   // service. False after 20 s.
   bool WaitUntil(const std::function<bool()>& done);

@@ -308,6 +308,26 @@ TEST_F(FetchTest, ContinuesFromAnOffset) {
   EXPECT_EQ(nothing, "");
 }
 
+TEST_F(FetchTest, WithdrawnMeanwhile_EndsInsteadOfKeepingItInMemory) {
+  Serve();
+  ASSERT_TRUE(Join(kPi).ok());
+  constexpr size_t kMessages = 100;  // more than a stream's window
+  const base::Digest digest =
+      coordinator_.AddArtifact(std::string(kMessages * kFetchMessageBytes, 'x'));
+  v1::FetchRequest request;
+  request.set_session(testing::FakeCoordinator::SessionOf(kPi));
+  request.set_digest(std::string(digest.AsBytes()));
+  auto context = Context();
+  auto reader = stub_->Fetch(context.get(), request);
+  v1::FetchResponse piece;
+  ASSERT_TRUE(reader->Read(&piece));
+  coordinator_.RemoveArtifact(digest);
+  size_t messages = 1;
+  while (reader->Read(&piece)) ++messages;
+  EXPECT_LT(messages, kMessages);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(FetchTest, RefusesWhatThereIsNot) {
   Serve();
   ASSERT_TRUE(Join(kPi).ok());
