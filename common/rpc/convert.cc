@@ -37,20 +37,6 @@ absl::StatusOr<std::string> Text(absl::string_view field, const std::string& tex
   return text;
 }
 
-// For people: cut and cleaned rather than refused.
-std::string Reason(absl::string_view text) {
-  std::string result(text.substr(0, kReasonBytesMax));
-  // A cut may go through a character of several bytes.
-  while (text.size() > kReasonBytesMax && !result.empty() &&
-         (static_cast<unsigned char>(text[result.size()]) & 0xc0) == 0x80) {
-    result.pop_back();
-  }
-  for (char& c : result) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  }
-  return result;
-}
-
 absl::StatusOr<double> Finite(absl::string_view field, double value,
                               double min = std::numeric_limits<double>::lowest(),
                               double max = std::numeric_limits<double>::max()) {
@@ -149,6 +135,19 @@ absl::StatusOr<federation::TrainTask> FromProto(const v1::TrainTask& proto) {
 }
 
 }  // namespace
+
+std::string CutReason(absl::string_view text) {
+  std::string result(text.substr(0, kReasonBytesMax));
+  // A cut may go through a character of several bytes.
+  while (text.size() > kReasonBytesMax && !result.empty() &&
+         (static_cast<unsigned char>(text[result.size()]) & 0xc0) == 0x80) {
+    result.pop_back();
+  }
+  for (char& c : result) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return result;
+}
 
 absl::StatusOr<std::string> SessionFromProto(const std::string& session) {
   if (session.size() == 32 && IsHex(session)) return session;
@@ -307,9 +306,9 @@ v1::Instruction ToProto(const federation::Instruction& instruction) {
     v1::WaitUntil* until = proto.mutable_wait_until();
     until->set_after_ms_min(static_cast<uint64_t>(absl::ToInt64Milliseconds(wait->after_min)));
     until->set_after_ms_max(static_cast<uint64_t>(absl::ToInt64Milliseconds(wait->after_max)));
-    until->set_reason(Reason(wait->reason));
+    until->set_reason(CutReason(wait->reason));
   } else if (const auto* finished = std::get_if<federation::Finished>(&instruction.what)) {
-    proto.mutable_finished()->set_reason(Reason(finished->reason));
+    proto.mutable_finished()->set_reason(CutReason(finished->reason));
   }
   return proto;
 }
@@ -342,13 +341,14 @@ absl::StatusOr<federation::Instruction> FromProto(const v1::Instruction& proto) 
                       absl::StrCat(until.after_ms_min(), "..", until.after_ms_max()),
                       absl::StrCat("a window within 0..", kMsMax));
       }
-      instruction.what = federation::WaitUntil{
-          absl::Milliseconds(static_cast<int64_t>(until.after_ms_min())),
-          absl::Milliseconds(static_cast<int64_t>(until.after_ms_max())), Reason(until.reason())};
+      instruction.what =
+          federation::WaitUntil{absl::Milliseconds(static_cast<int64_t>(until.after_ms_min())),
+                                absl::Milliseconds(static_cast<int64_t>(until.after_ms_max())),
+                                CutReason(until.reason())};
       return instruction;
     }
     case v1::Instruction::kFinished:
-      instruction.what = federation::Finished{Reason(proto.finished().reason())};
+      instruction.what = federation::Finished{CutReason(proto.finished().reason())};
       return instruction;
     case v1::Instruction::WHAT_NOT_SET:
       break;
@@ -405,14 +405,15 @@ absl::StatusOr<federation::UpdateOffer> FromProto(const v1::UpdateOffer& proto,
 v1::UpdateVerdict ToProto(const federation::UpdateVerdict& verdict) {
   v1::UpdateVerdict proto;
   proto.set_kind(static_cast<v1::UpdateVerdict::Kind>(verdict.verdict));
-  proto.set_reason(Reason(verdict.reason));
+  proto.set_reason(CutReason(verdict.reason));
   return proto;
 }
 
 absl::StatusOr<federation::UpdateVerdict> FromProto(const v1::UpdateVerdict& proto) {
   const int kind = static_cast<int>(proto.kind());
   if (kind < 1 || kind > 5) return Refuse("verdict.kind", absl::StrCat(kind), "1..5");
-  return federation::UpdateVerdict{static_cast<federation::Verdict>(kind), Reason(proto.reason())};
+  return federation::UpdateVerdict{static_cast<federation::Verdict>(kind),
+                                   CutReason(proto.reason())};
 }
 
 v1::ByteCounters ToProto(const federation::ByteCounters& counters) {
@@ -470,14 +471,15 @@ v1::ReportRequest ToProto(const std::string& session, const federation::TaskFail
   v1::ReportRequest proto;
   proto.set_session(session);
   proto.set_task_id(failure.task_id.value());
-  proto.mutable_failure()->set_reason(Reason(failure.reason));
+  proto.mutable_failure()->set_reason(CutReason(failure.reason));
   return proto;
 }
 
 absl::StatusOr<std::variant<federation::ClientReport, federation::TaskFailure>> FromProto(
     const v1::ReportRequest& proto) {
   if (proto.what_case() == v1::ReportRequest::kFailure) {
-    return federation::TaskFailure{base::TaskId(proto.task_id()), Reason(proto.failure().reason())};
+    return federation::TaskFailure{base::TaskId(proto.task_id()),
+                                   CutReason(proto.failure().reason())};
   }
   federation::ClientReport report;
   report.task_id = base::TaskId(proto.task_id());

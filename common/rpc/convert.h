@@ -17,6 +17,10 @@ namespace quantfl::rpc {
 inline constexpr size_t kTextBytesMax = 256;     // names, versions
 inline constexpr size_t kReasonBytesMax = 1024;  // longer ones are cut, either way
 
+// A text for people from outside, which is cut and cleaned rather than refused: at most
+// kReasonBytesMax bytes, still UTF-8 if it was, without control characters.
+std::string CutReason(absl::string_view text);
+
 absl::StatusOr<std::string> SessionFromProto(const std::string& session);
 
 v1::JoinRequest ToProto(const federation::JoinRequest& request);

@@ -199,7 +199,7 @@ grpc::ServerUnaryReactor* OperatorService::EvictClient(grpc::CallbackServerConte
       call->Finish(name.status());
       return;
     }
-    coordinator_->Evict(*std::move(name), request->reason().substr(0, kReasonBytesMax),
+    coordinator_->Evict(*std::move(name), CutReason(request->reason()),
                         [call](const absl::Status& status) { call->Finish(status); });
   });
 }

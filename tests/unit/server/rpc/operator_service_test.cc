@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "common/rpc/convert.h"
 #include "server/rpc/operator_client.h"
 #include "server/rpc/operator_convert.h"
 #include "server/rpc/server.h"
@@ -172,6 +173,13 @@ TEST_F(OperatorServiceTest, CommandsReachTheCoordinator) {
   EXPECT_TRUE(client->Evict({"pi-07", 1}, "too hot").ok());
   EXPECT_THAT(coordinator_.evicted, ElementsAre(Pair("pi-07/1", "too hot")));
   EXPECT_EQ(client->Evict({"", 1}, "").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(OperatorServiceTest, Evict_LongReason_IsCutBetweenCharacters) {
+  Serve();
+  const std::string reason(kReasonBytesMax - 1, 'a');
+  EXPECT_TRUE(Client()->Evict({"pi-07", 1}, reason + "\xc3\xa9").ok());
+  EXPECT_THAT(coordinator_.evicted, ElementsAre(Pair("pi-07/1", reason)));
 }
 
 TEST_F(OperatorServiceTest, GetReport_IsMadeFromTheStatus) {
