@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -28,6 +29,7 @@
 #include "common/base/env.h"
 #include "common/base/executor.h"
 #include "common/base/status.h"
+#include "common/codec/update.h"
 #include "common/ledger/ledger.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
@@ -276,6 +278,9 @@ int Run(int argc, char** argv) {
   base::ThreadPool compute(1, "fold");
   const coordinator::RunOptions options = c.Options();
   const uint64_t parameters = start->schema.size();
+  // A header that fits one message reaches the engine, which tells best what is wrong with it.
+  server_options->codec_header_bytes_max = std::max<uint64_t>(
+      codec::kHeaderBytesMax, codec::EncodedHeaderBytesMax(start->schema.update_layout()));
   auto coordinator = coordinator::Coordinator::Create(
       options, std::move(start->schema), std::move(start->bytes),
       {&engine, &storage, &compute, &clock, &log, store->get(), &ledger});

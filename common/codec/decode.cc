@@ -118,6 +118,10 @@ absl::Status BeyondBound(size_t tensor, float value, int8_t exponent) {
 
 }  // namespace
 
+uint64_t EncodedHeaderBytesMax(const Layout& layout) {
+  return wire::kHeaderFixedBytes + uint64_t{layout.tensors().size()} * wire::kRangeBytes;
+}
+
 absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& layout) {
   if (bytes.size() < wire::kVersion + sizeof(uint16_t) ||
       bytes.substr(0, wire::kMagicBytes) != wire::kUpdateMagic) {
@@ -130,7 +134,7 @@ absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& 
                                                       "; this program reads version ",
                                                       wire::kUpdateVersion));
   }
-  const size_t bytes_max = wire::kHeaderFixedBytes + layout.tensors().size() * wire::kRangeBytes;
+  const uint64_t bytes_max = EncodedHeaderBytesMax(layout);
   if (bytes.size() < wire::kHeaderFixedBytes || bytes.size() > bytes_max) {
     return HeaderLoss(absl::StrCat(bytes.size(), " bytes; for this schema it has ",
                                    wire::kHeaderFixedBytes, " to ", bytes_max));

@@ -67,6 +67,10 @@ struct UpdateHeader {
   std::vector<AffineRange> ranges;  // bu: one for each quantised tensor, in order
 };
 
+// Bytes of the longest header that an update of `layout` can have: who receives one in parts
+// buffers no more.
+uint64_t EncodedHeaderBytesMax(const Layout& layout);
+
 // Trusts nothing: bounds before allocation, ids, counts, finite ranges with step >= 0, checksum,
 // and that it is for `layout` (schema digest, n). DATA_LOSS for corrupt bytes, FAILED_PRECONDITION
 // for another schema or codec version, UNIMPLEMENTED for reserved ids; the message names field,

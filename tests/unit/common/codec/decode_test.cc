@@ -70,6 +70,13 @@ TEST(ParseHeader_, GivesWhatWasEncoded) {
   EXPECT_EQ(header.ranges[1].lo, -5);
 }
 
+TEST(EncodedHeaderBytesMax_, NoHeaderIsLonger) {
+  EXPECT_GE(EncodedHeaderBytesMax(TestLayout()), Update().header.size());
+  std::string longer = Update().header;
+  longer.resize(EncodedHeaderBytesMax(TestLayout()) + 1);
+  EXPECT_TRUE(absl::IsDataLoss(ParseHeader(longer, TestLayout()).status()));
+}
+
 TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
   const auto loss = absl::StatusCode::kDataLoss;
   const auto failed = absl::StatusCode::kFailedPrecondition;
