@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -288,6 +289,13 @@ int Run(int argc, char** argv) {
     return Refuse(base::Annotate(coordinator.status(), c.model_file), app::kExitDataError);
   }
   coordinator::Coordinator& run = **coordinator;
+  // On every way out, also where the server fails to start after clients have come: the loops drop
+  // what is left before what it refers to goes.
+  const absl::Cleanup stop_loops = [&] {
+    engine.Stop();
+    storage.Stop();
+    compute.Stop();
+  };
   server_options->report = [&options](const coordinator::RunStatus& status) {
     return rpc::ReportFiles{coordinator::SummaryJson(status, options, app::kVersion),
                             coordinator::RoundsCsv(status)};
@@ -324,10 +332,6 @@ int Run(int argc, char** argv) {
   if (const absl::Status removed = env.RemoveFile(endpoint_file); !removed.ok()) {
     log.Warning("remove_failed", {{"reason", removed.message()}});
   }
-  // The loops drop what is left before what it refers to goes.
-  engine.Stop();
-  storage.Stop();
-  compute.Stop();
   return code;
 }
 
