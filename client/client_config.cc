@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/data/formats.h"
 #include "common/federation/types.h"
 
 namespace quantfl {
@@ -118,9 +119,14 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
               {.help = "Folder of the data set; checked at the start.",
                .required = true,
                .flag = "data-dir"});
-  config.Text("data.format", &c->data_format, {.choices = {"idx"}},
-              {.help = "idx: MNIST's files, plain or .gz; a trainer reads train-*, an evaluator "
-                       "t10k-*."});
+  config.Text(
+      "data.format", &c->data_format, {.choices = data::FormatNames()},
+      {.help = "idx: MNIST's files, plain or .gz. cifar10, cifar100: the publisher's binary "
+               "files, unpacked. safetensors: your own images, train.safetensors and "
+               "test.safetensors with x, uint8 [n, channels, height, width], and y, "
+               "integers [n]. A trainer reads the training split, an evaluator the test "
+               "split.",
+       .flag = "data-format"});
   app::DeclareLogKeys(config, &c->log);
 }
 

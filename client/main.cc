@@ -27,6 +27,7 @@
 #include "common/base/env.h"
 #include "common/base/executor.h"
 #include "common/base/status.h"
+#include "common/data/formats.h"
 #include "common/learn/learner.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/tokens.h"
@@ -84,7 +85,9 @@ int Run(int argc, char** argv) {
   c.daemon.software_version = app::kVersion;
 
   learn::ConfigureProcess();
-  auto workload = training::TrainingWorkload::Create({c.data_dir, c.daemon.role}, env);
+  const absl::StatusOr<data::Format> format = data::ParseFormat(c.data_format);
+  if (!format.ok()) return Refuse(format.status());
+  auto workload = training::TrainingWorkload::Create({c.data_dir, c.daemon.role, *format}, env);
   if (!workload.ok()) return Refuse(workload.status());
   absl::StatusOr<rpc::GrpcTransportOptions> transport = TransportOptions(c, env);
   if (!transport.ok()) return Refuse(transport.status());

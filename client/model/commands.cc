@@ -13,6 +13,7 @@
 #include "client/model/checkpoint.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
+#include "common/data/formats.h"
 #include "common/learn/initialise.h"
 #include "common/learn/learner.h"
 #include "common/model/architectures.h"
@@ -141,10 +142,11 @@ absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::C
   if (!start.ok()) return start.status();
   Checkpoint& checkpoint = *start;
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, checkpoint.input));
+  QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.data_format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset train,
-                       data::LoadIdxFolder(env, options.data_dir, data::Split::kTrain));
+                       data::LoadFolder(env, options.data_dir, format, data::Split::kTrain));
   QFL_ASSIGN_OR_RETURN(const data::Dataset test,
-                       data::LoadIdxFolder(env, options.data_dir, data::Split::kTest));
+                       data::LoadFolder(env, options.data_dir, format, data::Split::kTest));
   QFL_ASSIGN_OR_RETURN(
       const std::unique_ptr<learn::Learner> learner,
       learn::Learner::Create(checkpoint.schema.architecture(), checkpoint.classes));
@@ -183,8 +185,9 @@ absl::Status RunEvaluate(const EvaluateOptions& options, base::Env& env,
   QFL_ASSIGN_OR_RETURN(Checkpoint checkpoint,
                        LoadCheckpoint(env, options.model, options.architecture, DefaultInput()));
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, checkpoint.input));
+  QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.data_format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,
-                       data::LoadIdxFolder(env, options.data_dir, options.split));
+                       data::LoadFolder(env, options.data_dir, format, options.split));
   QFL_ASSIGN_OR_RETURN(
       const std::unique_ptr<learn::Learner> learner,
       learn::Learner::Create(checkpoint.schema.architecture(), checkpoint.classes));

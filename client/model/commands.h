@@ -46,6 +46,7 @@ struct PretrainOptions {
   uint32_t classes = 10;
   std::string init;  // checkpoint to continue from; empty: fresh weights from `seed`
   std::string data_dir;
+  std::string data_format = "idx";
   uint32_t epochs = 10;
   double learning_rate = 0.02;
   double learning_rate_decay = 0.75;  // factor after each epoch, in (0, 1]
@@ -66,6 +67,7 @@ struct EvaluateOptions {
   std::string model;
   std::string architecture = "lenet5";  // where the file does not name its own
   std::string data_dir;
+  std::string data_format = "idx";
   data::Split split = data::Split::kTest;
   InputOptions input;
 };

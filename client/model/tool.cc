@@ -9,6 +9,7 @@
 #include "client/model/commands.h"
 #include "common/app/exit_codes.h"
 #include "common/app/version.h"
+#include "common/data/formats.h"
 #include "common/model/architectures.h"
 #include "common/terminal/progress_line.h"
 
@@ -16,7 +17,7 @@ namespace quantfl::model_tool {
 namespace {
 
 const char kDataHelp[] =
-    "Folder with idx files as MNIST publishes them, plain or .gz. Debian's package "
+    "Folder of the data set. Debian's package "
     "dataset-fashion-mnist: /usr/share/datasets/fashion-mnist; MNIST: `quantflctl data get mnist`";
 
 void AddArchitecture(CLI::App& command, std::string& architecture) {
@@ -35,6 +36,15 @@ void AddInput(CLI::App& command, InputOptions& input, const std::string& otherwi
       .add_option("--input-stddev", input.stddev,
                   "See --input-mean; above 0 [default: " + otherwise + "0.33]")
       ->type_name("FLOAT");
+}
+
+void AddFormat(CLI::App& command, std::string& format) {
+  command
+      .add_option("--data-format", format,
+                  "Of the files in --data-dir, as quantfl-client's data.format: " +
+                      absl::StrJoin(data::FormatNames(), ", "))
+      ->type_name("NAME")
+      ->check(CLI::IsMember(data::FormatNames()));
 }
 
 }  // namespace
@@ -76,6 +86,7 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
   pretrain_command.add_option("--data-dir", pretrain.data_dir, kDataHelp)
       ->type_name("DIR")
       ->required();
+  AddFormat(pretrain_command, pretrain.data_format);
   pretrain_command.add_option("--epochs", pretrain.epochs,
                               "Times through the training split, 1..10000");
   pretrain_command.add_option("--learning-rate", pretrain.learning_rate,
@@ -104,6 +115,7 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
   evaluate_command.add_option("--data-dir", evaluate.data_dir, kDataHelp)
       ->type_name("DIR")
       ->required();
+  AddFormat(evaluate_command, evaluate.data_format);
   evaluate_command.add_option("--split", split, "test or train")
       ->check(CLI::IsMember({"test", "train"}));
   AddInput(evaluate_command, evaluate.input, "the file's own, else ");

@@ -39,7 +39,8 @@ absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
     const TrainingWorkloadOptions& options, base::Env& env) {
   const data::Split split =
       options.role == Role::kTrainer ? data::Split::kTrain : data::Split::kTest;
-  QFL_ASSIGN_OR_RETURN(data::Dataset dataset, data::LoadIdxFolder(env, options.data_dir, split));
+  QFL_ASSIGN_OR_RETURN(data::Dataset dataset,
+                       data::LoadFolder(env, options.data_dir, options.format, split));
   return std::unique_ptr<TrainingWorkload>(new TrainingWorkload(options.role, std::move(dataset)));
 }
 

@@ -15,15 +15,17 @@
 #include "common/base/env.h"
 #include "common/base/mutex.h"
 #include "common/data/dataset.h"
+#include "common/data/formats.h"
 #include "common/federation/types.h"
 #include "common/learn/learner.h"
 
 namespace quantfl::training {
 
 struct TrainingWorkloadOptions {
-  std::string data_dir;                                // idx files: data::LoadIdxFolder
+  std::string data_dir;
   federation::Role role = federation::Role::kTrainer;  // a trainer loads the training split, an
                                                        // evaluator the test split
+  data::Format format = data::Format::kIdx;
 };
 
 // What a client computes, with learn::Learner. All logical clients of a process share one data set;
@@ -31,7 +33,7 @@ struct TrainingWorkloadOptions {
 // same time. Thread-safe. Results do not depend on which learner or thread did the work.
 class TrainingWorkload : public daemon::Workload {
  public:
-  // Errors of LoadIdxFolder. Call learn::ConfigureProcess() first.
+  // Errors of data::LoadFolder. Call learn::ConfigureProcess() first.
   static absl::StatusOr<std::unique_ptr<TrainingWorkload>> Create(
       const TrainingWorkloadOptions& options, base::Env& env);
 

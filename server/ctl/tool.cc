@@ -17,6 +17,7 @@
 #include "common/app/version.h"
 #include "common/base/status.h"
 #include "common/data/dataset.h"
+#include "common/data/formats.h"
 #include "common/federation/types.h"
 #include "common/fetch/datasets.h"
 #include "common/terminal/progress_line.h"
@@ -35,6 +36,7 @@ constexpr Table::Align kRight = Table::Align::kRight;
 
 struct Partitions {
   std::string data_dir;
+  std::string format = "idx";
   std::string kind = "dirichlet";
   federation::PartitionSpec spec;
 };
@@ -101,8 +103,9 @@ std::string ClientsText(const std::vector<coordinator::MemberStatus>& members) {
 absl::StatusOr<std::string> PartitionsText(Partitions options, base::Env& env) {
   options.spec.kind = options.kind == "iid" ? federation::PartitionKind::kIid
                                             : federation::PartitionKind::kDirichlet;
+  QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,
-                       data::LoadIdxFolder(env, options.data_dir, data::Split::kTrain));
+                       data::LoadFolder(env, options.data_dir, format, data::Split::kTrain));
   QFL_ASSIGN_OR_RETURN(const auto partitions, data::Partition(dataset.labels, options.spec));
   return data::PartitionTable(dataset.labels, partitions);
 }
@@ -266,9 +269,13 @@ class Tool {
 
     CLI::App& partitions = *data.add_subcommand(
         "partitions", "Show how a run would cut a data set: a table of label counts");
-    partitions.add_option("--data-dir", partitions_.data_dir, "Folder with idx files")
+    partitions.add_option("--data-dir", partitions_.data_dir, "Folder of the data set")
         ->type_name("DIR")
         ->required();
+    partitions
+        .add_option("--format", partitions_.format,
+                    absl::StrCat("One of: ", absl::StrJoin(data::FormatNames(), ", "), " [idx]"))
+        ->check(CLI::IsMember(data::FormatNames()));
     partitions.add_option("--partitions", partitions_.spec.partitions, "Clients")
         ->required()
         ->check(CLI::Range(1u, 1'000'000u));

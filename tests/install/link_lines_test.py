@@ -21,7 +21,7 @@ ALLOWED = {
     "aggregation": {"base", "codec"},
     "store": {"base"},
     "ledger": {"base", "codec", "federation"},
-    "data": {"base", "codec", "federation"},
+    "data": {"base", "codec", "federation", "model"},
 }
 SERVER = ["round", "aggregation", "store", "coordinator", "server_rpc", "ctl"]
 SERVER_PROGRAMS = ["quantfl-coordinator", "quantflctl"]

@@ -57,15 +57,27 @@ class RefusedAtStart(FederationTest):
     def test_plain_text_beyond_loopback(self):
         self.refused(self.config(server__listen="0.0.0.0:0"), "loopback", "allow_insecure")
 
-    def client_refused(self, folder, *expected):
+    def client_refused(self, folder, *expected, data__format="idx"):
         status, output = run("quantfl-client", "--coordinator", "127.0.0.1:1", "--device", "d", "--state_dir",
-                             self.folder / "state", "--data.dir", folder, timeout=30)
+                             self.folder / "state", "--data.dir", folder, "--data.format", data__format,
+                             timeout=30)
         self.assertNotEqual(status, 0, output)
         for text in expected:
             self.assertIn(text, output)
 
     def test_missing_data_file(self):
         self.client_refused(self.folder, "train-images-idx3-ubyte")
+
+    def test_images_of_another_type(self):
+        header = json.dumps({"x": {"dtype": "F32", "shape": [1, 1, 28, 28], "data_offsets": [0, 3136]},
+                             "y": {"dtype": "U8", "shape": [1], "data_offsets": [3136, 3137]}}).encode()
+        (self.folder / "train.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 3137)
+        self.client_refused(self.folder, "train.safetensors", "F32 [1, 1, 28, 28]", "U8", data__format="safetensors")
+
+    def test_cut_off_cifar(self):
+        (self.folder / "cifar-100-binary").mkdir()
+        (self.folder / "cifar-100-binary" / "train.bin").write_bytes(b"\0" * 3074 * 2)
+        self.client_refused(self.folder, "cifar-100-binary/train.bin", "50000 records", data__format="cifar100")
 
     @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
     def test_truncated_data_file(self):

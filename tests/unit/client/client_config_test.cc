@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/env.h"
+#include "common/data/formats.h"
 
 namespace quantfl {
 namespace {
@@ -30,6 +31,19 @@ TEST_F(ClientConfigTest, TheLeast_IsEnough) {
   EXPECT_EQ(c_.daemon.state_dir, "state/pi-01");
   EXPECT_EQ(c_.daemon.role, federation::Role::kTrainer);
   EXPECT_FALSE(c_.daemon.first_index.has_value());
+}
+
+TEST_F(ClientConfigTest, DataFormat_IsOneOfThoseThatAreRead) {
+  const std::vector<std::string> least = {"--coordinator", "a:1", "--data-dir", "d"};
+  for (const std::string& format : data::FormatNames()) {
+    std::vector<std::string> arguments = least;
+    arguments.insert(arguments.end(), {"--data-format", format});
+    EXPECT_EQ(Load(arguments).error, "") << format;
+    EXPECT_EQ(c_.data_format, format);
+  }
+  std::vector<std::string> wrong = least;
+  wrong.insert(wrong.end(), {"--data-format", "png"});
+  EXPECT_THAT(Load(wrong).error, HasSubstr("data.format: got \"png\""));
 }
 
 TEST_F(ClientConfigTest, WhatIsRequired_IsListed) {

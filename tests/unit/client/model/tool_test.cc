@@ -223,6 +223,11 @@ TEST_F(ToolTest, PretrainThenEvaluate) {
   EXPECT_THAT(Run({"evaluate", "--model", "a", "--data-dir", "data", "--split", "train"}).out,
               HasSubstr("160 examples"));
 
+  const Result other =
+      Run({"evaluate", "--model", "a", "--data-dir", "data", "--data-format", "cifar10"});
+  EXPECT_EQ(other.code, 66);
+  EXPECT_THAT(other.error, HasSubstr("data/test_batch.bin is not there"));
+
   // Goes on from a file, whose class count it keeps.
   const Result more =
       Run({"pretrain", "--init", "a", "--data-dir", "data", "--epochs", "1", "--out", "c"});

@@ -86,6 +86,30 @@ TEST_F(TrainingWorkloadTest, Create_WithoutData_SaysWhichFiles) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("elsewhere/train-images-idx3-ubyte"));
 }
 
+// The same images and labels in another format are the same data.
+TEST_F(TrainingWorkloadTest, Train_OnSafetensors_GivesWhatIdxGives) {
+  const data::Dataset images = *data::LoadIdxFolder(env_, "data", data::Split::kTrain);
+  std::string bytes =
+      absl::StrCat(R"({"x":{"dtype":"U8","shape":[)", kExamples, R"(,1,28,28],"data_offsets":[0,)",
+                   images.pixels.size(), R"(]},"y":{"dtype":"I16","shape":[)", kExamples,
+                   R"(],"data_offsets":[)", images.pixels.size(), ",",
+                   images.pixels.size() + 2 * kExamples, "]}}");
+  std::string length(8, '\0');
+  for (int b = 0; b < 8; ++b) length[b] = static_cast<char>(bytes.size() >> (8 * b));
+  bytes = length + bytes;
+  bytes.append(images.pixels.begin(), images.pixels.end());
+  for (const uint16_t label : images.labels) {
+    bytes += {static_cast<char>(label), static_cast<char>(label >> 8)};
+  }
+  ASSERT_TRUE(env_.WriteFileAtomically("data/train.safetensors", bytes).ok());
+
+  const absl::StatusOr<std::unique_ptr<TrainingWorkload>> workload =
+      TrainingWorkload::Create({.data_dir = "data", .format = data::Format::kSafetensors}, env_);
+  ASSERT_TRUE(workload.ok()) << workload.status();
+  ASSERT_TRUE((*workload)->Prepare(run_, schema_).ok());
+  EXPECT_EQ(Train(**workload, 1)->delta, Train(*Make(), 1)->delta);
+}
+
 TEST_F(TrainingWorkloadTest, Train_GivesTheChangeOfTheWeights) {
   const std::unique_ptr<TrainingWorkload> workload = Make();
   ASSERT_TRUE(workload->Prepare(run_, schema_).ok());

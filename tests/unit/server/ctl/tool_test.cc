@@ -55,6 +55,29 @@ TEST_F(ToolTest, Inspect_MissingFile_IsNoInputInOneLine) {
               ::testing::MatchesRegex("quantflctl: [^\n]*nothing.safetensors[^\n]*\n"));
 }
 
+TEST_F(ToolTest, DataPartitions_ReadsTheFormatThatItIsTold) {
+  const std::string header = R"({"x":{"dtype":"U8","shape":[4,1,1,2],"data_offsets":[0,8]},)"
+                             R"("y":{"dtype":"U8","shape":[4],"data_offsets":[8,12]}})";
+  const std::string bytes = std::string(1, static_cast<char>(header.size())) +
+                            std::string(7, '\0') + header + "pixelsxx" + std::string({0, 1, 1, 0});
+  ASSERT_TRUE(env_.CreateDirs("d").ok());
+  ASSERT_TRUE(env_.WriteFileAtomically("d/train.safetensors", bytes).ok());
+  EXPECT_EQ(Run({"data", "partitions", "--data-dir", "d", "--format", "safetensors", "--partition",
+                 "iid", "--partitions", "1"}),
+            0);
+  EXPECT_EQ(Text(out_),
+            "client   examples   0   1\n"
+            "0               4   2   2\n"
+            "all             4   2   2\n");
+}
+
+TEST_F(ToolTest, DataPartitions_MissingFiles_AreNamed) {
+  EXPECT_EQ(
+      Run({"data", "partitions", "--data-dir", "d", "--format", "cifar100", "--partitions", "2"}),
+      app::kExitNoInput);
+  EXPECT_THAT(Text(error_), HasSubstr("d/train.bin is not there"));
+}
+
 TEST_F(ToolTest, Watch_NoCoordinator_IsUnavailable) {
   EXPECT_EQ(Run({"watch", "--results-dir", "/nothing/here"}), app::kExitUnavailable);
 }
