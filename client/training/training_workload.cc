@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
 #include "common/model/architectures.h"
@@ -47,23 +46,15 @@ absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
 absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Schema& schema) {
   absl::StatusOr<model::Schema> built_in = model::ArchitectureSchema(run.architecture, run.classes);
   if (!built_in.ok()) return absl::FailedPreconditionError(built_in.status().message());
-  const bool same_tensors = std::equal(schema.tensors().begin(), schema.tensors().end(),
-                                       built_in->tensors().begin(), built_in->tensors().end(),
-                                       [](const model::TensorInfo& a, const model::TensorInfo& b) {
-                                         return a.name == b.name && a.shape == b.shape;
-                                       });
-  if (!same_tensors) {
+  if (!model::SameTensors(schema, *built_in)) {
     return absl::FailedPreconditionError(
         absl::StrCat("the run's schema has other tensors than this program's ", run.architecture,
                      " with ", run.classes, " classes"));
   }
-  QFL_ASSIGN_OR_RETURN(const std::vector<uint64_t> wanted,
-                       model::ArchitectureInputShape(run.architecture));
-  const std::vector<uint64_t> shape = {dataset_.channels, dataset_.height, dataset_.width};
-  if (shape != wanted) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the data holds images of [", absl::StrJoin(shape, ", "), "], ", run.architecture,
-        " takes [", absl::StrJoin(wanted, ", "), "] (channels, height, width)"));
+  if (const absl::Status fits = model::CheckInputShape(
+          run.architecture, {dataset_.channels, dataset_.height, dataset_.width});
+      !fits.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat("the data holds ", fits.message()));
   }
   if (dataset_.classes() > run.classes) {
     return absl::FailedPreconditionError(absl::StrCat("the data has label ", dataset_.classes() - 1,

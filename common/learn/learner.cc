@@ -11,9 +11,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/learn/initialise.h"
+#include "common/learn/networks.h"
 #include "common/model/architectures.h"
 
 namespace quantfl::learn {
@@ -25,37 +26,10 @@ constexpr uint32_t kBatchSizeMax = 65536;
 constexpr uint32_t kLocalEpochsMax = 10000;
 // LibTorch computes with these in float32.
 constexpr double kRateMax = 1e38;
-constexpr uint64_t kEvaluateBatch = 128;  // its activations stay in the cache's reach
-
-struct Network : torch::nn::Module {
-  //   x  float32[batch, channels, height, width]; returns float32[batch, classes]
-  virtual torch::Tensor Forward(torch::Tensor x) = 0;
-};
-
-struct LeNet5 : Network {
-  explicit LeNet5(int64_t classes) {
-    conv1 =
-        register_module("conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(1, 6, 5).padding(2)));
-    conv2 = register_module("conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(6, 16, 5)));
-    fc1 = register_module("fc1", torch::nn::Linear(400, 120));
-    fc2 = register_module("fc2", torch::nn::Linear(120, 84));
-    fc3 = register_module("fc3", torch::nn::Linear(84, classes));
-  }
-  torch::Tensor Forward(torch::Tensor x) override {
-    x = torch::max_pool2d(torch::relu(conv1(x)), 2);
-    x = torch::max_pool2d(torch::relu(conv2(x)), 2).flatten(1);
-    return fc3(torch::relu(fc2(torch::relu(fc1(x)))));
-  }
-
-  torch::nn::Conv2d conv1{nullptr}, conv2{nullptr};
-  torch::nn::Linear fc1{nullptr}, fc2{nullptr}, fc3{nullptr};
-};
-
-// The network of each name in model::ArchitectureNames().
-std::shared_ptr<Network> MakeNetwork(const std::string& architecture, uint32_t classes) {
-  if (architecture == "lenet5") return std::make_shared<LeNet5>(classes);
-  return nullptr;
-}
+// Of an evaluation's batch, so that its activations stay in the cache's reach: so many examples,
+// and so many positions of all examples together.
+constexpr uint64_t kEvaluateExamplesMax = 128;
+constexpr uint64_t kEvaluatePositionsMax = 1u << 18;
 
 // Runs `body`, whose exceptions end here. LibTorch's messages go on with a backtrace after the
 // first line.
@@ -142,28 +116,47 @@ class Batch {
 
 class TorchLearner : public Learner {
  public:
-  TorchLearner(model::Schema schema, std::vector<uint64_t> input_shape, uint32_t classes,
-               std::shared_ptr<Network> network)
-      : schema_(std::move(schema)),
-        input_shape_(std::move(input_shape)),
-        classes_(classes),
-        network_(std::move(network)),
-        parameters_(network_->parameters()) {}
+  TorchLearner(model::Schema schema, uint32_t classes, std::shared_ptr<Network> network)
+      : schema_(std::move(schema)), classes_(classes), network_(std::move(network)) {}
 
-  // Whether the network has the schema's parameters in its order.
-  absl::Status CheckNetwork() const {
-    const auto named = network_->named_parameters();
-    bool same = named.size() == schema_.tensors().size();
-    for (size_t i = 0; same && i < named.size(); ++i) {
-      const model::TensorInfo& tensor = schema_.tensors()[i];
-      same = named[i].key() == tensor.name && named[i].value().is_contiguous() &&
-             std::equal(tensor.shape.begin(), tensor.shape.end(), named[i].value().sizes().begin(),
-                        named[i].value().sizes().end(),
+  // Finds the schema's tensors in the network: each is there, and the network has no others.
+  absl::Status Bind() {
+    const auto parameters = network_->named_parameters();
+    const auto buffers = network_->named_buffers();
+    size_t counters = 0;  // batches that a normalisation saw: momentum is fixed, so nobody asks
+    for (const auto& buffer : buffers) counters += buffer.value().scalar_type() == torch::kLong;
+    bool same = parameters.size() + buffers.size() - counters == schema_.tensors().size();
+    for (const model::TensorInfo& tensor : schema_.tensors()) {
+      const torch::Tensor* found = parameters.find(tensor.name);
+      const bool is_parameter = found != nullptr;
+      if (!is_parameter) found = buffers.find(tensor.name);
+      same = same && found != nullptr && found->is_contiguous() &&
+             found->scalar_type() == torch::kFloat &&
+             std::equal(tensor.shape.begin(), tensor.shape.end(), found->sizes().begin(),
+                        found->sizes().end(),
                         [](uint64_t a, int64_t b) { return a == static_cast<uint64_t>(b); });
+      if (!same) break;
+      tensors_.push_back(*found);
+      if (is_parameter) {
+        const bool trained = tensor.policy != model::Policy::kSkip;
+        // Without it, nothing before the first trained layer is differentiated.
+        tensors_.back().set_requires_grad(trained);
+        if (trained) trained_.push_back(*found);
+      }
     }
-    if (same) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat("the network ", schema_.architecture(),
-                                            " has other parameters than its schema"));
+    if (!same) {
+      return absl::InternalError(absl::StrCat("the network ", schema_.architecture(),
+                                              " has other parameters than its schema"));
+    }
+    const auto modules = network_->named_modules();
+    for (const model::TensorInfo& tensor : schema_.tensors()) {
+      absl::string_view module = tensor.name;
+      if (tensor.policy == model::Policy::kSkip && (absl::ConsumeSuffix(&module, ".running_mean") ||
+                                                    absl::ConsumeSuffix(&module, ".running_var"))) {
+        frozen_.push_back(modules[std::string(module)]);
+      }
+    }
+    return absl::OkStatus();
   }
 
   const model::Schema& schema() const override { return schema_; }
@@ -178,6 +171,11 @@ class TorchLearner : public Learner {
                                     const Progress& progress) override {
     QFL_RETURN_IF_ERROR(CheckTraining(training));
     QFL_RETURN_IF_ERROR(CheckCall(flat, data, input));
+    if (trained_.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("nothing to train: no parameter of this schema of ", schema_.architecture(),
+                       " is in an update"));
+    }
     if (examples.empty()) return absl::InvalidArgumentError("no example to train on");
     for (uint32_t i : examples) {
       if (i >= data.count()) {
@@ -202,6 +200,22 @@ class TorchLearner : public Learner {
     });
   }
 
+  absl::StatusOr<std::vector<float>> Logits(const std::vector<float>& flat,
+                                            const data::Dataset& data,
+                                            const federation::InputSpec& input) override {
+    QFL_RETURN_IF_ERROR(CheckCall(flat, data, input));
+    return CatchTorch("evaluating", [&]() -> absl::StatusOr<std::vector<float>> {
+      std::vector<float> all;
+      all.reserve(data.count() * classes_);
+      QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, nullptr, [&](const Batch& batch) {
+        const torch::Tensor logits = network_->Forward(batch.images()).contiguous();
+        const float* values = logits.data_ptr<float>();
+        all.insert(all.end(), values, values + logits.numel());
+      }));
+      return all;
+    });
+  }
+
  private:
   absl::Status CheckLabel(const data::Dataset& data, uint64_t example) const {
     if (data.labels[example] < classes_) return absl::OkStatus();
@@ -217,20 +231,21 @@ class TorchLearner : public Learner {
       return absl::InvalidArgumentError(absl::StrCat(
           flat.size(), " parameters, but ", schema_.architecture(), " has ", schema_.size()));
     }
-    const std::vector<uint64_t> shape = {data.channels, data.height, data.width};
-    if (shape != input_shape_ || data.pixels.size() != data.count() * data.example_bytes()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "examples of [", absl::StrJoin(shape, ", "), "], but ", schema_.architecture(),
-          " takes [", absl::StrJoin(input_shape_, ", "), "] (channels, height, width)"));
+    QFL_RETURN_IF_ERROR(
+        model::CheckInputShape(schema_.architecture(), {data.channels, data.height, data.width}));
+    if (data.pixels.size() != data.count() * data.example_bytes()) {
+      return absl::InvalidArgumentError(absl::StrCat(data.pixels.size(), " bytes of pixels for ",
+                                                     data.count(), " examples of ",
+                                                     data.example_bytes()));
     }
     return absl::OkStatus();
   }
 
-  void SetParameters(const std::vector<float>& flat) {
+  void SetTensors(const std::vector<float>& flat) {
     const float* from = flat.data();
-    for (torch::Tensor& parameter : parameters_) {
-      const auto n = static_cast<size_t>(parameter.numel());
-      std::memcpy(parameter.data_ptr<float>(), from, n * sizeof(float));
+    for (torch::Tensor& tensor : tensors_) {
+      const auto n = static_cast<size_t>(tensor.numel());
+      std::memcpy(tensor.data_ptr<float>(), from, n * sizeof(float));
       from += n;
     }
   }
@@ -242,11 +257,12 @@ class TorchLearner : public Learner {
                                            base::PrngKey key, const Progress& progress) {
     // OpenMP's thread count is each calling thread's own, whatever ConfigureProcess set in main.
     at::init_num_threads();
-    SetParameters(flat);
+    SetTensors(flat);
     network_->train();
-    torch::optim::SGD optimiser(parameters_, torch::optim::SGDOptions(training.learning_rate)
-                                                 .momentum(training.momentum)
-                                                 .weight_decay(training.weight_decay));
+    for (const std::shared_ptr<torch::nn::Module>& normalisation : frozen_) normalisation->eval();
+    torch::optim::SGD optimiser(trained_, torch::optim::SGDOptions(training.learning_rate)
+                                              .momentum(training.momentum)
+                                              .weight_decay(training.weight_decay));
     const uint64_t batch_size = std::min<uint64_t>(training.batch_size, examples.size());
     Batch batch(data, input, batch_size);
     std::vector<uint32_t> order(examples.begin(), examples.end());
@@ -276,17 +292,16 @@ class TorchLearner : public Learner {
       result.mean_loss = loss_sum / static_cast<double>(order.size());
     }
     // The last step may have diverged after its loss was computed.
-    for (const torch::Tensor& parameter : parameters_) {
-      const float* values = parameter.data_ptr<float>();
-      if (!std::all_of(values, values + parameter.numel(),
-                       [](float v) { return std::isfinite(v); })) {
+    for (const torch::Tensor& tensor : tensors_) {
+      const float* values = tensor.data_ptr<float>();
+      if (!std::all_of(values, values + tensor.numel(), [](float v) { return std::isfinite(v); })) {
         return Diverged(training);
       }
     }
     float* to = flat.data();
-    for (const torch::Tensor& parameter : parameters_) {
-      const auto n = static_cast<size_t>(parameter.numel());
-      std::memcpy(to, parameter.data_ptr<float>(), n * sizeof(float));
+    for (const torch::Tensor& tensor : tensors_) {
+      const auto n = static_cast<size_t>(tensor.numel());
+      std::memcpy(to, tensor.data_ptr<float>(), n * sizeof(float));
       to += n;
     }
     return result;
@@ -298,29 +313,44 @@ class TorchLearner : public Learner {
                      training.learning_rate, "; choose a smaller one"));
   }
 
-  absl::StatusOr<EvaluateResult> EvaluateChecked(const std::vector<float>& flat,
-                                                 const data::Dataset& data,
-                                                 const federation::InputSpec& input,
-                                                 const Progress& progress) {
+  // Runs `body(batch)` on all of `data` in order, the network in evaluation, without gradients.
+  template <typename Body>
+  absl::Status ForEachBatch(const std::vector<float>& flat, const data::Dataset& data,
+                            const federation::InputSpec& input, const Progress& progress,
+                            Body body) {
     at::init_num_threads();
-    SetParameters(flat);
+    SetTensors(flat);
     network_->eval();
     const torch::NoGradGuard no_grad;
-    Batch batch(data, input, std::min(kEvaluateBatch, data.count()));
-    double loss_sum = 0;
-    int64_t correct = 0;
-    for (uint64_t begin = 0; begin < data.count(); begin += kEvaluateBatch) {
-      const uint64_t count = std::min(kEvaluateBatch, data.count() - begin);
+    const uint64_t positions = uint64_t{data.height} * data.width;
+    const uint64_t batch_size =
+        std::min({kEvaluateExamplesMax, data.count(),
+                  std::max<uint64_t>(kEvaluatePositionsMax / positions, 1)});
+    Batch batch(data, input, batch_size);
+    for (uint64_t begin = 0; begin < data.count(); begin += batch_size) {
+      const uint64_t count = std::min(batch_size, data.count() - begin);
       batch.Fill(count, [&](uint64_t i) { return begin + i; });
-      const torch::Tensor logits = network_->Forward(batch.images());
-      loss_sum += F::cross_entropy(logits, batch.labels(),
-                                   F::CrossEntropyFuncOptions().reduction(torch::kSum))
-                      .item<double>();
-      correct += logits.argmax(1).eq(batch.labels()).sum().item<int64_t>();
+      body(batch);
       if (progress && !progress(begin + count, data.count())) {
         return absl::CancelledError("evaluation was cancelled");
       }
     }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<EvaluateResult> EvaluateChecked(const std::vector<float>& flat,
+                                                 const data::Dataset& data,
+                                                 const federation::InputSpec& input,
+                                                 const Progress& progress) {
+    double loss_sum = 0;
+    int64_t correct = 0;
+    QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, progress, [&](const Batch& batch) {
+      const torch::Tensor logits = network_->Forward(batch.images());
+      loss_sum += F::cross_entropy(logits, batch.labels(),
+                                   F::CrossEntropyFuncOptions().reduction(torch::kSum))
+                      .template item<double>();
+      correct += logits.argmax(1).eq(batch.labels()).sum().template item<int64_t>();
+    }));
     if (!std::isfinite(loss_sum)) {
       return absl::DataLossError("the model's loss is not finite: its weights are too large");
     }
@@ -329,27 +359,40 @@ class TorchLearner : public Learner {
   }
 
   const model::Schema schema_;
-  const std::vector<uint64_t> input_shape_;
   const uint32_t classes_;
   const std::shared_ptr<Network> network_;
-  std::vector<torch::Tensor> parameters_;
+  std::vector<torch::Tensor> tensors_;  // the schema's, in its order
+  std::vector<torch::Tensor> trained_;  // the parameters among them that are in an update
+  // Normalisations whose statistics are not in an update: they use those that they were given.
+  std::vector<std::shared_ptr<torch::nn::Module>> frozen_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const std::string& architecture,
                                                          uint32_t classes) {
-  QFL_ASSIGN_OR_RETURN(model::Schema schema, model::ArchitectureSchema(architecture, classes));
-  QFL_ASSIGN_OR_RETURN(std::vector<uint64_t> input_shape,
-                       model::ArchitectureInputShape(architecture));
+  QFL_ASSIGN_OR_RETURN(const model::Schema schema,
+                       model::ArchitectureSchema(architecture, classes));
+  return Create(schema, classes);
+}
+
+absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::Schema& schema,
+                                                         uint32_t classes) {
+  const std::string& architecture = schema.architecture();
+  QFL_ASSIGN_OR_RETURN(const model::Schema built_in,
+                       model::ArchitectureSchema(architecture, classes));
+  if (!model::SameTensors(schema, built_in)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the schema has other tensors than this program's ", architecture, " with ",
+                     classes, " classes"));
+  }
   return CatchTorch("building the network", [&]() -> absl::StatusOr<std::unique_ptr<Learner>> {
     std::shared_ptr<Network> network = MakeNetwork(architecture, classes);
     if (network == nullptr) {
       return absl::InternalError(absl::StrCat("no network is named ", architecture));
     }
-    auto learner = std::make_unique<TorchLearner>(std::move(schema), std::move(input_shape),
-                                                  classes, std::move(network));
-    QFL_RETURN_IF_ERROR(learner->CheckNetwork());
+    auto learner = std::make_unique<TorchLearner>(schema, classes, std::move(network));
+    QFL_RETURN_IF_ERROR(learner->Bind());
     return learner;
   });
 }

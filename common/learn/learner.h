@@ -41,9 +41,15 @@ class Learner {
   // A network of model::ArchitectureNames(). INVALID_ARGUMENT lists them, or names the class count.
   static absl::StatusOr<std::unique_ptr<Learner>> Create(const std::string& architecture,
                                                          uint32_t classes);
+  // The same for a run's schema, whose policies say what is trained: a tensor of policy kSkip stays
+  // as it is, has no optimiser state, and nothing is differentiated on its behalf; a batch
+  // normalisation whose running statistics are skipped normalises with those that it was given.
+  // INVALID_ARGUMENT also for other names or shapes than those of schema.architecture().
+  static absl::StatusOr<std::unique_ptr<Learner>> Create(const model::Schema& schema,
+                                                         uint32_t classes);
   virtual ~Learner() = default;
 
-  // With the default policies; a run's schema may have others for the same tensors.
+  // As given, or that of the architecture with the default policies.
   virtual const model::Schema& schema() const = 0;
   // Fresh weights (initialise.h), the same on every machine.
   virtual std::vector<float> Initialise(base::PrngKey key) = 0;
@@ -52,9 +58,9 @@ class Learner {
   // order drawn from `key`, the last short batch kept.
   //   flat      float32[schema().size()]; unchanged unless the result is OK
   //   examples  indices into `data`
-  // INVALID_ARGUMENT: no example, a label that is not below the class count (index and label
-  // named), image shape, a field of `input` or `training` out of range; DATA_LOSS: the loss or a
-  // parameter is not finite (learning rate named).
+  // INVALID_ARGUMENT: no parameter to train, no example, a label that is not below the class count
+  // (index and label named), image shape, a field of `input` or `training` out of range; DATA_LOSS:
+  // the loss or a parameter is not finite (learning rate named).
   virtual absl::StatusOr<TrainResult> Train(std::vector<float>& flat, const data::Dataset& data,
                                             absl::Span<const uint32_t> examples,
                                             const federation::InputSpec& input,
@@ -67,6 +73,12 @@ class Learner {
                                                   const data::Dataset& data,
                                                   const federation::InputSpec& input,
                                                   const Progress& progress) = 0;
+
+  // What the network answers in evaluation: float32[data.count() x classes], row-major. Labels are
+  // not looked at. INVALID_ARGUMENT as above.
+  virtual absl::StatusOr<std::vector<float>> Logits(const std::vector<float>& flat,
+                                                    const data::Dataset& data,
+                                                    const federation::InputSpec& input) = 0;
 };
 
 // One computing thread a process's learner (ATen and OpenBLAS), malloc thresholds that keep large

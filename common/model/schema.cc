@@ -264,4 +264,11 @@ void Schema::Scatter(absl::Span<const float> update, absl::Span<float> flat) con
   }
 }
 
+bool SameTensors(const Schema& a, const Schema& b) {
+  return std::equal(a.tensors().begin(), a.tensors().end(), b.tensors().begin(), b.tensors().end(),
+                    [](const TensorInfo& x, const TensorInfo& y) {
+                      return x.name == y.name && x.shape == y.shape;
+                    });
+}
+
 }  // namespace quantfl::model

@@ -58,6 +58,9 @@ class Schema {
   base::Digest digest_;
 };
 
+// Whether both have the same names and shapes in the same order; policies may differ.
+bool SameTensors(const Schema& a, const Schema& b);
+
 inline constexpr uint64_t kSchemaBytesMax = 16u << 20;
 
 }  // namespace quantfl::model

@@ -209,8 +209,8 @@ TEST_F(TrainingWorkloadTest, Prepare_RefusesWhatItCannotTrain) {
     return std::string(workload->Prepare(run, schema).message());
   };
   RunDescriptor run = run_;
-  run.architecture = "resnet20";
-  EXPECT_THAT(refused(run, schema_), HasSubstr("unknown architecture \"resnet20\""));
+  run.architecture = "vgg";
+  EXPECT_THAT(refused(run, schema_), HasSubstr("unknown architecture \"vgg\""));
   run = run_;
   run.classes = 6;
   EXPECT_THAT(refused(run, schema_), HasSubstr("other tensors"));
@@ -223,7 +223,7 @@ TEST_F(TrainingWorkloadTest, Prepare_RefusesWhatItCannotTrain) {
   EXPECT_THAT(refused(run, schema_), HasSubstr("partitions = 241"));
   PutSplit(env_, "train", 10, 20, 5);
   EXPECT_THAT(std::string(Make()->Prepare(run_, schema_).message()),
-              HasSubstr("images of [1, 20, 20]"));
+              HasSubstr("examples of [1, 20, 20]"));
 }
 
 TEST_F(TrainingWorkloadTest, AnotherRun_GetsItsOwnPartitionAndNetwork) {

@@ -40,6 +40,25 @@ TEST(InitialiseTest, Seed_DecidesTheWeights) {
   EXPECT_NE(Initialise(schema, {.run_seed = 5}), Initialise(schema, {.run_seed = 6}));
 }
 
+TEST(InitialiseTest, BatchNormalisation_StartsAsTheIdentity) {
+  const model::Schema schema = *model::ArchitectureSchema("resnet20", 10);
+  const std::vector<float> flat = Initialise(schema, {.run_seed = 1});
+  uint64_t offset = 0;
+  for (const model::TensorInfo& tensor : schema.tensors()) {
+    const bool normalisation = tensor.name.find("bn") != std::string::npos;
+    const bool one = tensor.name.find(".weight") != std::string::npos ||
+                     tensor.name.find(".running_var") != std::string::npos;
+    for (uint64_t i = offset; i < offset + tensor.size(); ++i) {
+      if (normalisation) {
+        ASSERT_EQ(flat[i], one ? 1.0f : 0.0f) << tensor.name;
+      } else {
+        ASSERT_LT(std::abs(flat[i]), 1) << tensor.name;
+      }
+    }
+    offset += tensor.size();
+  }
+}
+
 // 1 / sqrt, a product and a difference of floats: the same bits on every machine.
 TEST(InitialiseTest, Golden) {
   const std::vector<float> flat =

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "common/learn/initialise.h"
+#include "common/model/architectures.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -270,6 +271,148 @@ TEST_F(LearnerTest, Evaluate_Refusals) {
   empty.height = empty.width = 28;
   EXPECT_EQ(learner_->Evaluate(start_, empty, kInput, nullptr).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+// Random images; the labels go round.
+data::Dataset Noise(uint32_t count, const std::vector<uint64_t>& shape, uint16_t classes) {
+  data::Dataset dataset;
+  dataset.channels = static_cast<uint32_t>(shape[0]);
+  dataset.height = static_cast<uint32_t>(shape[1]);
+  dataset.width = static_cast<uint32_t>(shape[2]);
+  dataset.pixels.resize(count * dataset.example_bytes());
+  base::Prng prng({.run_seed = 4, .purpose = base::PrngPurpose::kSynthetic});
+  for (uint8_t& pixel : dataset.pixels) pixel = static_cast<uint8_t>(prng.Below(256));
+  for (uint32_t i = 0; i < count; ++i) {
+    dataset.labels.push_back(static_cast<uint16_t>(i % classes));
+  }
+  return dataset;
+}
+
+uint64_t Changed(const std::vector<float>& a, const std::vector<float>& b, uint64_t begin,
+                 uint64_t end) {
+  uint64_t changed = 0;
+  for (uint64_t i = begin; i < end; ++i) changed += a[i] != b[i];
+  return changed;
+}
+
+// The smallest image that each network takes.
+std::vector<uint64_t> SmallShape(const std::string& architecture) {
+  if (model::CheckInputShape(architecture, {3, 8, 8}).ok()) return {3, 8, 8};
+  if (model::CheckInputShape(architecture, {3, 32, 32}).ok()) return {3, 32, 32};
+  return *model::ArchitectureInputShape(architecture);
+}
+
+TEST(ArchitecturesInTrainingTest, EveryArchitecture_TrainsEveryTensorAndAnswersInLogits) {
+  ConfigureProcess();
+  for (const std::string& architecture : model::ArchitectureNames()) {
+    const absl::StatusOr<std::unique_ptr<Learner>> learner = Learner::Create(architecture, 3);
+    ASSERT_TRUE(learner.ok()) << learner.status();
+    const data::Dataset data = Noise(6, SmallShape(architecture), 3);
+    const std::vector<float> start = (*learner)->Initialise({.run_seed = 1});
+    std::vector<float> flat = start;
+    const absl::StatusOr<TrainResult> trained =
+        (*learner)->Train(flat, data, All(data), kInput,
+                          {.learning_rate = 0.01, .momentum = 0, .batch_size = 6}, kKey, nullptr);
+    ASSERT_TRUE(trained.ok()) << architecture << ": " << trained.status();
+    const absl::StatusOr<std::vector<float>> logits = (*learner)->Logits(flat, data, kInput);
+    ASSERT_TRUE(logits.ok()) << logits.status();
+    EXPECT_EQ(logits->size(), 18u) << architecture;
+    const absl::StatusOr<EvaluateResult> tested = (*learner)->Evaluate(flat, data, kInput, nullptr);
+    ASSERT_TRUE(tested.ok()) << tested.status();
+    double loss = 0;
+    for (uint32_t i = 0; i < 6; ++i) {
+      const float* z = logits->data() + 3 * i;
+      const double top = std::max({z[0], z[1], z[2]});
+      loss += top + std::log(std::exp(z[0] - top) + std::exp(z[1] - top) + std::exp(z[2] - top)) -
+              z[i % 3];
+    }
+    EXPECT_NEAR(tested->mean_loss, loss / 6, 1e-5 * (1 + loss)) << architecture;
+    // The gradient of a fresh network without normalisation fades towards its first layers.
+    if (architecture == "mobilenet_v2" || architecture == "squeezenet1_1") continue;
+    uint64_t offset = 0;
+    for (const model::TensorInfo& tensor : (*learner)->schema().tensors()) {
+      EXPECT_GT(Changed(start, flat, offset, offset + tensor.size()), 0u)
+          << architecture << " " << tensor.name;
+      offset += tensor.size();
+    }
+  }
+}
+
+TEST(ArchitecturesInTrainingTest, SkippedTensors_StayAndTheirStatisticsAreUsed) {
+  ConfigureProcess();
+  std::vector<model::TensorInfo> tensors = model::ArchitectureSchema("resnet20", 3)->tensors();
+  uint64_t first_trained = 0;
+  for (model::TensorInfo& tensor : tensors) {
+    if (tensor.name.rfind("layer3", 0) == 0 || tensor.name.rfind("linear", 0) == 0) break;
+    tensor.policy = model::Policy::kSkip;
+    first_trained += tensor.size();
+  }
+  const model::Schema schema = *model::Schema::Create("resnet20", tensors);
+  const absl::StatusOr<std::unique_ptr<Learner>> part = Learner::Create(schema, 3);
+  ASSERT_TRUE(part.ok()) << part.status();
+  EXPECT_EQ((*part)->schema().digest(), schema.digest());
+  const data::Dataset data = Noise(6, {3, 8, 8}, 3);
+  const std::vector<float> start = (*part)->Initialise({.run_seed = 1});
+  std::vector<float> flat = start;
+  // Weight decay too leaves alone what is not trained.
+  ASSERT_TRUE((*part)
+                  ->Train(flat, data, All(data), kInput,
+                          {.learning_rate = 0.1, .weight_decay = 0.1, .batch_size = 6}, kKey,
+                          nullptr)
+                  .ok());
+  EXPECT_EQ(Changed(start, flat, 0, first_trained), 0u);
+  uint64_t offset = 0;
+  for (const model::TensorInfo& tensor : tensors) {
+    if (tensor.policy != model::Policy::kSkip) {
+      EXPECT_GT(Changed(start, flat, offset, offset + tensor.size()), 0u) << tensor.name;
+    }
+    offset += tensor.size();
+  }
+
+  // With everything frozen but the head, training and evaluation see the same network: one step of
+  // the head's bias is minus the learning rate times mean(softmax(logits) - one_hot).
+  for (model::TensorInfo& tensor : tensors) {
+    tensor.policy = tensor.name == "linear.bias" ? model::Policy::kQuantise : model::Policy::kSkip;
+  }
+  const std::unique_ptr<Learner> head =
+      *Learner::Create(*model::Schema::Create("resnet20", tensors), 3);
+  const std::vector<float> logits = *head->Logits(start, data, kInput);
+  flat = start;
+  ASSERT_TRUE(head->Train(flat, data, All(data), kInput,
+                          {.learning_rate = 0.5, .momentum = 0, .batch_size = 6}, kKey, nullptr)
+                  .ok());
+  for (uint32_t c = 0; c < 3; ++c) {
+    double gradient = 0;
+    for (uint32_t i = 0; i < 6; ++i) {
+      const float* z = logits.data() + 3 * i;
+      const double sum = std::exp(double{z[0]}) + std::exp(double{z[1]}) + std::exp(double{z[2]});
+      gradient += (std::exp(double{z[c]}) / sum - (i % 3 == c ? 1 : 0)) / 6;
+    }
+    const size_t at = flat.size() - 3 + c;
+    EXPECT_NEAR(flat[at] - start[at], -0.5 * gradient, 1e-5) << c;
+  }
+  EXPECT_EQ(Changed(start, flat, 0, flat.size() - 3), 0u);
+}
+
+TEST(ArchitecturesInTrainingTest, SchemasThatCannotBeTrained_AreRefused) {
+  std::vector<model::TensorInfo> tensors = model::ArchitectureSchema("resnet20", 3)->tensors();
+  EXPECT_THAT(
+      std::string(
+          Learner::Create(*model::Schema::Create("resnet20", tensors), 4).status().message()),
+      HasSubstr("other tensors than this program's resnet20 with 4 classes"));
+  for (model::TensorInfo& tensor : tensors) {
+    if (tensor.policy != model::Policy::kFp32) tensor.policy = model::Policy::kSkip;
+  }
+  const std::unique_ptr<Learner> learner =
+      *Learner::Create(*model::Schema::Create("resnet20", tensors), 3);
+  const data::Dataset data = Noise(6, {3, 8, 8}, 3);
+  std::vector<float> flat = learner->Initialise({.run_seed = 1});
+  const absl::Status status =
+      learner->Train(flat, data, All(data), kInput, {}, kKey, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nothing to train"));
+  EXPECT_THAT(std::string(learner->Logits(flat, Noise(1, {1, 8, 8}, 3), kInput).status().message()),
+              HasSubstr("[1, 8, 8], but resnet20 takes [3, 32, 32] or"));
 }
 
 }  // namespace
