@@ -34,17 +34,19 @@ build() {  # preset, then what to build
   cmake --build "build/$preset" -j "$jobs" "$@" | tail -n 1
 }
 fuzz() {  # seconds a target
-  local target
-  build fuzz
-  for target in build/fuzz/tests/fuzz_*; do
-    [ -x "$target" ] && [ -f "$target" ] || continue
-    local name corpus; name="$(basename "$target")"; corpus="build/fuzz/corpus/$name"
-    mkdir -p "$corpus"
-    quietly "$target" -max_total_time="$1" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
-            -artifact_prefix="build/fuzz/$name-" "$corpus" build/fuzz/seeds/"$name" \
+  local target name found=0
+  build fuzz --target fuzz_all
+  for target in build/fuzz/fuzz/fuzz_*; do
+    [ -f "$target" ] && [ -x "$target" ] || continue
+    name="${target##*/fuzz_}"
+    mkdir -p "build/fuzz/fuzz/corpus/found/$name"
+    quietly "$target" -max_total_time="$1" -max_len=65536 -timeout=20 -rss_limit_mb=2048 \
+            -artifact_prefix="build/fuzz/$name-" "build/fuzz/fuzz/corpus/found/$name" "build/fuzz/fuzz/corpus/$name" \
       || { echo "fuzz: $name failed; its input is build/fuzz/$name-*"; return 1; }
     echo "fuzz: $name, $1 s, no finding"
+    found=$((found + 1))
   done
+  [ "$found" -gt 0 ] || { echo "fuzz: no target in build/fuzz/fuzz"; return 1; }
 }
 
 say "packages"
