@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,6 +19,17 @@
 #include "common/base/errno_status.h"
 
 namespace quantfl::app {
+namespace {
+
+// Runs on a thread that was there before the signals were blocked: libraries start some when they
+// are loaded. It blocks the signal there too, from its return on, and passes it to the process,
+// whose signalfd takes it.
+void PassOn(int signal, siginfo_t*, void* context) {
+  sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, signal);
+  kill(getpid(), signal);
+}
+
+}  // namespace
 
 struct StopSignals::State {
   int signals = -1;  // signalfd
@@ -70,6 +82,14 @@ absl::StatusOr<std::unique_ptr<StopSignals>> StopSignals::Create(
   sigaddset(&set, SIGINT);
   if (const int error = pthread_sigmask(SIG_BLOCK, &set, nullptr); error != 0) {
     return base::ErrnoStatus(error, "block", "SIGTERM and SIGINT");
+  }
+  struct sigaction pass_on {};
+  pass_on.sa_sigaction = PassOn;
+  pass_on.sa_flags = SA_SIGINFO | SA_RESTART;
+  for (const int signal : {SIGTERM, SIGINT}) {
+    if (sigaction(signal, &pass_on, nullptr) != 0) {
+      return base::ErrnoStatus(errno, "handle", "SIGTERM and SIGINT");
+    }
   }
   state->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
   if (state->signals < 0) return base::ErrnoStatus(errno, "open", "signalfd");

@@ -10,7 +10,7 @@ namespace quantfl::app {
 
 // Turns SIGTERM and SIGINT into calls on a thread of their own ("signals"), where anything may be
 // done. Make it first thing in main: the signals are blocked in the calling thread and in those it
-// starts later.
+// starts later; a thread that a library has started before that passes them on.
 class StopSignals {
  public:
   // `on_stop(signal)` once, at the first of them: finish the write in flight and stop. `on_now` at

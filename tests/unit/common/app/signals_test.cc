@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <future>
+#include <thread>
 
 namespace quantfl::app {
 namespace {
@@ -29,6 +30,28 @@ TEST(StopSignals, SecondInterrupt_LeavesNowAndDoesNotStopAgain) {
   EXPECT_EQ(stopped.get_future().get(), SIGINT);
   kill(getpid(), SIGINT);
   now.get_future().get();
+}
+
+// Libraries start threads when they are loaded, before main: OpenBLAS does.
+TEST(StopSignals, ThreadThatWasThereBefore_DoesNotDieOfTheSignal) {
+  std::promise<void> begun, end;
+  std::thread old([&begun, done = end.get_future()] {
+    // An earlier test may have blocked them.
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
+    begun.set_value();
+    done.wait();
+  });
+  begun.get_future().get();
+  std::promise<int> stopped;
+  auto signals = StopSignals::Create([&](int signal) { stopped.set_value(signal); });
+  ASSERT_TRUE(signals.ok()) << signals.status();
+  // To that very thread, as the system may choose.
+  pthread_kill(old.native_handle(), SIGTERM);
+  EXPECT_EQ(stopped.get_future().get(), SIGTERM);
+  end.set_value();
+  old.join();
 }
 
 TEST(StopSignals, WithoutSignals_EndsWithItsOwner) {
