@@ -32,6 +32,16 @@ absl::Status ReadNumber(const std::map<std::string, std::string>& metadata, cons
       "metadata ", key, " is \"", absl::CHexEscape(it->second.substr(0, 40)), "\", not a number"));
 }
 
+// What the metadata says; the rest of `input` stays.
+absl::Status ReadInput(const std::map<std::string, std::string>& metadata,
+                       federation::InputSpec& input) {
+  QFL_RETURN_IF_ERROR(ReadNumber(metadata, model::kMetadataInputMean, input.mean));
+  QFL_RETURN_IF_ERROR(ReadNumber(metadata, model::kMetadataInputStddev, input.stddev));
+  if (input.stddev > 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("metadata ", model::kMetadataInputStddev, " is ",
+                                          input.stddev, ", not above 0"));
+}
+
 absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& default_architecture,
                                  const federation::InputSpec& default_input) {
   QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(bytes));
@@ -42,12 +52,7 @@ absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& def
       architecture = absl::CHexEscape(architecture);
   }
   federation::InputSpec input = default_input;
-  QFL_RETURN_IF_ERROR(ReadNumber(view.metadata, model::kMetadataInputMean, input.mean));
-  QFL_RETURN_IF_ERROR(ReadNumber(view.metadata, model::kMetadataInputStddev, input.stddev));
-  if (!(input.stddev > 0)) {
-    return absl::DataLossError(absl::StrCat("metadata ", model::kMetadataInputStddev, " is ",
-                                            input.stddev, ", not above 0"));
-  }
+  QFL_RETURN_IF_ERROR(ReadInput(view.metadata, input));
   // A file without a usable head is compared with a common one, so that the error says what is
   // missing.
   uint64_t classes = 10;
@@ -82,6 +87,24 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& pat
   absl::StatusOr<Checkpoint> checkpoint = Parse(bytes, default_architecture, default_input);
   if (!checkpoint.ok()) return base::Annotate(checkpoint.status(), path);
   return checkpoint;
+}
+
+absl::Status LoadBody(base::Env& env, const std::string& path, Checkpoint& fresh) {
+  QFL_ASSIGN_OR_RETURN(const std::string bytes, env.ReadFile(path, kCheckpointBytesMax));
+  const auto read = [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(bytes));
+    const std::string& architecture = fresh.schema.architecture();
+    if (const auto it = view.metadata.find(model::kMetadataArchitecture);
+        it != view.metadata.end() && it->second != architecture) {
+      return absl::InvalidArgumentError(absl::StrCat("this is a ",
+                                                     absl::CHexEscape(it->second.substr(0, 256)),
+                                                     ", --architecture is ", architecture));
+    }
+    QFL_RETURN_IF_ERROR(ReadInput(view.metadata, fresh.input));
+    QFL_ASSIGN_OR_RETURN(const std::vector<std::string> head, HeadTensors(architecture));
+    return model::LoadAllBut(bytes, fresh.schema, head, absl::MakeSpan(fresh.flat));
+  };
+  return base::Annotate(read(), path);
 }
 
 absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& path,

@@ -34,6 +34,11 @@ absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& pat
                                           const std::string& default_architecture,
                                           const federation::InputSpec& default_input);
 
+// Fills `fresh` with the file's weights and normalisation, but keeps its head: the file may have
+// none, or one for another number of classes. Errors as above, and INVALID_ARGUMENT where the
+// metadata names another architecture; `fresh` is then unspecified.
+absl::Status LoadBody(base::Env& env, const std::string& path, Checkpoint& fresh);
+
 // Writes atomically, metadata included; returns the digest of the file, which names the model.
 absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& path,
                                             const Checkpoint& checkpoint);

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/model/checkpoint.h"
@@ -25,7 +24,11 @@ using Unit = terminal::ProgressLine::Unit;
 
 constexpr uint32_t kEpochsMax = 10000;
 
-federation::InputSpec DefaultInput() { return {kInputMeanDefault, kInputStddevDefault}; }
+federation::InputSpec DefaultInput(const std::string& architecture) {
+  const absl::StatusOr<std::vector<uint64_t>> shape = model::ArchitectureInputShape(architecture);
+  if (shape.ok() && shape->front() == 3) return {kRgbMeanDefault, kRgbStddevDefault};
+  return {kInputMeanDefault, kInputStddevDefault};
+}
 
 absl::Status ApplyInput(const InputOptions& options, federation::InputSpec& input) {
   if (options.mean) input.mean = *options.mean;
@@ -45,23 +48,7 @@ absl::StatusOr<Checkpoint> FreshCheckpoint(const std::string& architecture, uint
   QFL_ASSIGN_OR_RETURN(model::Schema schema, model::ArchitectureSchema(architecture, classes));
   std::vector<float> flat =
       learn::Initialise(schema, {.run_seed = seed, .purpose = base::PrngPurpose::kModelInit});
-  return Checkpoint{std::move(schema), classes, DefaultInput(), std::move(flat)};
-}
-
-// Copies every tensor but the head's; both are of one architecture.
-absl::Status CopyBody(const Checkpoint& from, Checkpoint& to) {
-  QFL_ASSIGN_OR_RETURN(const std::vector<std::string> head,
-                       HeadTensors(from.schema.architecture()));
-  uint64_t from_offset = 0, to_offset = 0;
-  for (size_t i = 0; i < from.schema.tensors().size(); ++i) {
-    const model::TensorInfo& tensor = from.schema.tensors()[i];
-    if (!absl::c_linear_search(head, tensor.name)) {
-      std::copy_n(from.flat.begin() + from_offset, tensor.size(), to.flat.begin() + to_offset);
-    }
-    from_offset += tensor.size();
-    to_offset += to.schema.tensors()[i].size();
-  }
-  return absl::OkStatus();
+  return Checkpoint{std::move(schema), classes, DefaultInput(architecture), std::move(flat)};
 }
 
 // Before anything takes time: the folder of `out` can be made.
@@ -101,27 +88,27 @@ absl::Status RunInit(const InitOptions& options, base::Env& env, terminal::Progr
     QFL_RETURN_IF_ERROR(ApplyInput(options.input, fresh.input));
     return Save(env, options.out, fresh, progress);
   }
-  QFL_ASSIGN_OR_RETURN(Checkpoint loaded,
-                       LoadCheckpoint(env, options.from, options.architecture, DefaultInput()));
+  if (options.new_head) {
+    QFL_ASSIGN_OR_RETURN(Checkpoint fresh,
+                         FreshCheckpoint(options.architecture, options.classes, options.seed));
+    QFL_RETURN_IF_ERROR(LoadBody(env, options.from, fresh));
+    QFL_RETURN_IF_ERROR(ApplyInput(options.input, fresh.input));
+    return Save(env, options.out, fresh, progress);
+  }
+  QFL_ASSIGN_OR_RETURN(Checkpoint loaded, LoadCheckpoint(env, options.from, options.architecture,
+                                                         DefaultInput(options.architecture)));
   if (loaded.schema.architecture() != options.architecture) {
     return absl::InvalidArgumentError(absl::StrCat(options.from, " is a ",
                                                    loaded.schema.architecture(),
                                                    ", --architecture is ", options.architecture));
   }
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, loaded.input));
-  if (!options.new_head) {
-    if (loaded.classes != options.classes) {
-      return absl::InvalidArgumentError(absl::StrCat(options.from, " has ", loaded.classes,
-                                                     " classes, --classes is ", options.classes,
-                                                     ": add --new-head to replace its last layer"));
-    }
-    return Save(env, options.out, loaded, progress);
+  if (loaded.classes != options.classes) {
+    return absl::InvalidArgumentError(absl::StrCat(options.from, " has ", loaded.classes,
+                                                   " classes, --classes is ", options.classes,
+                                                   ": add --new-head to replace its last layer"));
   }
-  QFL_ASSIGN_OR_RETURN(Checkpoint fresh,
-                       FreshCheckpoint(options.architecture, options.classes, options.seed));
-  fresh.input = loaded.input;
-  QFL_RETURN_IF_ERROR(CopyBody(loaded, fresh));
-  return Save(env, options.out, fresh, progress);
+  return Save(env, options.out, loaded, progress);
 }
 
 absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::Clock& clock,
@@ -136,9 +123,9 @@ absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::C
   }
   QFL_RETURN_IF_ERROR(PrepareOut(env, options.out));
   absl::StatusOr<Checkpoint> start =
-      options.init.empty()
-          ? FreshCheckpoint(options.architecture, options.classes, options.seed)
-          : LoadCheckpoint(env, options.init, options.architecture, DefaultInput());
+      options.init.empty() ? FreshCheckpoint(options.architecture, options.classes, options.seed)
+                           : LoadCheckpoint(env, options.init, options.architecture,
+                                            DefaultInput(options.architecture));
   if (!start.ok()) return start.status();
   Checkpoint& checkpoint = *start;
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, checkpoint.input));
@@ -182,8 +169,9 @@ absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::C
 
 absl::Status RunEvaluate(const EvaluateOptions& options, base::Env& env,
                          terminal::ProgressLine& progress) {
-  QFL_ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                       LoadCheckpoint(env, options.model, options.architecture, DefaultInput()));
+  QFL_ASSIGN_OR_RETURN(
+      Checkpoint checkpoint,
+      LoadCheckpoint(env, options.model, options.architecture, DefaultInput(options.architecture)));
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, checkpoint.input));
   QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.data_format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,

@@ -21,6 +21,9 @@ namespace quantfl::model_tool {
 // that a network that was pre-trained on the one can be fine-tuned on the other.
 inline constexpr double kInputMeanDefault = 0.2;
 inline constexpr double kInputStddevDefault = 0.33;
+// ImageNet's colours, the mean of its three channels' figures.
+inline constexpr double kRgbMeanDefault = 0.449;
+inline constexpr double kRgbStddevDefault = 0.226;
 
 // Overrides of what a checkpoint says about itself.
 struct InputOptions {

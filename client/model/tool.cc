@@ -30,11 +30,11 @@ void AddInput(CLI::App& command, InputOptions& input, const std::string& otherwi
       .add_option("--input-mean", input.mean,
                   "A pixel p of 0..255 enters the network as (p / 255 - mean) / stddev "
                   "[default: " +
-                      otherwise + "0.2]")
+                      otherwise + "0.2; for RGB 0.449]")
       ->type_name("FLOAT");
   command
       .add_option("--input-stddev", input.stddev,
-                  "See --input-mean; above 0 [default: " + otherwise + "0.33]")
+                  "See --input-mean; above 0 [default: " + otherwise + "0.33; for RGB 0.226]")
       ->type_name("FLOAT");
 }
 

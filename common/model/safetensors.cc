@@ -7,14 +7,17 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
+#include "common/model/near_misses.h"
 
 namespace quantfl::model {
 namespace {
@@ -27,6 +30,7 @@ constexpr uint64_t kHeaderBytesMax = 100'000'000;  // of the format
 constexpr size_t kTensorsMax = size_t{1} << 20;
 constexpr size_t kDimensionsMax = 32;
 constexpr size_t kNamesShown = 8;  // in a message
+constexpr size_t kNearMissesShown = 3;
 
 struct DTypeRow {
   absl::string_view name;
@@ -334,31 +338,34 @@ std::string SerializeSafetensors(const Schema& schema, absl::Span<const float> f
   return out;
 }
 
-absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes,
-                                            const Schema& schema) {
+absl::Status LoadAllBut(absl::string_view safetensors_bytes, const Schema& schema,
+                        absl::Span<const std::string> fresh, absl::Span<float> flat) {
+  QFL_CHECK(flat.size() == schema.size());
   QFL_ASSIGN_OR_RETURN(const SafetensorsView view, ParseSafetensors(safetensors_bytes));
+  const std::set<absl::string_view> fresh_names(fresh.begin(), fresh.end());
+  std::set<absl::string_view> wanted;
   std::vector<std::string> missing, different, superfluous;
-  size_t found = 0;
   for (const TensorInfo& tensor : schema.tensors()) {
+    wanted.insert(tensor.name);
+    if (fresh_names.count(tensor.name) != 0) continue;
     const auto it = view.tensors.find(tensor.name);
     if (it == view.tensors.end()) {
       missing.push_back(Quoted(tensor.name));
-      continue;
-    }
-    ++found;
-    if (it->second.dtype != DType::kF32 || it->second.shape != tensor.shape) {
+    } else if (it->second.dtype != DType::kF32 || it->second.shape != tensor.shape) {
       different.push_back(absl::StrCat(Quoted(tensor.name), " is ", Row(it->second.dtype).name,
                                        " [", absl::StrJoin(it->second.shape, ", "),
                                        "] instead of F32 [", absl::StrJoin(tensor.shape, ", "),
                                        "]"));
     }
   }
-  if (found != view.tensors.size()) {
-    std::map<absl::string_view, const TensorInfo*> wanted;
-    for (const TensorInfo& tensor : schema.tensors()) wanted.emplace(tensor.name, &tensor);
-    for (const auto& [name, tensor] : view.tensors) {
-      if (wanted.count(name) == 0) superfluous.push_back(Quoted(name));
+  for (const auto& [name, tensor] : view.tensors) {
+    if (wanted.count(name) != 0 || absl::EndsWith(name, ".num_batches_tracked")) continue;
+    std::string shown = Quoted(name);
+    if (superfluous.size() < kNamesShown) {
+      const std::vector<std::string> near = NearMisses(name, schema, kNearMissesShown);
+      if (!near.empty()) absl::StrAppend(&shown, " (near: ", absl::StrJoin(near, ", "), ")");
     }
+    superfluous.push_back(std::move(shown));
   }
   if (!missing.empty() || !different.empty() || !superfluous.empty()) {
     std::vector<std::string> reasons;
@@ -370,21 +377,28 @@ absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes,
                                                    " parameters): ", absl::StrJoin(reasons, "; ")));
   }
 
-  std::vector<float> flat(schema.size());
   uint64_t offset = 0;
   for (const TensorInfo& tensor : schema.tensors()) {
+    const auto begin = flat.begin() + offset;
+    offset += tensor.size();
+    if (fresh_names.count(tensor.name) != 0) continue;
     const absl::string_view data = view.tensors.find(tensor.name)->second.data;
-    std::memcpy(flat.data() + offset, data.data(), data.size());
-    const auto end = flat.begin() + offset + tensor.size();
-    const auto bad =
-        std::find_if(flat.begin() + offset, end, [](float x) { return !std::isfinite(x); });
+    std::memcpy(&*begin, data.data(), data.size());
+    const auto end = begin + tensor.size();
+    const auto bad = std::find_if(begin, end, [](float x) { return !std::isfinite(x); });
     if (bad != end) {
-      return absl::DataLossError(absl::StrCat("value ", bad - (flat.begin() + offset),
-                                              " of tensor ", Quoted(tensor.name), " is ", *bad,
+      return absl::DataLossError(absl::StrCat("value ", bad - begin, " of tensor ",
+                                              Quoted(tensor.name), " is ", *bad,
                                               ", not a finite number"));
     }
-    offset += tensor.size();
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes,
+                                            const Schema& schema) {
+  std::vector<float> flat(schema.size());
+  QFL_RETURN_IF_ERROR(LoadAllBut(safetensors_bytes, schema, {}, absl::MakeSpan(flat)));
   return flat;
 }
 

@@ -48,10 +48,17 @@ std::string SerializeSafetensors(const Schema& schema, absl::Span<const float> f
                                  const std::map<std::string, std::string>& metadata);
 
 // The flat vector of `schema` from a file's F32 tensors. INVALID_ARGUMENT where a tensor is
-// missing, superfluous, of another dtype or shape (all named, the expected architecture first);
-// DATA_LOSS for a value that is not finite.
+// missing, superfluous, of another dtype or shape (all named, the expected architecture first, near
+// misses of a superfluous name behind it); DATA_LOSS for a value that is not finite. The counters
+// *.num_batches_tracked of PyTorch's files are passed over.
 absl::StatusOr<std::vector<float>> LoadFlat(absl::string_view safetensors_bytes,
                                             const Schema& schema);
+
+// The same into flat[schema.size()], but for the tensors named in `fresh`: whatever the file holds
+// under their names, or nothing, they keep their values. What `flat` holds after DATA_LOSS is
+// unspecified.
+absl::Status LoadAllBut(absl::string_view safetensors_bytes, const Schema& schema,
+                        absl::Span<const std::string> fresh, absl::Span<float> flat);
 
 }  // namespace quantfl::model
 

@@ -10,6 +10,7 @@
 #include "client/model/checkpoint.h"
 #include "common/base/prng.h"
 #include "common/learn/learner.h"
+#include "common/model/architectures.h"
 #include "common/model/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -161,6 +162,52 @@ TEST_F(ToolTest, Init_FromFile_KeepsWeightsAndNormalisation_NewHeadIsFresh) {
   const Result refused = Run({"init", "--from", "a", "--classes", "47", "--out", "x"});
   EXPECT_EQ(refused.code, 64);
   EXPECT_THAT(refused.error, HasSubstr("a has 10 classes, --classes is 47: add --new-head"));
+}
+
+// As published files are: another head or none, no metadata, PyTorch's counters.
+TEST_F(ToolTest, Init_PublishedFile_TakesItsBodyAndAFreshHead) {
+  const model::Schema schema = *model::ArchitectureSchema("resnet20", 10);
+  std::vector<model::TensorInfo> tensors = schema.tensors();
+  tensors.resize(tensors.size() - 2);
+  const model::Schema headless = *model::Schema::Create("x", tensors);
+  tensors.push_back({"bn1.num_batches_tracked", {}, model::Policy::kSkip});
+  const model::Schema counted = *model::Schema::Create("x", tensors);
+  tensors.back() = {"bn1.runing_mean", {16}, model::Policy::kFp32};
+  const model::Schema foreign = *model::Schema::Create("x", tensors);
+  for (const auto& [path, file] :
+       {std::pair{"headless", &headless}, {"counted", &counted}, {"foreign", &foreign}}) {
+    const std::vector<float> flat(file->size(), 0.5f);
+    ASSERT_TRUE(
+        env_.WriteFileAtomically(path, model::SerializeSafetensors(*file, flat, {}), 0644).ok());
+  }
+  const auto init = [&](const std::string& from, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        "init", "--architecture", "resnet20", "--classes", "100", "--from", from, "--out", "out"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Run(arguments);
+  };
+  std::vector<float> first;
+  for (const char* path : {"headless", "counted"}) {
+    const Result result = init(path, {"--new-head"});
+    ASSERT_EQ(result.code, 0) << result.error;
+    const Checkpoint made = *LoadCheckpoint(env_, "out", "lenet5", {});
+    EXPECT_EQ(made.schema.architecture(), "resnet20");
+    EXPECT_EQ(made.classes, 100u);
+    EXPECT_EQ(made.input.mean, 0.449);
+    EXPECT_EQ(made.flat[headless.size() - 1], 0.5f);
+    EXPECT_NE(made.flat[headless.size()], 0.5f);
+    if (first.empty()) first = made.flat;
+    EXPECT_EQ(made.flat, first);
+  }
+  const Result unknown = init("foreign", {"--new-head"});
+  EXPECT_EQ(unknown.code, 64);
+  EXPECT_THAT(unknown.error, HasSubstr("unexpected \"bn1.runing_mean\" (near: bn1.running_mean"));
+  const Result headless_as_it_is = init("headless", {});
+  EXPECT_EQ(headless_as_it_is.code, 64);
+  EXPECT_THAT(headless_as_it_is.error, HasSubstr("missing \"linear.weight\", \"linear.bias\""));
+  const Result other = Run({"init", "--from", "out", "--new-head", "--out", "x"});
+  EXPECT_EQ(other.code, 64);
+  EXPECT_THAT(other.error, HasSubstr("out: this is a resnet20, --architecture is lenet5"));
 }
 
 TEST_F(ToolTest, FilesThatAreNoCheckpoint_AreNamed) {

@@ -173,5 +173,45 @@ TEST(SafetensorsTest, LoadFlat_NotFinite_IsDataLossNamingTheValue) {
   }
 }
 
+TEST(SafetensorsTest, LoadFlat_UnknownNames_GoWithNearMisses) {
+  const Schema good = *Schema::Create("net", {{"layer.weight", {2}, Policy::kQuantise}});
+  const Schema odd = *Schema::Create("x", {{"module.layer.weight", {2}, Policy::kQuantise}});
+  const absl::Status status = LoadFlat(SerializeSafetensors(odd, {1, 2}, {}), good).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("unexpected \"module.layer.weight\" (near: layer.weight)"));
+}
+
+TEST(SafetensorsTest, LoadAllBut_KeepsTheFreshTensors_WhateverTheFileHolds) {
+  const Schema wanted =
+      *Schema::Create("net", {{"body", {2}, Policy::kQuantise}, {"head", {3}, Policy::kQuantise}});
+  const std::vector<std::string> fresh = {"head"};
+  const Schema files[] = {
+      *Schema::Create("x", {{"body", {2}, Policy::kQuantise}}),
+      *Schema::Create("x", {{"head", {1, 7}, Policy::kQuantise}, {"body", {2}, Policy::kQuantise}}),
+      *Schema::Create(
+          "x", {{"body", {2}, Policy::kQuantise}, {"bn.num_batches_tracked", {}, Policy::kSkip}}),
+  };
+  for (const Schema& file : files) {
+    std::vector<float> values(file.size(), 4);
+    std::vector<float> flat = {0, 0, 1, 2, 3};
+    const absl::Status status =
+        LoadAllBut(SerializeSafetensors(file, values, {}), wanted, fresh, absl::MakeSpan(flat));
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(flat, (std::vector<float>{4, 4, 1, 2, 3}));
+  }
+  std::vector<float> flat(5);
+  const Schema other = *Schema::Create("x", {{"body", {3}, Policy::kQuantise}});
+  EXPECT_THAT(std::string(LoadAllBut(SerializeSafetensors(other, {1, 2, 3}, {}), wanted, fresh,
+                                     absl::MakeSpan(flat))
+                              .message()),
+              HasSubstr("\"body\" is F32 [3] instead of F32 [2]"));
+  EXPECT_EQ(LoadAllBut(SerializeSafetensors(
+                           *Schema::Create("x", {{"head", {3}, Policy::kQuantise}}), {1, 2, 3}, {}),
+                       wanted, fresh, absl::MakeSpan(flat))
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace quantfl::model
