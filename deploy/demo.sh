@@ -4,16 +4,18 @@
 # Installs and builds what is missing. Ends with a table; leaves runs/demo-fp32 and runs/demo-bu16.
 #   deploy/demo.sh [--rounds N] [--port P] [--runs FOLDER] [--bin FOLDER OF BUILT PROGRAMS]
 set -euo pipefail
+from="$PWD"   # what --runs and --bin are relative to
 cd "$(dirname "$0")/.."
 
 rounds=10 port="${QUANTFL_DEMO_PORT:-7447}" clients=4 runs=runs bin=""
+absolute() { case "$1" in /*) echo "$1" ;; *) echo "$from/$1" ;; esac; }
 usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
   case "$1" in
     --rounds) rounds="${2:?--rounds needs a number}"; shift ;;
     --port) port="${2:?--port needs a number}"; shift ;;
-    --runs) runs="${2:?--runs needs a folder}"; shift ;;
-    --bin) bin="${2:?--bin needs a folder}"; shift ;;
+    --runs) runs="$(absolute "${2:?--runs needs a folder}")"; shift ;;
+    --bin) bin="$(absolute "${2:?--bin needs a folder}")"; shift ;;
     -h|--help) usage; exit 0 ;;
     *) echo "demo: unknown argument $1 (see --help)" >&2; exit 64 ;;
   esac
@@ -87,7 +89,11 @@ federation() {  # run's name, codec
   daemons+=("$pid")
   echo
   echo "$name: $clients clients, $rounds rounds, uplink $codec"
-  "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 || status=$?
+  # Not in the foreground: bash would keep a signal until it ends.
+  "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 &
+  daemons+=("$!")
+  wait "$!" || status=$?
+  unset "daemons[-1]"
   wait "$pid" || status=$?
   mkdir -p "$runs/$name/clients"
   cp "$work"/*.log "$runs/$name/clients/" 2>/dev/null || true

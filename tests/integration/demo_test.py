@@ -53,15 +53,21 @@ class Demo(unittest.TestCase):
         self.assertGreater(accuracy["demo-bu16"], 0.85)
         self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
 
-    def test_ctrl_c_stops_everything_it_started(self):
-        demo = self.demo()
-        for line in demo.stdout:
-            if "demo-fp32" in line:
-                break
-        demo.send_signal(signal.SIGINT)
-        demo.communicate(timeout=60)
-        self.assertEqual(demo.returncode, 130)
-        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+    def test_a_signal_stops_everything_it_started_at_once(self):
+        for signum, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            with self.subTest(signum):
+                # Ten thousand rounds do not end by themselves.
+                demo = self.demo("--rounds", "9999")
+                for line in demo.stdout:
+                    if "demo-fp32" in line:
+                        break
+                demo.send_signal(signum)
+                try:
+                    demo.communicate(timeout=60)
+                finally:
+                    demo.kill()
+                self.assertEqual(demo.returncode, status)
+                self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
 
     def test_busy_port_is_one_line_that_says_what_to_do(self):
         with socket.socket() as taken:
