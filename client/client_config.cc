@@ -124,7 +124,8 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
       {.help = "idx: MNIST's files, plain or .gz. cifar10, cifar100: the publisher's binary "
                "files, unpacked. safetensors: your own images, train.safetensors and "
                "test.safetensors with x, uint8 [n, channels, height, width], and y, "
-               "integers [n]. A trainer reads the training split, an evaluator the test "
+               "integers [n], perhaps subject for the natural partition. A trainer reads the "
+               "training split, an evaluator the test "
                "split.",
        .flag = "data-format"});
   app::DeclareLogKeys(config, &c->log);

@@ -105,9 +105,12 @@ void DeclareModelAndData(app::Config& config, RunConfig* c) {
 
   federation::PartitionSpec* p = &c->partition_spec;
   config.Section("data", "How the training data is cut among clients.");
-  config.Text("data.partition", &c->partition, {.choices = {"own", "iid", "dirichlet"}},
-              {.help = "own: each client trains on all that it holds; iid and dirichlet: on its "
-                       "part of a data set that all hold."});
+  config.Text("data.partition", &c->partition,
+              {.choices = {"own", "iid", "dirichlet", "shards", "natural"}},
+              {.help = "own: each client trains on all that it holds; the others: on its part of a "
+                       "data set that all hold. iid: at random. dirichlet: each label in random "
+                       "proportions. shards: sorted by label, shards_per_client pieces each. "
+                       "natural: by the subjects that the data names."});
   config.Integer("data.partitions", &p->partitions, 0, 1'000'000,
                  {.help = "Parts; a client_index past them is refused. 0, with own only: no limit "
                           "but round.members_max.",
@@ -115,6 +118,9 @@ void DeclareModelAndData(app::Config& config, RunConfig* c) {
   config.Real("data.alpha", &p->alpha, {.min = 1e-6, .max = 1e6},
               {.help = "Of dirichlet: the smaller, the more a client's labels differ from the "
                        "others'."});
+  config.Integer(
+      "data.shards_per_client", &p->shards_per_client, 1, 1'000'000,
+      {.help = "Of shards: the fewer, the fewer labels a client has.", .unit = "shards"});
   config.Integer("data.seed", &p->seed, 0, INT64_MAX, {.help = "Of the cut."});
   config.Integer(
       "data.examples_max", &p->examples_max, 0, INT64_MAX,
@@ -226,12 +232,9 @@ coordinator::RunOptions RunConfig::Options() const {
   options.run.classes = classes;
   options.run.input = {input_mean.value_or(0), input_stddev.value_or(1)};
   options.run.partition = partition_spec;
-  if (partition == "own") {
-    options.run.partition.kind = federation::PartitionKind::kOwn;
-  } else {
-    options.run.partition.kind = partition == "iid" ? federation::PartitionKind::kIid
-                                                    : federation::PartitionKind::kDirichlet;
-  }
+  const absl::StatusOr<federation::PartitionKind> kind = federation::ParsePartitionKind(partition);
+  QFL_CHECK(kind.ok());
+  options.run.partition.kind = *kind;
   options.training = training;
   const absl::StatusOr<codec::Spec> spec = codec::ParseSpec(uplink);
   QFL_CHECK(spec.ok());
@@ -284,6 +287,7 @@ void DeclareRunConfig(app::Config& config, RunConfig* c) {
                 "data.partitions",
                 "data.partition",
                 "data.alpha",
+                "data.shards_per_client",
                 "input.mean",
                 "input.stddev",
                 "name",

@@ -76,7 +76,7 @@ absl::StatusOr<std::shared_ptr<const TrainingWorkload::Partitions>> TrainingWork
   // Computed under the lock: whoever else asks wants the same partition and would compute it too.
   base::MutexLock lock(mutex_);
   if (partition_spec_ != spec) {
-    QFL_ASSIGN_OR_RETURN(Partitions partitions, data::Partition(dataset_.labels, spec));
+    QFL_ASSIGN_OR_RETURN(Partitions partitions, data::Partition(dataset_, spec));
     partitions_ = std::make_shared<const Partitions>(std::move(partitions));
     partition_spec_ = spec;
   }

@@ -20,6 +20,8 @@ struct Dataset {
   uint32_t width = 0;
   std::vector<uint8_t> pixels;
   std::vector<uint16_t> labels;
+  // Whom or what each example comes from, any numbers; empty where the data does not say.
+  std::vector<uint16_t> subjects;
 
   uint64_t count() const { return labels.size(); }
   uint64_t example_bytes() const { return uint64_t{channels} * height * width; }
@@ -44,10 +46,20 @@ absl::StatusOr<std::string> Gunzip(absl::string_view compressed, uint64_t max_by
 
 // The example indices of each of spec.partitions clients, each ascending; of kind kOwn one entry,
 // which is everybody's. Every example belongs to exactly one client (of the first examples_max
-// after a seeded shuffle, where that is set); a client can be left without any by a small alpha,
-// which is an error naming it: INVALID_ARGUMENT. A pure function of (labels, spec) on one machine;
-// Dirichlet draws use libm, so between machines they may differ in the last place (clients that
-// must agree exactly run the same build).
+// after a seeded shuffle, where that is set).
+//   kShards   the examples, in the order of that shuffle but sorted by label, are cut into
+//             partitions x shards_per_client pieces whose sizes differ by one at most; a second
+//             shuffle deals them out
+//   kNatural  subjects in ascending order are dealt out in turn: with as many partitions as
+//             subjects, client k is the k-th; with fewer, nobody's examples are torn apart
+// INVALID_ARGUMENT: values out of range; more partitions, shards or (of kNatural) subjects wanted
+// than there are; a client left without any example by a small alpha, which is named; kNatural of
+// data that names no subjects. A pure function of (dataset, spec) on one machine; Dirichlet draws
+// use libm, so between machines they may differ in the last place (clients that must agree exactly
+// run the same build).
+absl::StatusOr<std::vector<std::vector<uint32_t>>> Partition(const Dataset& dataset,
+                                                             const federation::PartitionSpec& spec);
+// The same of data that names no subjects.
 absl::StatusOr<std::vector<std::vector<uint32_t>>> Partition(absl::Span<const uint16_t> labels,
                                                              const federation::PartitionSpec& spec);
 

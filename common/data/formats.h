@@ -44,6 +44,7 @@ absl::Status AppendCifar(absl::string_view bytes, Format format, uint64_t record
 // A user's own images, in a safetensors file:
 //   x  U8 [n, channels, height, width]  pixels; at most 1024 channels, 4096 x 4096, 2^30 bytes
 //   y  U8, I16, I32 or I64 [n]          labels, 0 to 65535
+//   subject, as y, or absent            whom each image comes from, for the natural partition
 // Other tensors are left alone. DATA_LOSS: not safetensors, a tensor missing or of another type or
 // shape, a label out of range; the message names tensor, position, value and limit.
 absl::StatusOr<Dataset> ParseTensors(absl::string_view safetensors_bytes);

@@ -16,7 +16,9 @@ using federation::PartitionKind;
 using federation::PartitionSpec;
 using Indices = std::vector<uint32_t>;
 
-// Streams of one seed: `round` 0 orders the examples, 1 + label cuts that label.
+// Streams of one seed: `round` 0 orders the examples, 1 + label cuts that label, kShardRound deals
+// shards.
+constexpr uint32_t kShardRound = 1u << 17;
 base::Prng Stream(const PartitionSpec& spec, uint32_t round) {
   return base::Prng(
       {.run_seed = spec.seed, .round = round, .purpose = base::PrngPurpose::kPartition});
@@ -68,10 +70,62 @@ absl::StatusOr<std::vector<Indices>> CutByLabel(const Indices& order,
   return result;
 }
 
-}  // namespace
+// McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data",
+// section 3.
+absl::StatusOr<std::vector<Indices>> CutIntoShards(Indices order, absl::Span<const uint16_t> labels,
+                                                   const PartitionSpec& spec) {
+  const uint64_t shards = uint64_t{spec.partitions} * spec.shards_per_client;
+  if (shards == 0 || shards > order.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("partitions = ", spec.partitions,
+                     " with shards_per_client = ", spec.shards_per_client, " make ", shards,
+                     " shards of ", order.size(), " examples; there must be 1 to ", order.size()));
+  }
+  // Stable, so that examples of one label stay shuffled.
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return labels[a] < labels[b]; });
+  const std::vector<Indices> cut = CutEvenly(order, static_cast<uint32_t>(shards));
+  Indices dealt(shards);
+  std::iota(dealt.begin(), dealt.end(), 0u);
+  Stream(spec, kShardRound).Shuffle(dealt);
+  std::vector<Indices> result(spec.partitions);
+  for (size_t i = 0; i < dealt.size(); ++i) {
+    const Indices& shard = cut[dealt[i]];
+    Indices& client = result[i / spec.shards_per_client];
+    client.insert(client.end(), shard.begin(), shard.end());
+  }
+  return result;
+}
 
-absl::StatusOr<std::vector<Indices>> Partition(absl::Span<const uint16_t> labels,
-                                               const PartitionSpec& spec) {
+absl::StatusOr<std::vector<Indices>> CutBySubject(const Indices& order,
+                                                  absl::Span<const uint16_t> subjects,
+                                                  const PartitionSpec& spec) {
+  if (subjects.empty()) {
+    return absl::InvalidArgumentError(
+        "the natural partition needs data that names its subjects, as safetensors files do with "
+        "the tensor subject; choose iid, dirichlet or shards for other data");
+  }
+  std::vector<Indices> by_subject(size_t{1} << 16);
+  for (const uint32_t i : order) by_subject[subjects[i]].push_back(i);
+  by_subject.erase(std::remove_if(by_subject.begin(), by_subject.end(),
+                                  [](const Indices& examples) { return examples.empty(); }),
+                   by_subject.end());
+  if (spec.partitions > by_subject.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("partitions = ", spec.partitions, " of the natural partition for ",
+                     by_subject.size(), " subjects; it must be 1 to ", by_subject.size()));
+  }
+  std::vector<Indices> result(spec.partitions);
+  for (size_t rank = 0; rank < by_subject.size(); ++rank) {
+    Indices& client = result[rank % spec.partitions];
+    client.insert(client.end(), by_subject[rank].begin(), by_subject[rank].end());
+  }
+  return result;
+}
+
+absl::StatusOr<std::vector<Indices>> Cut(absl::Span<const uint16_t> labels,
+                                         absl::Span<const uint16_t> subjects,
+                                         const PartitionSpec& spec) {
   if (labels.empty() || labels.size() > UINT32_MAX) {
     return absl::InvalidArgumentError(
         absl::StrCat("a data set of ", labels.size(), " examples; it must have 1 to ", UINT32_MAX));
@@ -90,17 +144,22 @@ absl::StatusOr<std::vector<Indices>> Partition(absl::Span<const uint16_t> labels
                                                      order.size(), " examples; it must be 1 to ",
                                                      order.size()));
     }
+    absl::StatusOr<std::vector<Indices>> cut;
     if (spec.kind == PartitionKind::kDirichlet) {
       if (!(spec.alpha > 0) || !std::isfinite(spec.alpha)) {
         return absl::InvalidArgumentError(absl::StrCat(
             "alpha = ", spec.alpha, " of the Dirichlet partition must be above 0 and finite"));
       }
-      absl::StatusOr<std::vector<Indices>> cut = CutByLabel(order, labels, spec);
-      if (!cut.ok()) return cut.status();
-      result = *std::move(cut);
+      cut = CutByLabel(order, labels, spec);
+    } else if (spec.kind == PartitionKind::kShards) {
+      cut = CutIntoShards(std::move(order), labels, spec);
+    } else if (spec.kind == PartitionKind::kNatural) {
+      cut = CutBySubject(order, subjects, spec);
     } else {
-      result = CutEvenly(order, spec.partitions);
+      cut = CutEvenly(order, spec.partitions);
     }
+    if (!cut.ok()) return cut.status();
+    result = *std::move(cut);
   }
   for (size_t k = 0; k < result.size(); ++k) {
     if (result[k].empty()) {
@@ -112,6 +171,17 @@ absl::StatusOr<std::vector<Indices>> Partition(absl::Span<const uint16_t> labels
     std::sort(result[k].begin(), result[k].end());
   }
   return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Indices>> Partition(const Dataset& dataset, const PartitionSpec& spec) {
+  return Cut(dataset.labels, dataset.subjects, spec);
+}
+
+absl::StatusOr<std::vector<Indices>> Partition(absl::Span<const uint16_t> labels,
+                                               const PartitionSpec& spec) {
+  return Cut(labels, {}, spec);
 }
 
 std::string PartitionTable(absl::Span<const uint16_t> labels,

@@ -146,6 +146,10 @@ absl::StatusOr<Dataset> ParseTensors(absl::string_view safetensors_bytes) {
   Dataset dataset;
   QFL_RETURN_IF_ERROR(ReadImages(*x, dataset));
   QFL_ASSIGN_OR_RETURN(dataset.labels, ReadNumbers(*y, "y", "labels", x->shape[0]));
+  if (const auto subject = file.tensors.find("subject"); subject != file.tensors.end()) {
+    QFL_ASSIGN_OR_RETURN(dataset.subjects,
+                         ReadNumbers(subject->second, "subject", "subjects", x->shape[0]));
+  }
   return dataset;
 }
 

@@ -41,6 +41,32 @@ absl::StatusOr<Role> ParseRole(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat("role \"", text.substr(0, 64), "\": trainer or evaluator"));
 }
 
+absl::string_view ToString(PartitionKind kind) {
+  switch (kind) {
+    case PartitionKind::kOwn:
+      return "own";
+    case PartitionKind::kIid:
+      return "iid";
+    case PartitionKind::kDirichlet:
+      return "dirichlet";
+    case PartitionKind::kShards:
+      return "shards";
+    case PartitionKind::kNatural:
+      return "natural";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<PartitionKind> ParsePartitionKind(absl::string_view text) {
+  for (const PartitionKind kind : {PartitionKind::kOwn, PartitionKind::kIid,
+                                   PartitionKind::kDirichlet, PartitionKind::kShards,
+                                   PartitionKind::kNatural}) {
+    if (text == ToString(kind)) return kind;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "partition \"", text.substr(0, 64), "\": own, iid, dirichlet, shards or natural"));
+}
+
 absl::string_view ToString(Verdict verdict) {
   switch (verdict) {
     case Verdict::kAccepted: return "accepted";

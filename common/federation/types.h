@@ -38,8 +38,23 @@ enum class Role : uint8_t { kTrainer = 1, kEvaluator = 2 };
 absl::string_view ToString(Role role);  // "trainer", "evaluator"
 absl::StatusOr<Role> ParseRole(absl::string_view text);
 
-// How a run's training data is cut among clients. kOwn: each client trains on all that it holds.
-enum class PartitionKind : uint8_t { kOwn = 0, kIid = 1, kDirichlet = 2 };
+// How a run's training data is cut among clients (data::Partition).
+//   kOwn        each client trains on all that it holds
+//   kIid        equal parts at random
+//   kDirichlet  each label in proportions drawn from Dirichlet(alpha)
+//   kShards     sorted by label, cut into equal shards, shards_per_client of them each (McMahan et
+//               al. 2017)
+//   kNatural    by who or what the examples come from, as the data says
+enum class PartitionKind : uint8_t {
+  kOwn = 0,
+  kIid = 1,
+  kDirichlet = 2,
+  kShards = 3,
+  kNatural = 4
+};
+absl::string_view ToString(PartitionKind kind);  // "own", "iid", "dirichlet", "shards", "natural"
+// INVALID_ARGUMENT lists the names.
+absl::StatusOr<PartitionKind> ParsePartitionKind(absl::string_view text);
 
 struct PartitionSpec {
   PartitionKind kind = PartitionKind::kIid;
@@ -47,6 +62,7 @@ struct PartitionSpec {
   double alpha = 0.5;            // of Dirichlet, > 0
   uint64_t seed = 1;
   uint64_t examples_max = 0;     // cut the data set to its first so many after a seeded shuffle; 0: all
+  uint32_t shards_per_client = 2;  // of kShards, > 0
   friend bool operator==(const PartitionSpec&, const PartitionSpec&) = default;
 };
 

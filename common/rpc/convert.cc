@@ -225,6 +225,7 @@ v1::RunDescriptor ToProto(const federation::RunDescriptor& run) {
   partition->set_alpha(run.partition.alpha);
   partition->set_seed(run.partition.seed);
   partition->set_examples_max(run.partition.examples_max);
+  partition->set_shards_per_client(run.partition.shards_per_client);
   return proto;
 }
 
@@ -248,15 +249,21 @@ absl::StatusOr<federation::RunDescriptor> FromProto(const v1::RunDescriptor& pro
     return Refuse("run.input.stddev", absl::StrCat(run.input.stddev), "a number above 0");
   }
   const v1::PartitionSpec& partition = proto.partition();
-  if (partition.kind() < 0 || partition.kind() > 2) {
+  if (partition.kind() < 0 || partition.kind() > 4) {
     return Refuse("run.partition.kind", absl::StrCat(static_cast<int>(partition.kind())),
-                  "0 (own), 1 (iid) or 2 (dirichlet); a newer coordinator needs a newer client");
+                  "0 (own), 1 (iid), 2 (dirichlet), 3 (shards) or 4 (natural); a newer coordinator "
+                  "needs a newer client");
   }
   run.partition.kind = static_cast<federation::PartitionKind>(partition.kind());
   run.partition.partitions = partition.partitions();
   QFL_ASSIGN_OR_RETURN(run.partition.alpha, Finite("run.partition.alpha", partition.alpha(), 0));
   run.partition.seed = partition.seed();
   run.partition.examples_max = partition.examples_max();
+  run.partition.shards_per_client = partition.shards_per_client();
+  if (run.partition.kind == federation::PartitionKind::kShards &&
+      run.partition.shards_per_client == 0) {
+    return Refuse("run.partition.shards_per_client", "0", "at least 1");
+  }
   return run;
 }
 

@@ -146,18 +146,6 @@ Json ToJson(const RoundRecord& r) {
   return json;
 }
 
-absl::string_view ToString(federation::PartitionKind kind) {
-  switch (kind) {
-    case federation::PartitionKind::kOwn:
-      return "own";
-    case federation::PartitionKind::kIid:
-      return "iid";
-    case federation::PartitionKind::kDirichlet:
-      return "dirichlet";
-  }
-  return "unknown";
-}
-
 std::string Text(absl::string_view text) { return std::string(text); }
 
 }  // namespace
@@ -189,11 +177,12 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
                  {"schema_sha256", run.schema.Hex()},
                  {"initial_model_sha256", run.initial_model.Hex()},
                  {"codec", codec::ToString(options.codec)}};
-  json["data"] = {{"partition", Text(ToString(partition.kind))},
+  json["data"] = {{"partition", Text(federation::ToString(partition.kind))},
                   {"partitions", partition.partitions},
                   {"alpha", partition.alpha},
                   {"seed", partition.seed},
                   {"examples_max", partition.examples_max},
+                  {"shards_per_client", partition.shards_per_client},
                   {"input_mean", run.input.mean},
                   {"input_stddev", run.input.stddev}};
   json["training"] = {{"learning_rate", options.training.learning_rate},

@@ -13,6 +13,7 @@ constexpr uint32_t kDecodeErrorsMax = 1000;
 constexpr size_t kNameBytesMax = 128;
 constexpr uint32_t kBatchMax = 1u << 20;
 constexpr uint32_t kEpochsMax = 10'000;
+constexpr uint32_t kShardsPerClientMax = 1'000'000;
 
 absl::Status Range(absl::string_view field, double value, double min, double max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -48,6 +49,10 @@ absl::Status Validate(const RunOptions& options) {
   }
   if (partition.kind == federation::PartitionKind::kDirichlet) {
     QFL_RETURN_IF_ERROR(Range("alpha", partition.alpha, 1e-6, 1e6));
+  }
+  if (partition.kind == federation::PartitionKind::kShards) {
+    QFL_RETURN_IF_ERROR(
+        Range("shards_per_client", partition.shards_per_client, 1, kShardsPerClientMax));
   }
   const federation::TrainingSpec& training = options.training;
   QFL_RETURN_IF_ERROR(Range("learning_rate", training.learning_rate, 0, 1e6));

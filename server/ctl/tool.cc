@@ -101,12 +101,11 @@ std::string ClientsText(const std::vector<coordinator::MemberStatus>& members) {
 }
 
 absl::StatusOr<std::string> PartitionsText(Partitions options, base::Env& env) {
-  options.spec.kind = options.kind == "iid" ? federation::PartitionKind::kIid
-                                            : federation::PartitionKind::kDirichlet;
+  QFL_ASSIGN_OR_RETURN(options.spec.kind, federation::ParsePartitionKind(options.kind));
   QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,
                        data::LoadFolder(env, options.data_dir, format, data::Split::kTrain));
-  QFL_ASSIGN_OR_RETURN(const auto partitions, data::Partition(dataset.labels, options.spec));
+  QFL_ASSIGN_OR_RETURN(const auto partitions, data::Partition(dataset, options.spec));
   return data::PartitionTable(dataset.labels, partitions);
 }
 
@@ -279,10 +278,15 @@ class Tool {
     partitions.add_option("--partitions", partitions_.spec.partitions, "Clients")
         ->required()
         ->check(CLI::Range(1u, 1'000'000u));
-    partitions.add_option("--partition", partitions_.kind, "iid or dirichlet [dirichlet]")
-        ->check(CLI::IsMember({"iid", "dirichlet"}));
+    partitions
+        .add_option("--partition", partitions_.kind,
+                    "iid, dirichlet, shards or natural [dirichlet]")
+        ->check(CLI::IsMember({"iid", "dirichlet", "shards", "natural"}));
     partitions.add_option("--alpha", partitions_.spec.alpha, "Of dirichlet [0.5]")
         ->check(CLI::Range(1e-6, 1e6));
+    partitions
+        .add_option("--shards-per-client", partitions_.spec.shards_per_client, "Of shards [2]")
+        ->check(CLI::Range(1u, 1'000'000u));
     partitions.add_option("--seed", partitions_.spec.seed, "Of the cut [1]");
     partitions.add_option("--examples-max", partitions_.spec.examples_max,
                           "Cut the data set to so many after a seeded shuffle; 0: all [0]");

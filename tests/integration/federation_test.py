@@ -1,8 +1,11 @@
 """Whole federations of real processes on loopback."""
+import gzip
 import hashlib
+import json
+import struct
 import unittest
 
-from harness import FASHION, FederationTest
+from harness import CHECKPOINT, FASHION, FederationTest
 
 
 def checkpoint_digest(folder):
@@ -62,6 +65,45 @@ class Federation(FederationTest):
         self.assertLess(first["bytes"]["downlink"]["payload_bytes"], 4 * 4096)
         for name in ("rounds.csv", "effective.toml", "coordinator.log", "final.safetensors"):
             self.assertTrue((self.folder / "one" / name).stat().st_size > 0, name)
+
+    def own_images(self, subjects):
+        """A folder with the first images of Fashion-MNIST as safetensors, of these subjects."""
+        count = len(subjects)
+        with gzip.open(FASHION / "train-images-idx3-ubyte.gz") as f:
+            pixels = f.read(16 + 784 * count)[16:]
+        with gzip.open(FASHION / "train-labels-idx1-ubyte.gz") as f:
+            labels = f.read(8 + count)[8:]
+        header, data = {}, b""
+        for name, dtype, shape, raw in (("x", "U8", [count, 1, 28, 28], pixels), ("y", "U8", [count], labels),
+                                        ("subject", "I16", [count], struct.pack(f"<{count}h", *subjects))):
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+            data += raw
+        text = json.dumps(header).encode()
+        folder = self.folder / "own-images"
+        folder.mkdir()
+        (folder / "train.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        return folder
+
+    def test_natural_clients_of_a_users_own_images(self):
+        images = self.own_images([7] * 100 + [3] * 60 + [20] * 40)
+        start = lambda address: [self.start(
+            "quantfl-client", "--coordinator", address, "--device", "box", "--state_dir", self.folder / "state",
+            "--data.dir", images, "--data.format", "safetensors", "--pretrained", CHECKPOINT, "--clients", 3,
+            "--first_index", 0, "--runs", 1, "--retry_min_ms", 50)]
+        self.federate("run", start, data__partition="natural", data__partitions=3, data__examples_max=0,
+                      round__min_clients=3)
+        summary = self.summary()
+        self.assertEqual(summary["state"], "finished")
+        self.assertEqual(summary["data"]["partition"], "natural")
+        self.assertEqual(summary["rounds"][-1]["accepted"], 3)
+
+    def test_shards_are_dealt_alike_to_every_process(self):
+        shards = {"data__partition": "shards", "data__shards_per_client": 2}
+        spread = self.federate("spread", lambda address: self.clients(address, 4, "--runs", 1), **shards)
+        one = self.federate("one", lambda address: [self.client(
+            address, "box", "--clients", 4, "--first_index", 0, "--runs", 1)], **shards)
+        self.assertEqual(spread, one)
+        self.assertEqual(self.summary("one")["data"]["shards_per_client"], 2)
 
     def test_client_away_when_the_run_starts_comes_back_by_itself(self):
         coordinator, ready = self.coordinator(self.config(evaluation__enabled=False))

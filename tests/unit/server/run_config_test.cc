@@ -39,6 +39,18 @@ TEST_F(RunConfigTest, TheLeast_IsEnoughAndItsFoldersFollowTheName) {
   EXPECT_EQ(codec::ToString(options.codec), "bu:16");
 }
 
+TEST_F(RunConfigTest, Partition_IsWhatItIsCalled) {
+  for (const char* name : {"own", "iid", "dirichlet", "shards", "natural"}) {
+    const app::LoadResult loaded = Load(std::string(kLeast) + "data.partition = \"" + name +
+                                        "\"\ndata.shards_per_client = 3\n");
+    ASSERT_FALSE(loaded.exit_code.has_value()) << loaded.error;
+    EXPECT_EQ(federation::ToString(c_.Options().run.partition.kind), name);
+    EXPECT_EQ(c_.Options().run.partition.shards_per_client, 3u);
+  }
+  EXPECT_THAT(Load(std::string(kLeast) + "data.shards_per_client = 0\n").error,
+              HasSubstr("data.shards_per_client: got 0"));
+}
+
 TEST_F(RunConfigTest, Printed_ReadsBackIdentically) {
   const app::LoadResult printed = Load(kLeast, {"--print-config"});
   ASSERT_EQ(printed.exit_code, 0) << printed.error;

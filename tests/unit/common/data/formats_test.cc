@@ -177,6 +177,25 @@ TEST(TensorsTest, Labels_OfEveryWidth) {
   EXPECT_THAT(largest->labels, ElementsAre(65535, 0));
 }
 
+std::string WithSubjects(const std::string& dtype, const std::string& subjects) {
+  return Tensors(
+      absl::StrCat("{", Entry("x", "U8", "2,1,1,1", 0, 2), ",", Entry("y", "U8", "2", 2, 4), ",",
+                   Entry("subject", dtype, "2", 4, 4 + subjects.size()), "}"),
+      std::string("ab\0\1", 4) + subjects);
+}
+
+TEST(TensorsTest, Subjects_AreReadWhereTheyAre) {
+  const absl::StatusOr<Dataset> dataset = ParseTensors(WithSubjects("I16", {7, 0, 1, 1}));
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_THAT(dataset->subjects, ElementsAre(7, 257));
+  const absl::Status bad = ParseTensors(WithSubjects("I16", {7, 0, 0, '\x80'})).status();
+  EXPECT_EQ(bad.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(bad.message(), "subject[1] is -32768; subjects are 0 to 65535");
+  EXPECT_THAT(
+      std::string(ParseTensors(WithSubjects("F32", std::string(8, 'x'))).status().message()),
+      HasSubstr("subject is F32 [2]"));
+}
+
 TEST(TensorsTest, OtherTensors_AreLeftAlone) {
   const absl::StatusOr<Dataset> dataset = ParseTensors(Tensors(
       absl::StrCat("{", Entry("note", "F32", "1", 0, 4), ",", Entry("x", "U8", "1,1,1,1", 4, 5),

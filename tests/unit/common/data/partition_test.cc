@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/prng.h"
@@ -65,7 +67,8 @@ TEST(PartitionTest, Iid_SizesDifferByOneAtMost) {
 
 TEST(PartitionTest, Seed_DecidesTheCut) {
   const std::vector<uint16_t> labels = TenLabels(500);
-  for (PartitionKind kind : {PartitionKind::kIid, PartitionKind::kDirichlet}) {
+  for (PartitionKind kind :
+       {PartitionKind::kIid, PartitionKind::kDirichlet, PartitionKind::kShards}) {
     const PartitionSpec spec = {.kind = kind, .partitions = 4, .alpha = 1, .seed = 7};
     PartitionSpec other = spec;
     other.seed = 8;
@@ -121,8 +124,78 @@ TEST(PartitionTest, Dirichlet_ManyClientsAndSmallAlpha_NamesTheEmptyClient) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("larger alpha"));
 }
 
+TEST(PartitionTest, Shards_Golden) {
+  EXPECT_THAT(
+      Cut(TenLabels(20),
+          {.kind = PartitionKind::kShards, .partitions = 3, .seed = 42, .shards_per_client = 2}),
+      ElementsAre(ElementsAre(4, 6, 7, 9, 16, 17, 19), ElementsAre(1, 2, 11, 12, 14, 15),
+                  ElementsAre(0, 3, 5, 8, 10, 13, 18)));
+}
+
+TEST(PartitionTest, Shards_GiveAClientFewLabels) {
+  const std::vector<uint16_t> labels = TenLabels(60000);
+  const Partitions partitions =
+      Cut(labels, {.kind = PartitionKind::kShards, .partitions = 100, .shards_per_client = 2});
+  ASSERT_EQ(partitions.size(), 100u);
+  ExpectCutsAll(partitions, labels.size());
+  std::set<std::set<uint16_t>> kinds;
+  for (const std::vector<uint32_t>& part : partitions) {
+    EXPECT_EQ(part.size(), 600u);  // two shards of 300, as in the paper
+    std::set<uint16_t> held;
+    for (uint32_t i : part) held.insert(labels[i]);
+    EXPECT_LE(held.size(), 2u);
+    kinds.insert(held);
+  }
+  EXPECT_GT(kinds.size(), 30u);  // of 55: they are dealt at random
+}
+
+TEST(PartitionTest, Shards_UnevenSizes_CutAll) {
+  ExpectCutsAll(
+      Cut(TenLabels(1003),
+          {.kind = PartitionKind::kShards, .partitions = 7, .seed = 5, .shards_per_client = 3}),
+      1003);
+  ExpectCutsAll(
+      Cut(TenLabels(21),
+          {.kind = PartitionKind::kShards, .partitions = 7, .seed = 5, .shards_per_client = 3}),
+      21);
+}
+
+Dataset OfSubjects(std::vector<uint16_t> subjects) {
+  Dataset dataset;
+  dataset.labels = TenLabels(subjects.size());
+  dataset.subjects = std::move(subjects);
+  return dataset;
+}
+
+TEST(PartitionTest, Natural_IsOneClientASubject_InTheOrderOfTheirNumbers) {
+  const Dataset dataset = OfSubjects({3, 3, 65535, 1, 1, 1, 65535, 3});
+  EXPECT_THAT(*Partition(dataset, {.kind = PartitionKind::kNatural, .partitions = 3, .seed = 9}),
+              ElementsAre(ElementsAre(3, 4, 5), ElementsAre(0, 1, 7), ElementsAre(2, 6)));
+}
+
+TEST(PartitionTest, Natural_FewerClients_HoldWholeSubjects) {
+  const Dataset dataset = OfSubjects({3, 3, 9, 1, 1, 1, 9, 3});
+  EXPECT_THAT(*Partition(dataset, {.kind = PartitionKind::kNatural, .partitions = 2}),
+              ElementsAre(ElementsAre(2, 3, 4, 5, 6), ElementsAre(0, 1, 7)));
+}
+
+TEST(PartitionTest, Natural_WithoutSubjectsOrWithTooFew_SaysSo) {
+  PartitionSpec spec = {.kind = PartitionKind::kNatural, .partitions = 2};
+  EXPECT_THAT(std::string(Partition(TenLabels(10), spec).status().message()),
+              HasSubstr("needs data that names its subjects"));
+  const Dataset dataset = OfSubjects({4, 4, 4, 5});
+  spec.partitions = 3;
+  EXPECT_THAT(
+      std::string(Partition(dataset, spec).status().message()),
+      HasSubstr("partitions = 3 of the natural partition for 2 subjects; it must be 1 to 2"));
+  // A cut of the data can lose a subject.
+  spec = {.kind = PartitionKind::kNatural, .partitions = 2, .examples_max = 1};
+  EXPECT_EQ(Partition(dataset, spec).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(PartitionTest, ExamplesMax_TakesASeededSubset) {
-  for (PartitionKind kind : {PartitionKind::kOwn, PartitionKind::kIid, PartitionKind::kDirichlet}) {
+  for (PartitionKind kind : {PartitionKind::kOwn, PartitionKind::kIid, PartitionKind::kDirichlet,
+                             PartitionKind::kShards}) {
     PartitionSpec spec = {.kind = kind, .partitions = 3, .alpha = 5, .seed = 3, .examples_max = 90};
     std::vector<uint32_t> all;
     for (const auto& part : Cut(TenLabels(1000), spec))
@@ -156,6 +229,15 @@ TEST(PartitionTest, Refusals_NameValueAndRange) {
       {10, {.partitions = 11}, "it must be 1 to 10"},
       {10, {.partitions = 6, .examples_max = 5}, "partitions = 6 for 5 examples"},
       {10, {.kind = PartitionKind::kDirichlet, .partitions = 2, .alpha = 0}, "alpha = 0"},
+      {10,
+       {.kind = PartitionKind::kShards, .partitions = 2, .shards_per_client = 0},
+       "shards_per_client = 0 make 0 shards of 10 examples"},
+      {10,
+       {.kind = PartitionKind::kShards, .partitions = 4, .shards_per_client = 3},
+       "make 12 shards of 10 examples; there must be 1 to 10"},
+      {10,
+       {.kind = PartitionKind::kShards, .partitions = 4, .shards_per_client = 1u << 31},
+       "make 8589934592 shards"},
       {10, {.kind = PartitionKind::kDirichlet, .partitions = 2, .alpha = -1}, "alpha = -1"},
       {10, {.kind = PartitionKind::kDirichlet, .partitions = 2, .alpha = kNaN}, "alpha = nan"},
   };

@@ -32,7 +32,7 @@ federation::RunDescriptor SomeRun() {
   run.schema = base::Sha256("schema");
   run.initial_model = base::Sha256("model");
   run.input = {0.25, 0.5};
-  run.partition = {federation::PartitionKind::kDirichlet, 7, 0.75, 9, 1234};
+  run.partition = {federation::PartitionKind::kDirichlet, 7, 0.75, 9, 1234, 5};
   return run;
 }
 
@@ -135,6 +135,25 @@ TEST(ConvertTest, HostileRunDescriptor_IsRefusedByField) {
                   r.mutable_partition()->set_kind(static_cast<v1::PartitionSpec::Kind>(9));
                 }),
                 "partition.kind is 9");
+  ExpectRefused(spoiled([](auto& r) {
+                  r.mutable_partition()->set_kind(v1::PartitionSpec::KIND_SHARDS);
+                  r.mutable_partition()->set_shards_per_client(0);
+                }),
+                "shards_per_client is 0");
+}
+
+TEST(ConvertTest, EveryPartition_RoundTrips) {
+  for (const auto kind : {federation::PartitionKind::kOwn, federation::PartitionKind::kIid,
+                          federation::PartitionKind::kDirichlet, federation::PartitionKind::kShards,
+                          federation::PartitionKind::kNatural}) {
+    federation::RunDescriptor run = SomeRun();
+    run.partition.kind = kind;
+    const absl::StatusOr<federation::RunDescriptor> back = FromProto(ToProto(run));
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(*back, run);
+    EXPECT_EQ(*federation::ParsePartitionKind(federation::ToString(kind)), kind);
+  }
+  EXPECT_FALSE(federation::ParsePartitionKind("IID").ok());
 }
 
 TEST(ConvertTest, EveryInstruction_RoundTrips) {

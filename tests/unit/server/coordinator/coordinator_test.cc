@@ -41,6 +41,12 @@ TEST_F(CoordinatorTest, Create_OptionsOutOfRange_AreRefusedByName) {
   refused([](RunOptions& o) { o.codec.levels = 1; }, "codec");
   refused([](RunOptions& o) { o.policy.min_clients = 9; }, "min_clients = 9");
   refused([](RunOptions& o) { o.run.partition.partitions = 0; }, "partitions = 0");
+  refused(
+      [](RunOptions& o) {
+        o.run.partition.kind = federation::PartitionKind::kShards;
+        o.run.partition.shards_per_client = 0;
+      },
+      "shards_per_client = 0");
   refused([](RunOptions& o) { o.training.momentum = 1; }, "momentum = 1");
   refused([](RunOptions& o) { o.training.learning_rate = -1; }, "learning_rate = -1");
   refused([](RunOptions& o) { o.run.architecture = "lenet5"; }, "lenet5");

@@ -71,6 +71,29 @@ TEST_F(ToolTest, DataPartitions_ReadsTheFormatThatItIsTold) {
             "all             4   2   2\n");
 }
 
+TEST_F(ToolTest, DataPartitions_NaturalAndShards) {
+  const std::string header = R"({"x":{"dtype":"U8","shape":[4,1,1,2],"data_offsets":[0,8]},)"
+                             R"("y":{"dtype":"U8","shape":[4],"data_offsets":[8,12]},)"
+                             R"("subject":{"dtype":"U8","shape":[4],"data_offsets":[12,16]}})";
+  const std::string bytes = std::string(1, static_cast<char>(header.size())) +
+                            std::string(7, '\0') + header + "pixelsxx" +
+                            std::string({0, 1, 1, 0, 5, 5, 5, 2});
+  ASSERT_TRUE(env_.CreateDirs("d").ok());
+  ASSERT_TRUE(env_.WriteFileAtomically("d/train.safetensors", bytes).ok());
+  EXPECT_EQ(Run({"data", "partitions", "--data-dir", "d", "--format", "safetensors", "--partition",
+                 "natural", "--partitions", "2"}),
+            0);
+  EXPECT_EQ(Text(out_),
+            "client   examples   0   1\n"
+            "0               1   1   0\n"
+            "1               3   1   2\n"
+            "all             4   2   2\n");
+  EXPECT_EQ(Run({"data", "partitions", "--data-dir", "d", "--format", "safetensors", "--partition",
+                 "shards", "--partitions", "3", "--shards-per-client", "2"}),
+            app::kExitUsage);
+  EXPECT_THAT(Text(error_), HasSubstr("make 6 shards of 4 examples"));
+}
+
 TEST_F(ToolTest, DataPartitions_MissingFiles_AreNamed) {
   EXPECT_EQ(
       Run({"data", "partitions", "--data-dir", "d", "--format", "cifar100", "--partitions", "2"}),
