@@ -145,9 +145,12 @@ void DeclareTraining(app::Config& config, RunConfig* c) {
                   .unit = "examples"});
 
   config.Section("codec", "How updates travel.");
-  config.Text("codec.uplink", &c->uplink, {.check = CheckCodec, .expected = "fp32 or bu:LEVELS"},
-              {.help = "fp32: as they are. bu:16: quantised to 16 buckets of equal width for each "
-                       "tensor, 4 bits a parameter; 2..256."});
+  config.Text(
+      "codec.uplink", &c->uplink, {.check = CheckCodec, .expected = "fp32, bu:LEVELS, ..."},
+      {.help = "fp32: as they are; fp16, int8. bu:16: quantised to 16 buckets of equal width "
+               "for each tensor, 4 bits a parameter; 2..256. bq:16: to buckets of equal "
+               "mass. Options: ',repr=mean', ',round=stochastic', ',scope=block:64' or "
+               "',scope=model'."});
 }
 
 void DeclareRound(app::Config& config, RunConfig* c) {

@@ -23,9 +23,7 @@ absl::Status CheckWithinBounds(const codec::EncodedUpdate& encoded, const codec:
   QFL_ASSIGN_OR_RETURN(const codec::UpdateHeader header,
                        codec::ParseHeader(encoded.header, layout));
   QFL_RETURN_IF_ERROR(codec::CheckBounds(header, layout, bound_exponents));
-  if (header.spec.quantiser != codec::QuantiserId::kFp32 && !layout.has_fp32()) {
-    return absl::OkStatus();  // the ranges in the header bound every value
-  }
+  if (codec::HeaderBoundsCodes(header.spec) && !layout.has_fp32()) return absl::OkStatus();
   for (uint32_t index = 0; index < encoded.chunks.size(); ++index) {
     QFL_ASSIGN_OR_RETURN(const codec::ChunkView chunk,
                          codec::ParseChunk(encoded.chunks[index], header, layout, index));

@@ -27,6 +27,7 @@
 #include "client/session/trained_update.h"
 #include "common/base/clock.h"
 #include "common/base/prng.h"
+#include "common/codec/spec.h"
 #include "common/federation/types.h"
 
 namespace quantfl::session {
@@ -36,7 +37,7 @@ struct SessionOptions {
   federation::Role role = federation::Role::kTrainer;
   std::optional<base::ClientIndex> client_index;  // configured; none: the coordinator assigns
   std::string software_version;
-  std::vector<std::string> codecs = {"fp32", "bu"};
+  std::vector<std::string> codecs = codec::QuantiserNames();
   // The k-th try after k failures in a row waits uniformly in [0, min(retry_max, retry_min * 2^k)).
   absl::Duration retry_min = absl::Milliseconds(500);
   absl::Duration retry_max = absl::Seconds(30);

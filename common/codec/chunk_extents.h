@@ -11,12 +11,19 @@ namespace quantfl::codec {
 // The part of a tensor that lies in a chunk.
 struct Extent {
   uint32_t tensor;
-  uint32_t range;  // among the quantised tensors
+  uint32_t range;  // among the quantised tensors; 0 with scope model
   uint64_t first;  // parameter index in the update
   uint64_t count;
   bool is_fp32;
-  uint64_t bytes;  // in the fixed pack
+  uint64_t bytes;       // in the fixed pack, side information included
+  uint64_t side_bytes;  // of its blocks, in front
 };
+
+// Of a block: its range, or its codebook. 0 unless scope is block.
+uint64_t BlockSideBytes(const Spec& spec);
+// In the header: how many scopes it describes, and with how many bytes each.
+uint64_t HeaderScopes(const Spec& spec, const Layout& layout);
+uint64_t ScopeSideBytes(const Spec& spec);
 
 bool TravelsAsFp32(const Spec& spec, const Layout::Tensor& tensor);
 

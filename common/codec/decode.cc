@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/codec/bit_packing.h"
 #include "common/codec/chunk_extents.h"
+#include "common/codec/half.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
 
@@ -20,7 +21,8 @@ namespace {
 
 constexpr size_t kBlock = 4096;  // parameters at a time; their codes end on a byte for any width
 constexpr uint32_t kExponentMask = 0x7f800000u;
-constexpr size_t kDigestShown = 6;  // bytes of a digest in a message
+constexpr size_t kDigestShown = 6;          // bytes of a digest in a message
+constexpr int kInt8Zero = kInt8Levels / 2;  // the code of 0
 
 absl::Status HeaderLoss(absl::string_view reason) {
   return absl::DataLossError(absl::StrCat("update header: ", reason));
@@ -104,6 +106,121 @@ absl::Status CheckCodes(const Segment& segment, uint32_t index, int bits, uint16
   return absl::OkStatus();
 }
 
+// The scope's part of the header's side information, at `at`.
+absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, UpdateHeader& header) {
+  const Spec& spec = header.spec;
+  if (spec.quantiser == QuantiserId::kBu && spec.scope != Scope::kBlock &&
+      !HasExplicitCodebook(spec)) {
+    const AffineRange range{wire::Load<float>(bytes, at),
+                            wire::Load<float>(bytes, at + sizeof(float))};
+    // Representatives never decrease with the code: the last one is finite, so they all are.
+    if (!std::isfinite(range.lo) || !std::isfinite(range.step) || range.step < 0 ||
+        std::signbit(range.step) || !std::isfinite(range.Representative(spec.levels - 1u))) {
+      return HeaderLoss(absl::StrCat("range ", index, ": lo ", range.lo, ", step ", range.step,
+                                     "; both must be finite, step not negative, and so must be "
+                                     "the largest representative"));
+    }
+    header.ranges.push_back(range);
+    return absl::OkStatus();
+  }
+  const float scale = wire::Load<float>(bytes, at);
+  const bool is_int8 = spec.quantiser == QuantiserId::kInt8;
+  if (!std::isfinite(scale) || std::signbit(scale) ||
+      (is_int8 && !std::isfinite(static_cast<float>(kInt8Zero) * scale))) {
+    return HeaderLoss(absl::StrCat("scale ", index, ": ", scale,
+                                   " is not finite and at least 0, with finite representatives"));
+  }
+  header.scales.push_back(scale);
+  if (spec.scope == Scope::kBlock || !HasExplicitCodebook(spec)) return absl::OkStatus();
+  for (uint32_t code = 0; code < spec.levels; ++code) {
+    const uint16_t half =
+        wire::Load<uint16_t>(bytes, at + wire::kScaleBytes + code * wire::kHalfBytes);
+    if (!IsFiniteHalf(half) || !std::isfinite(FromHalf(half) * scale)) {
+      return HeaderLoss(absl::StrCat("codebook ", index, ": the representative of code ", code,
+                                     " is not finite"));
+    }
+    header.codebooks.push_back(half);
+  }
+  return absl::OkStatus();
+}
+
+// DATA_LOSS unless the fp16 values are finite, scaled too. Sets the segment's magnitude.
+absl::Status CheckHalves(const UpdateHeader& header, uint32_t index, Segment& segment) {
+  const float scale = header.scales[segment.range];
+  for (uint64_t i = 0; i < segment.count; ++i) {
+    const uint16_t half = wire::Load<uint16_t>(segment.bytes, i * wire::kHalfBytes);
+    const float magnitude = std::fabs(FromHalf(half) * scale);
+    if (!IsFiniteHalf(half) || !std::isfinite(magnitude)) {
+      return ChunkLoss(index, absl::StrCat("tensor ", segment.tensor, ", parameter ",
+                                           segment.first + i, " is not finite"));
+    }
+    segment.magnitude = std::max(segment.magnitude, magnitude);
+  }
+  return absl::OkStatus();
+}
+
+// DATA_LOSS unless what each block's codes decode to is finite. Sets the segment's magnitude.
+absl::Status CheckBlocks(const UpdateHeader& header, uint32_t index, Segment& segment) {
+  const bool is_affine = !HasExplicitCodebook(header.spec);
+  const uint64_t block_bytes = BlockSideBytes(header.spec);
+  Codebook codebook;
+  for (uint64_t block = 0; block * block_bytes < segment.side.size(); ++block) {
+    const absl::string_view side = segment.side.substr(block * block_bytes, block_bytes);
+    bool is_right = !is_affine || (wire::Load<uint16_t>(side, wire::kHalfBytes) & 0x8000) == 0;
+    for (size_t at = 0; at < side.size(); at += wire::kHalfBytes) {
+      is_right = is_right && IsFiniteHalf(wire::Load<uint16_t>(side, at));
+    }
+    if (is_right) {
+      FillCodebook(header, segment, block, codebook);
+      for (const float value : codebook) {
+        is_right = is_right && std::isfinite(value);
+        segment.magnitude = std::max(segment.magnitude, std::fabs(value));
+      }
+    }
+    if (!is_right) {
+      return ChunkLoss(index, absl::StrCat("tensor ", segment.tensor, ", block ", block,
+                                           " of the segment: its side information must be finite, "
+                                           "so must be what codes decode to, and a step must not "
+                                           "be negative"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Of the codes that occur: with scope model a codebook reaches further than most of its tensors.
+float LargestOfUsed(const UpdateHeader& header, const Segment& segment, int bits) {
+  std::array<bool, kLevelsMax> used{};
+  std::array<uint8_t, kBlock> codes;
+  for (uint64_t done = 0; done < segment.count; done += kBlock) {
+    const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
+    UnpackBits(segment.bytes.substr(PackedBytes(done, bits), PackedBytes(count, bits)), bits,
+               absl::MakeSpan(codes.data(), count));
+    for (size_t i = 0; i < count; ++i) used[codes[i]] = true;
+  }
+  Codebook codebook;
+  FillCodebook(header, segment, 0, codebook);
+  float largest = 0;
+  for (size_t code = 0; code < used.size(); ++code) {
+    if (used[code]) largest = std::max(largest, std::fabs(codebook[code]));
+  }
+  return largest;
+}
+
+absl::Status CheckSegment(const UpdateHeader& header, uint32_t index, Segment& segment) {
+  if (segment.is_fp32) {
+    const size_t bad = FirstNotFinite(segment.bytes.data(), segment.count);
+    if (bad == segment.count) return absl::OkStatus();
+    return ChunkLoss(index, absl::StrCat("tensor ", segment.tensor, ", parameter ",
+                                         segment.first + bad, " is not finite"));
+  }
+  if (!HasCodes(header.spec)) return CheckHalves(header, index, segment);
+  const int bits = BitsPerCode(header.spec);
+  QFL_RETURN_IF_ERROR(CheckCodes(segment, index, bits, header.spec.levels));
+  if (header.spec.scope == Scope::kBlock) return CheckBlocks(header, index, segment);
+  if (!HeaderBoundsCodes(header.spec)) segment.magnitude = LargestOfUsed(header, segment, bits);
+  return absl::OkStatus();
+}
+
 absl::Status CheckBoundCount(absl::Span<const int8_t> bound_exponents, size_t tensors) {
   if (bound_exponents.size() == tensors) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(bound_exponents.size(), " bounds for ", tensors,
@@ -119,7 +236,8 @@ absl::Status BeyondBound(size_t tensor, float value, int8_t exponent) {
 }  // namespace
 
 uint64_t EncodedHeaderBytesMax(const Layout& layout) {
-  return wire::kHeaderFixedBytes + uint64_t{layout.tensors().size()} * wire::kRangeBytes;
+  return wire::kHeaderFixedBytes +
+         uint64_t{layout.tensors().size()} * (wire::kScaleBytes + kLevelsMax * wire::kHalfBytes);
 }
 
 absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& layout) {
@@ -173,28 +291,17 @@ absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& 
     return HeaderLoss("a history digest without a context that uses history");
   }
 
-  const size_t range_count =
-      header.spec.quantiser == QuantiserId::kBu ? layout.quantised_count() : 0;
-  const size_t side_bytes = range_count * wire::kRangeBytes;
-  if (wire::Load<uint32_t>(bytes, wire::kSideSize) != side_bytes ||
-      bytes.size() != wire::kHeaderFixedBytes + side_bytes) {
-    return HeaderLoss(absl::StrCat("side information of ",
-                                   wire::Load<uint32_t>(bytes, wire::kSideSize), " bytes in ",
-                                   bytes.size(), "; ", range_count, " ranges have ", side_bytes));
+  const uint64_t scopes = HeaderScopes(header.spec, layout);
+  const uint64_t scope_bytes = ScopeSideBytes(header.spec);
+  header.side_bytes = scopes * scope_bytes;
+  if (wire::Load<uint32_t>(bytes, wire::kSideSize) != header.side_bytes ||
+      bytes.size() != wire::kHeaderFixedBytes + header.side_bytes) {
+    return HeaderLoss(absl::StrCat(
+        "side information of ", wire::Load<uint32_t>(bytes, wire::kSideSize), " bytes in ",
+        bytes.size(), "; ", scopes, " of ", scope_bytes, " bytes have ", header.side_bytes));
   }
-  header.ranges.reserve(range_count);
-  for (size_t r = 0; r < range_count; ++r) {
-    const size_t at = wire::kSide + r * wire::kRangeBytes;
-    const AffineRange range{wire::Load<float>(bytes, at),
-                            wire::Load<float>(bytes, at + sizeof(float))};
-    // Representatives never decrease with the code: the last one is finite, so they all are.
-    if (!std::isfinite(range.lo) || !std::isfinite(range.step) || range.step < 0 ||
-        std::signbit(range.step) || !std::isfinite(range.Representative(header.spec.levels - 1u))) {
-      return HeaderLoss(absl::StrCat("range ", r, ": lo ", range.lo, ", step ", range.step,
-                                     "; both must be finite, step not negative, and so must be "
-                                     "the largest representative"));
-    }
-    header.ranges.push_back(range);
+  for (uint64_t i = 0; i < scopes; ++i) {
+    QFL_RETURN_IF_ERROR(ParseScope(bytes, wire::kSide + i * scope_bytes, i, header));
   }
   return header;
 }
@@ -241,28 +348,70 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
   ChunkView chunk;
   chunk.index = index;
   chunk.segments.reserve(extents.size());
-  const int bits = BitsPerCode(header.spec);
   size_t at = wire::kChunkCodes;
   for (const Extent& extent : extents) {
-    const Segment segment{extent.tensor, extent.range,   extent.first,
-                          extent.count,  extent.is_fp32, bytes.substr(at, extent.bytes)};
-    if (segment.is_fp32) {
-      const size_t bad = FirstNotFinite(segment.bytes.data(), segment.count);
-      if (bad != segment.count) {
-        return ChunkLoss(index, absl::StrCat("tensor ", segment.tensor, ", parameter ",
-                                             segment.first + bad, " is not finite"));
-      }
-    } else {
-      QFL_RETURN_IF_ERROR(CheckCodes(segment, index, bits, header.spec.levels));
-    }
+    Segment segment;
+    segment.tensor = extent.tensor;
+    segment.range = extent.range;
+    segment.first = extent.first;
+    segment.count = extent.count;
+    segment.is_fp32 = extent.is_fp32;
+    segment.side = bytes.substr(at, extent.side_bytes);
+    segment.bytes = bytes.substr(at + extent.side_bytes, extent.bytes - extent.side_bytes);
+    QFL_RETURN_IF_ERROR(CheckSegment(header, index, segment));
     chunk.segments.push_back(segment);
     at += extent.bytes;
   }
   return chunk;
 }
 
+void FillCodebook(const UpdateHeader& header, const Segment& segment, uint64_t block,
+                  Codebook& codebook) {
+  const Spec& spec = header.spec;
+  codebook.fill(0);
+  const auto fill_affine = [&](const AffineRange& range) {
+    for (uint32_t code = 0; code < spec.levels; ++code) {
+      codebook[code] = range.Representative(code);
+    }
+  };
+  if (!header.ranges.empty()) return fill_affine(header.ranges[segment.range]);
+  const float scale = header.scales[segment.range];
+  if (spec.quantiser == QuantiserId::kInt8) {
+    for (int code = 0; code < kInt8Levels; ++code) {
+      codebook[static_cast<size_t>(code)] = static_cast<float>(code - kInt8Zero) * scale;
+    }
+    return;
+  }
+  const bool has_blocks = spec.scope == Scope::kBlock;
+  const absl::string_view side =
+      has_blocks ? segment.side.substr(block * BlockSideBytes(spec), BlockSideBytes(spec)) : "";
+  const auto at = [&](size_t i) {
+    return FromHalf(has_blocks ? wire::Load<uint16_t>(side, i * wire::kHalfBytes)
+                               : header.codebooks[segment.range * size_t{spec.levels} + i]) *
+           scale;
+  };
+  if (!HasExplicitCodebook(spec)) return fill_affine({at(0), at(1)});
+  for (size_t code = 0; code < spec.levels; ++code) codebook[code] = at(code);
+}
+
+void DecodeValues(const UpdateHeader& header, const Segment& segment, uint64_t from,
+                  absl::Span<float> out) {
+  QFL_CHECK(!HasCodes(header, segment) && from + out.size() <= segment.count);
+  if (segment.is_fp32) {
+    if (out.empty()) return;
+    std::memcpy(out.data(), segment.bytes.data() + from * sizeof(float),
+                out.size() * sizeof(float));
+    return;
+  }
+  const float scale = header.scales[segment.range];
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = FromHalf(wire::Load<uint16_t>(segment.bytes, (from + i) * wire::kHalfBytes)) * scale;
+  }
+}
+
 void UnpackCodes(const Segment& segment, int bits, absl::Span<uint8_t> out) {
-  QFL_CHECK(!segment.is_fp32 && out.size() == segment.count);
+  QFL_CHECK(!segment.is_fp32 && out.size() == segment.count &&
+            segment.bytes.size() == PackedBytes(segment.count, bits));
   UnpackBits(segment.bytes, bits, out);
 }
 
@@ -275,14 +424,16 @@ void CopyValues(const Segment& segment, absl::Span<float> out) {
 absl::Status CheckBounds(const UpdateHeader& header, const Layout& layout,
                          absl::Span<const int8_t> bound_exponents) {
   QFL_RETURN_IF_ERROR(CheckBoundCount(bound_exponents, layout.tensors().size()));
-  if (header.ranges.empty()) return absl::OkStatus();
+  if (!HeaderBoundsCodes(header.spec)) return absl::OkStatus();
+  Codebook codebook;
   for (size_t t = 0; t < layout.tensors().size(); ++t) {
     const Layout::Tensor& tensor = layout.tensors()[t];
     if (TravelsAsFp32(header.spec, tensor)) continue;
-    const AffineRange range = header.ranges[tensor.quantised_index];
+    Segment segment{};
+    segment.range = tensor.quantised_index;
+    FillCodebook(header, segment, 0, codebook);
     const double bound = std::ldexp(1.0, bound_exponents[t]);
-    for (const uint32_t code : {0u, header.spec.levels - 1u}) {
-      const float value = range.Representative(code);
+    for (const float value : codebook) {
       if (std::fabs(static_cast<double>(value)) > bound) {
         return BeyondBound(t, value, bound_exponents[t]);
       }
@@ -294,11 +445,16 @@ absl::Status CheckBounds(const UpdateHeader& header, const Layout& layout,
 absl::Status CheckBounds(const ChunkView& chunk, absl::Span<const int8_t> bound_exponents) {
   std::array<float, kBlock> values;
   for (const Segment& segment : chunk.segments) {
-    if (!segment.is_fp32) continue;
     if (segment.tensor >= bound_exponents.size()) {
       return CheckBoundCount(bound_exponents, segment.tensor + size_t{1});
     }
     const double bound = std::ldexp(1.0, bound_exponents[segment.tensor]);
+    if (!segment.is_fp32) {
+      if (static_cast<double>(segment.magnitude) > bound) {
+        return BeyondBound(segment.tensor, segment.magnitude, bound_exponents[segment.tensor]);
+      }
+      continue;
+    }
     for (uint64_t done = 0; done < segment.count; done += kBlock) {
       const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
       std::memcpy(values.data(), segment.bytes.data() + done * sizeof(float),
@@ -325,21 +481,26 @@ absl::StatusOr<std::vector<float>> Decode(absl::string_view header_bytes,
   CodesChecksum checksum;
   std::vector<float> values(header.n);
   std::array<uint8_t, kBlock> codes;
+  Codebook codebook;
   for (uint32_t index = 0; index < header.chunk_count; ++index) {
     QFL_ASSIGN_OR_RETURN(const ChunkView chunk, ParseChunk(chunks[index], header, layout, index));
     checksum.Add(chunk, header);
     for (const Segment& segment : chunk.segments) {
-      if (segment.is_fp32) {
-        CopyValues(segment, absl::MakeSpan(values).subspan(segment.first, segment.count));
+      float* const out = values.data() + segment.first;
+      if (!HasCodes(header, segment)) {
+        DecodeValues(header, segment, 0, absl::MakeSpan(out, segment.count));
         continue;
       }
-      const AffineRange range = header.ranges[segment.range];
-      for (uint64_t done = 0; done < segment.count; done += kBlock) {
-        const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
-        UnpackBits(segment.bytes.substr(PackedBytes(done, bits), PackedBytes(count, bits)), bits,
-                   absl::MakeSpan(codes.data(), count));
-        float* const out = values.data() + segment.first + done;
-        for (size_t i = 0; i < count; ++i) out[i] = range.Representative(codes[i]);
+      const uint64_t block_size = ParamsPerBlock(header, segment);
+      for (uint64_t begin = 0; begin < segment.count; begin += block_size) {
+        const uint64_t end = std::min(segment.count, begin + block_size);
+        FillCodebook(header, segment, begin / block_size, codebook);
+        for (uint64_t done = begin; done < end; done += kBlock) {
+          const size_t count = std::min<uint64_t>(kBlock, end - done);
+          UnpackBits(segment.bytes.substr(PackedBytes(done, bits), PackedBytes(count, bits)), bits,
+                     absl::MakeSpan(codes.data(), count));
+          for (size_t i = 0; i < count; ++i) out[done + i] = codebook[codes[i]];
+        }
       }
     }
   }
@@ -353,8 +514,8 @@ absl::StatusOr<std::vector<float>> Decode(absl::string_view header_bytes,
 void CodesChecksum::Add(const ChunkView& chunk, const UpdateHeader& header) {
   const int bits = BitsPerCode(header.spec);
   for (const Segment& segment : chunk.segments) {
-    // fp32 values and codes of 8 bits travel as what the checksum is over.
-    if (segment.is_fp32 || bits == 8) {
+    // Values and codes of 8 bits travel as what the checksum is over.
+    if (!HasCodes(header, segment) || bits == 8) {
       crc_ = base::ExtendCrc32c(crc_, segment.bytes);
       continue;
     }

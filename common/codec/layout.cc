@@ -14,8 +14,14 @@ namespace {
 
 constexpr int kChunkLog2Max = 20;
 
+uint64_t ExtentSideBytes(const Spec& spec, bool is_fp32, uint64_t count) {
+  if (is_fp32 || spec.scope != Scope::kBlock) return 0;
+  return (count + spec.block_size - 1) / spec.block_size * BlockSideBytes(spec);
+}
+
 uint64_t ExtentBytes(const Spec& spec, bool is_fp32, uint64_t count) {
-  return is_fp32 ? count * sizeof(float) : PackedBytes(count, BitsPerCode(spec));
+  if (is_fp32) return count * sizeof(float);
+  return ExtentSideBytes(spec, is_fp32, count) + PackedBytes(count, BitsPerCode(spec));
 }
 
 bool ChunksFit(const Spec& spec, const Layout& layout, uint64_t params_per_chunk) {
@@ -93,13 +99,29 @@ uint32_t ParamsPerChunk(const Spec& spec, const Layout& layout) {
   for (int log2 = kChunkLog2Max; log2 > 0; --log2) {
     if (ChunksFit(spec, layout, uint64_t{1} << log2)) return uint32_t{1} << log2;
   }
-  QFL_CHECK(layout.n() == 0);  // 2^15 parameters of 4 bytes always fit
+  QFL_CHECK(layout.n() == 0);  // two parameters always fit, with a codebook each
   return 1;
 }
 
 uint32_t ChunkCount(const Spec& spec, const Layout& layout) {
   const uint64_t params_per_chunk = ParamsPerChunk(spec, layout);
   return static_cast<uint32_t>((layout.n() + params_per_chunk - 1) / params_per_chunk);
+}
+
+uint64_t BlockSideBytes(const Spec& spec) {
+  if (spec.scope != Scope::kBlock) return 0;
+  return HasExplicitCodebook(spec) ? spec.levels * wire::kHalfBytes : wire::kBlockRangeBytes;
+}
+
+uint64_t HeaderScopes(const Spec& spec, const Layout& layout) {
+  if (spec.quantiser == QuantiserId::kFp32 || layout.quantised_count() == 0) return 0;
+  return spec.scope == Scope::kModel ? 1 : layout.quantised_count();
+}
+
+uint64_t ScopeSideBytes(const Spec& spec) {
+  if (spec.scope == Scope::kBlock || !HasCodes(spec)) return wire::kScaleBytes;
+  if (HasExplicitCodebook(spec)) return wire::kScaleBytes + spec.levels * wire::kHalfBytes;
+  return spec.quantiser == QuantiserId::kBu ? wire::kRangeBytes : wire::kScaleBytes;
 }
 
 bool TravelsAsFp32(const Spec& spec, const Layout::Tensor& tensor) {
@@ -121,8 +143,10 @@ std::vector<Extent> ChunkExtents(const Spec& spec, const Layout& layout, uint32_
     const uint64_t first = std::max(begin, tensor->offset);
     const uint64_t count = std::min(end, tensor->offset + tensor->size) - first;
     const bool is_fp32 = TravelsAsFp32(spec, *tensor);
-    extents.push_back({static_cast<uint32_t>(tensor - tensors.begin()), tensor->quantised_index,
-                       first, count, is_fp32, ExtentBytes(spec, is_fp32, count)});
+    const uint32_t range = spec.scope == Scope::kModel ? 0 : tensor->quantised_index;
+    extents.push_back({static_cast<uint32_t>(tensor - tensors.begin()), range, first, count,
+                       is_fp32, ExtentBytes(spec, is_fp32, count),
+                       ExtentSideBytes(spec, is_fp32, count)});
   }
   return extents;
 }

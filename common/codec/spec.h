@@ -43,9 +43,9 @@ enum class Transform : uint8_t { kNone = 0, kDct = 1 };
 
 struct Spec {
   QuantiserId quantiser = QuantiserId::kBu;
-  uint16_t levels = 16;  // 2..256 for bu, bq; 0 for fp32
+  uint16_t levels = 16;  // 2..256 for bu, bq; 255 for int8; 0 for fp32, fp16
   Scope scope = Scope::kTensor;
-  uint32_t block_size = 0;  // parameters; 0 unless scope is block
+  uint32_t block_size = 0;  // parameters, 8..2^20, a multiple of 8; 0 unless scope is block
   Representative representative = Representative::kMidpoint;
   Rounding rounding = Rounding::kNearest;
   Pack pack = Pack::kFixed;
@@ -58,20 +58,42 @@ struct Spec {
 
 inline constexpr uint16_t kLevelsMin = 2;
 inline constexpr uint16_t kLevelsMax = 256;
+inline constexpr uint16_t kInt8Levels = 255;
+inline constexpr uint32_t kBlockSizeStep = 8;  // so that the codes of a block begin on a byte
+inline constexpr uint32_t kBlockSizeMax = 1u << 20;
 
 Spec Fp32Spec();
+Spec Fp16Spec();
+Spec Int8Spec();
 Spec BuSpec(uint16_t levels);
+Spec BqSpec(uint16_t levels);
 
-// INVALID_ARGUMENT naming the field, its value and its range; UNIMPLEMENTED for reserved ids.
+// INVALID_ARGUMENT naming the field, its value and its range, also where two fields do not go
+// together; UNIMPLEMENTED for reserved ids.
 absl::Status Validate(const Spec& spec);
 
-// "fp32", "bu:16": the form in configurations and tables. INVALID_ARGUMENT lists the forms there
-// are.
+// The form in configurations and tables: "fp32", "bu:16", "bu:16,round=stochastic,scope=block:64".
+// A name, levels where it has them, then options in any order, each at most once; what is not
+// stated has its default. INVALID_ARGUMENT lists the forms there are. The result is valid.
 absl::StatusOr<Spec> ParseSpec(absl::string_view text);
+// Without what has its default, options in one order: equal specs have equal texts.
 std::string ToString(const Spec& spec);
 
-// ceil(log2(levels)), 1..8; 32 for fp32.
+// "bu": what a client says it can encode. Empty for an unknown id.
+absl::string_view QuantiserName(QuantiserId id);
+// The names of all quantisers that Encode implements.
+std::vector<std::string> QuantiserNames();
+
+// ceil(log2(levels)), 1..8; 16 for fp16, 32 for fp32.
 int BitsPerCode(const Spec& spec);
+
+// Whether values travel as codes of a codebook, and not one by one.
+bool HasCodes(const Spec& spec);
+// Whether representatives travel one by one, as fp16: bq, and bu with bucket means.
+bool HasExplicitCodebook(const Spec& spec);
+// Whether the header alone bounds the decoded value of each code: scope tensor, where a codebook
+// has one tensor's bound to respect.
+bool HeaderBoundsCodes(const Spec& spec);
 
 enum class TensorPolicy : uint8_t { kQuantise = 0, kFp32 = 1 };
 
@@ -115,8 +137,10 @@ class Layout {
 };
 
 // Parameters in a chunk: the largest power of two up to 2^20 with which no chunk of the layout
-// holds more than kCodeBytesMax of codes in the fixed pack (segments are byte-aligned, fp32 where
-// the policy says so). At least 2^15. `spec` must be valid. O(tensors + chunks).
+// holds more than kCodeBytesMax of segments in the fixed pack (byte-aligned, fp32 where the policy
+// says so, with the side information of blocks). At least 2^15, unless tensors of few parameters
+// have codebooks of their own (explicit ones with scope block). `spec` must be valid.
+// O(tensors + chunks).
 uint32_t ParamsPerChunk(const Spec& spec, const Layout& layout);
 uint32_t ChunkCount(const Spec& spec, const Layout& layout);
 

@@ -4,8 +4,10 @@
 // An encoded update: a header and chunks, each decodable on its own. Byte by byte in
 // proto/README.md. A chunk covers parameters [index * params_per_chunk, min(n, (index + 1) *
 // params_per_chunk)) and holds, for each tensor that crosses that range in order, a byte-aligned
-// segment: codes of BitsPerCode bits, LSB first, or little-endian fp32 values.
+// segment: codes of BitsPerCode bits, LSB first, behind the side information of its blocks if it
+// has any; or little-endian fp32 or fp16 values.
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -22,7 +24,7 @@ namespace quantfl::codec {
 
 // L1 of the ledger, itemised.
 struct PayloadBytes {
-  uint64_t codes = 0;             // packed codes and fp32 values
+  uint64_t codes = 0;             // packed codes, fp32 and fp16 values
   uint64_t tables = 0;            // entropy tables
   uint64_t side_information = 0;  // ranges, codebooks, scales
   uint64_t headers = 0;           // the rest of header and chunks: ids, sizes, checksums
@@ -39,16 +41,18 @@ struct EncodedUpdate {
 
 // Quantises and packs.
 //   delta  float32[layout.n()], finite
-//   key    seeds stochastic rounding; unused by nearest
-// A pure function of its arguments, the same bytes on every machine; retains nothing.
-// INVALID_ARGUMENT: wrong length, a value that is not finite (its index named), a tensor whose max
-// - min is beyond fp32 (bu), an invalid spec; UNIMPLEMENTED: reserved ids. The floating-point
-// environment must be the default one: to nearest even, denormals kept.
+//   key    names the random numbers of stochastic rounding: parameter i has word i % 4 of
+//          PrngBlock(key, i / 4); unused by nearest
+// A pure function of its arguments, the same bytes on every machine; retains nothing. bq copies
+// the values of one scope. INVALID_ARGUMENT: wrong length, a value that is not finite (its index
+// named), a range or representative beyond fp32 (its tensor named), an invalid spec;
+// UNIMPLEMENTED: reserved ids. The floating-point environment must be the default one: to nearest
+// even, denormals kept.
 absl::StatusOr<EncodedUpdate> Encode(absl::Span<const float> delta, const Layout& layout,
                                      const Spec& spec, base::PrngKey key);
 
-// The codebook of bu is affine: representative(code) = lo + (float(code) + 0.5f) * step, two
-// roundings, in fp32. It never decreases with the code.
+// With midpoints the codebook of bu is affine: representative(code) = lo + (float(code) + 0.5f) *
+// step, two roundings, in fp32. It never decreases with the code.
 struct AffineRange {
   float lo = 0;
   float step = 0;
@@ -63,8 +67,13 @@ struct UpdateHeader {
   uint64_t n = 0;
   uint32_t params_per_chunk = 0;
   uint32_t chunk_count = 0;
-  uint32_t codes_crc32c = 0;        // of the decoded codes: see proto/README.md
-  std::vector<AffineRange> ranges;  // bu: one for each quantised tensor, in order
+  uint32_t codes_crc32c = 0;  // of the decoded codes: see proto/README.md
+  uint64_t side_bytes = 0;    // of side information in the header
+  // Side information, as much of it as the spec has: one entry for each quantised tensor in order,
+  // or a single one with scope model.
+  std::vector<AffineRange> ranges;  // bu with midpoints, unless scope is block
+  std::vector<float> scales;        // of fp16 values, int8, codebooks, the ranges of blocks
+  std::vector<uint16_t> codebooks;  // fp16 patterns, `levels` each, unless scope is block
 };
 
 // Bytes of the longest header that an update of `layout` can have: who receives one in parts
@@ -80,14 +89,18 @@ absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& 
 // One tensor's part of a chunk.
 struct Segment {
   uint32_t tensor;  // index in layout.tensors()
-  uint32_t range;   // index in UpdateHeader::ranges; unused for fp32
+  uint32_t range;   // index in ranges or scales of UpdateHeader; unused for fp32
   uint64_t first;   // parameter index in the update
   uint64_t count;   // parameters
   bool is_fp32;
-  absl::string_view bytes;  // packed codes or fp32, a view into the chunk
+  absl::string_view bytes;  // packed codes, fp32 or fp16, a view into the chunk
+  absl::string_view side;   // of the segment's blocks; a view into the chunk
+  // The largest magnitude that it decodes to, where the header does not bound it: of fp16 values,
+  // of all codes of its blocks, of the codes that occur with scope model. 0 for the rest.
+  float magnitude = 0;
 };
 
-// A checked chunk: its codes are below `levels`, its fp32 values finite, its padding bits zero.
+// A checked chunk: its codes are below `levels`, its values finite, its padding bits zero.
 struct ChunkView {
   uint32_t index;
   std::vector<Segment> segments;
@@ -97,16 +110,36 @@ struct ChunkView {
 absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader& header,
                                      const Layout& layout, uint32_t expected_index);
 
-// Unpacks a segment's codes, one byte each. out.size() == segment.count; not for fp32 segments.
-// CHECK-fails otherwise, as CopyValues does.
+// Unpacks a segment's codes, one byte each. out.size() == segment.count; only for segments of
+// codes. CHECK-fails otherwise, as CopyValues does.
 void UnpackCodes(const Segment& segment, int bits, absl::Span<uint8_t> out);
 // The segment's fp32 values; only for fp32 segments. out.size() == segment.count.
 void CopyValues(const Segment& segment, absl::Span<float> out);
 
+// How a checked segment decodes.
+inline bool HasCodes(const UpdateHeader& header, const Segment& segment) {
+  return !segment.is_fp32 && HasCodes(header.spec);
+}
+// Parameters that share a codebook: block_size, or the whole segment. A segment's blocks are
+// counted from its first parameter; the last one may be shorter.
+inline uint64_t ParamsPerBlock(const UpdateHeader& header, const Segment& segment) {
+  return header.spec.scope == Scope::kBlock ? header.spec.block_size : segment.count;
+}
+// What each code decodes to; entries at `levels` and above are 0.
+using Codebook = std::array<float, kLevelsMax>;
+// Of block `block` of a segment of codes.
+void FillCodebook(const UpdateHeader& header, const Segment& segment, uint64_t block,
+                  Codebook& codebook);
+// Values [from, from + out.size()) of a segment of fp32 or fp16.
+void DecodeValues(const UpdateHeader& header, const Segment& segment, uint64_t from,
+                  absl::Span<float> out);
+
 // Checks each parameter's decoded magnitude against the round's declared bound: |value| <=
 // 2^exponent.
 //   bound_exponents  one for each tensor of the layout
-// For bu it is a check of the header's ranges alone, for fp32 of each chunk's values.
+// Codes are checked by their codebook, in the header where it is of one tensor
+// (HeaderBoundsCodes), else in each chunk; values in each chunk. Both checks together see
+// everything.
 // INVALID_ARGUMENT naming tensor, value and bound.
 absl::Status CheckBounds(const UpdateHeader& header, const Layout& layout,
                          absl::Span<const int8_t> bound_exponents);

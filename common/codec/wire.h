@@ -47,7 +47,10 @@ inline constexpr size_t kSide = 108;           // side information, then crc32c
 inline constexpr size_t kDigestBytes = 32;
 inline constexpr size_t kCrcBytes = 4;
 inline constexpr size_t kHeaderFixedBytes = kSide + kCrcBytes;
-inline constexpr size_t kRangeBytes = 8;  // fp32 lo, fp32 step
+inline constexpr size_t kRangeBytes = 8;       // fp32 lo, fp32 step
+inline constexpr size_t kScaleBytes = 4;       // fp32
+inline constexpr size_t kHalfBytes = 2;        // fp16
+inline constexpr size_t kBlockRangeBytes = 4;  // fp16 lo, fp16 step, both in units of the scale
 
 // Chunk.
 inline constexpr size_t kChunkIndex = 0;     // u32

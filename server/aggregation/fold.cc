@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -62,12 +61,12 @@ absl::Status BeyondBound(const codec::Segment& segment, float value, const FoldO
       static_cast<int>(options.bound_exponents[segment.tensor])));
 }
 
-absl::Status AddValues(const codec::Segment& segment, const FixedPoint& fixed,
-                       const FoldOptions& options, int64_t* sums) {
+absl::Status AddValues(const codec::Segment& segment, const codec::UpdateHeader& header,
+                       const FixedPoint& fixed, const FoldOptions& options, int64_t* sums) {
   std::array<float, kBlock> values;
   for (uint64_t done = 0; done < segment.count; done += kBlock) {
     const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
-    std::memcpy(values.data(), segment.bytes.data() + done * sizeof(float), count * sizeof(float));
+    codec::DecodeValues(header, segment, done, absl::MakeSpan(values.data(), count));
     for (size_t i = 0; i < count; ++i) {
       if (!fixed.InBound(values[i])) return BeyondBound(segment, values[i], options);
     }
@@ -107,30 +106,48 @@ void AddByCodes(absl::string_view packed, uint64_t total, int bits, const int64_
   }
 }
 
-absl::Status AddCodes(const codec::Segment& segment, const codec::UpdateHeader& header,
-                      const FixedPoint& fixed, const FoldOptions& options, int64_t* sums) {
-  const codec::AffineRange range = header.ranges[segment.range];
-  // Codes at or above `levels` do not occur in a checked chunk.
-  std::array<int64_t, kByteValues> by_code{};
-  for (uint32_t code = 0; code < header.spec.levels; ++code) {
-    const float value = range.Representative(code);
-    if (!fixed.InBound(value)) return BeyondBound(segment, value, options);
-    by_code[code] = fixed.Convert(value);
-  }
-  const int bits = codec::BitsPerCode(header.spec);
-  // The table of bytes costs 256 entries; a short segment does not repay it.
-  const bool by_bytes = (bits == 1 || bits == 2 || bits == 4) && segment.count >= kBlock;
+// Codes of one codebook; `packed` holds `total` of them.
+void AddPacked(absl::string_view packed, uint64_t total, int bits, const int64_t* by_code,
+               int64_t* sums) {
+  // The table of bytes costs 256 entries; a short run of codes does not repay it.
+  const bool by_bytes = (bits == 1 || bits == 2 || bits == 4) && total >= kBlock;
   uint64_t whole = 0;  // parameters in whole bytes
   if (by_bytes) {
     const uint64_t codes_per_byte = 8 / static_cast<uint64_t>(bits);
-    whole = segment.count / codes_per_byte * codes_per_byte;
-    const absl::string_view packed = segment.bytes.substr(0, whole / codes_per_byte);
-    if (bits == 1) AddByBytes<1>(packed, by_code.data(), sums);
-    if (bits == 2) AddByBytes<2>(packed, by_code.data(), sums);
-    if (bits == 4) AddByBytes<4>(packed, by_code.data(), sums);
+    whole = total / codes_per_byte * codes_per_byte;
+    const absl::string_view bytes = packed.substr(0, whole / codes_per_byte);
+    if (bits == 1) AddByBytes<1>(bytes, by_code, sums);
+    if (bits == 2) AddByBytes<2>(bytes, by_code, sums);
+    if (bits == 4) AddByBytes<4>(bytes, by_code, sums);
   }
-  AddByCodes(segment.bytes.substr(codec::PackedBytes(whole, bits)), segment.count - whole, bits,
-             by_code.data(), sums + whole);
+  AddByCodes(packed.substr(codec::PackedBytes(whole, bits)), total - whole, bits, by_code,
+             sums + whole);
+}
+
+absl::Status AddCodes(const codec::Segment& segment, const codec::UpdateHeader& header,
+                      const FixedPoint& fixed, const FoldOptions& options, int64_t* sums) {
+  if (!fixed.InBound(segment.magnitude)) return BeyondBound(segment, segment.magnitude, options);
+  const bool every_code_counts = codec::HeaderBoundsCodes(header.spec);
+  const int bits = codec::BitsPerCode(header.spec);
+  const uint64_t block_size = codec::ParamsPerBlock(header, segment);
+  codec::Codebook codebook;
+  std::array<int64_t, kByteValues> by_code;
+  for (uint64_t done = 0; done < segment.count; done += block_size) {
+    const uint64_t count = std::min(block_size, segment.count - done);
+    codec::FillCodebook(header, segment, done / block_size, codebook);
+    // Codes at or above `levels`, and those beyond the magnitude, do not occur in a checked chunk.
+    by_code.fill(0);
+    for (uint32_t code = 0; code < header.spec.levels; ++code) {
+      const float value = codebook[code];
+      if (fixed.InBound(value)) {
+        by_code[code] = fixed.Convert(value);
+      } else if (every_code_counts) {
+        return BeyondBound(segment, value, options);
+      }
+    }
+    AddPacked(segment.bytes.substr(codec::PackedBytes(done, bits), codec::PackedBytes(count, bits)),
+              count, bits, by_code.data(), sums + done);
+  }
   return absl::OkStatus();
 }
 
@@ -148,8 +165,9 @@ absl::Status AddChunk(const codec::ChunkView& chunk, const codec::UpdateHeader& 
     }
     const FixedPoint fixed(options.bound_exponents[segment.tensor], weight, options.fraction_bits);
     int64_t* const at = sums.data() + (segment.first - first);
-    QFL_RETURN_IF_ERROR(segment.is_fp32 ? AddValues(segment, fixed, options, at)
-                                        : AddCodes(segment, header, fixed, options, at));
+    QFL_RETURN_IF_ERROR(codec::HasCodes(header, segment)
+                            ? AddCodes(segment, header, fixed, options, at)
+                            : AddValues(segment, header, fixed, options, at));
   }
   return absl::OkStatus();
 }

@@ -98,7 +98,7 @@ absl::Status Engine::CheckJoin(const Peer& peer, const federation::JoinRequest& 
   }
   if (request.role == Role::kTrainer) {
     const std::string spec = codec::ToString(options_.codec);
-    const std::string needed = std::string(spec.substr(0, spec.find(':')));
+    const absl::string_view needed = codec::QuantiserName(options_.codec.quantiser);
     bool can = false;
     for (const std::string& codec : request.codecs) can = can || codec == needed;
     if (!can) {

@@ -4,15 +4,10 @@
 #include "common/base/status.h"
 
 namespace quantfl::coordinator {
-namespace {
-
-constexpr uint64_t kRangeBytes = 8;  // fp32 lo and step
-
-}  // namespace
 
 UploadState::UploadState(UploadPlan plan) : plan_(std::move(plan)) {
   hasher_.Update(plan_.offer.codec_header);
-  payload_.side_information = kRangeBytes * plan_.header.ranges.size();
+  payload_.side_information = plan_.header.side_bytes;
   payload_.headers = plan_.offer.codec_header.size() - payload_.side_information;
 }
 
@@ -64,9 +59,14 @@ absl::Status UploadState::Append(uint64_t generation, std::string chunk,
   if (!bounded.ok()) return Fail(std::move(bounded));
 
   uint64_t codes = 0;
-  for (const codec::Segment& segment : view->segments) codes += segment.bytes.size();
+  uint64_t side_information = 0;
+  for (const codec::Segment& segment : view->segments) {
+    codes += segment.bytes.size();
+    side_information += segment.side.size();
+  }
   payload_.codes += codes;
-  payload_.headers += chunk.size() - codes;
+  payload_.side_information += side_information;
+  payload_.headers += chunk.size() - codes - side_information;
   hasher_.Update(chunk);
   checksum_.Add(*view, plan_.header);
   store(chunks_++, std::move(chunk));

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/env.h"
@@ -33,13 +34,14 @@ class Corpus {
 };
 
 void AddUpdates(Corpus& corpus) {
-  for (const codec::Spec& spec : {codec::Fp32Spec(), codec::BuSpec(2), codec::BuSpec(5),
-                                  codec::BuSpec(16), codec::BuSpec(200), codec::BuSpec(256)}) {
+  std::vector<std::string> specs = {"bu:2", "bu:16", "bu:200", "bu:256", "bq:256"};
+  for (const char* spec : kChunkSpecs) specs.push_back(spec);
+  for (const std::string& spec : specs) {
     const codec::EncodedUpdate update =
-        *codec::Encode(Reference().delta, ReferenceLayout(), spec, {});
-    corpus.Add("update_header", codec::ToString(spec), update.header);
-    corpus.Add("update_chunk", codec::ToString(spec), update.chunks[0]);
-    corpus.Add("update_file", codec::ToString(spec), codec::SerializeUpdate(update));
+        *codec::Encode(Reference().delta, ReferenceLayout(), *codec::ParseSpec(spec), {});
+    corpus.Add("update_header", spec, update.header);
+    corpus.Add("update_chunk", spec, update.chunks[0]);
+    corpus.Add("update_file", spec, codec::SerializeUpdate(update));
   }
 }
 

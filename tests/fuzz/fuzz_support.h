@@ -25,6 +25,16 @@ inline std::string Sealed(absl::string_view input) {
   return bytes;
 }
 
+// Chunks are judged against a header of each of these.
+inline constexpr const char* kChunkSpecs[] = {"fp32",
+                                              "bu:5",
+                                              "fp16",
+                                              "int8",
+                                              "bq:5",
+                                              "bu:5,scope=block:8",
+                                              "bq:3,scope=block:8",
+                                              "bu:7,scope=model"};
+
 // Every input is judged against this update's layout.
 inline const golden::Case& Reference() {
   static const golden::Case* const reference = [] {

@@ -1,16 +1,32 @@
+#include <vector>
+
 #include "common/codec/update.h"
 #include "tests/fuzz/fuzz_support.h"
 
+namespace quantfl::fuzz {
+namespace {
+
+std::vector<codec::UpdateHeader> MakeHeaders() {
+  std::vector<codec::UpdateHeader> headers;
+  for (const char* spec : kChunkSpecs) {
+    const codec::EncodedUpdate update =
+        *codec::Encode(Reference().delta, ReferenceLayout(), *codec::ParseSpec(spec), {});
+    headers.push_back(*codec::ParseHeader(update.header, ReferenceLayout()));
+  }
+  return headers;
+}
+
+}  // namespace
+}  // namespace quantfl::fuzz
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace quantfl;
-  static const auto* const update = new codec::EncodedUpdate(
-      *codec::Encode(fuzz::Reference().delta, fuzz::ReferenceLayout(), codec::BuSpec(5), {}));
-  static const auto* const header =
-      new codec::UpdateHeader(*codec::ParseHeader(update->header, fuzz::ReferenceLayout()));
+  static const auto* const headers = new std::vector<codec::UpdateHeader>(fuzz::MakeHeaders());
   const std::string bytes = fuzz::Sealed(fuzz::View(data, size));
-  const auto chunk = codec::ParseChunk(bytes, *header, fuzz::ReferenceLayout(), 0);
-  if (chunk.ok()) {
-    codec::CodesChecksum().Add(*chunk, *header);
+  for (const codec::UpdateHeader& header : *headers) {
+    const auto chunk = codec::ParseChunk(bytes, header, fuzz::ReferenceLayout(), 0);
+    if (!chunk.ok()) continue;
+    codec::CodesChecksum().Add(*chunk, header);
     (void)codec::CheckBounds(*chunk, {-4, 0, 10, 127});
   }
   return 0;

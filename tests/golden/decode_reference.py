@@ -15,6 +15,8 @@ import struct
 import sys
 
 CODE_BYTES_MAX = 196608
+QUANTISERS = {0: "fp32", 1: "bu", 2: "bq", 4: "fp16", 5: "int8"}
+SCOPES = ["tensor", "block", "model"]
 
 
 def make_crc_table():
@@ -77,35 +79,96 @@ class Header:
             self.codes_crc, schema, history, side_size,
         ) = struct.unpack_from("<4sHBBHBBIBBBBB3sQII32s32sI", data, 0)
         require((magic, version) == (b"QFLU", 1), "magic and version")
-        require(quantiser in (0, 1), "quantiser")
-        self.is_fp32 = quantiser == 0
-        require(self.levels == 0 if self.is_fp32 else 2 <= self.levels <= 256, "levels")
-        ids = (scope, representative, rounding, block_size, pack, context, class_rule, transform)
+        self.quantiser = QUANTISERS[quantiser]
+        self.is_fp32 = self.quantiser == "fp32"
+        self.has_codes = self.quantiser not in ("fp32", "fp16")
+        least, most = {"fp32": (0, 0), "fp16": (0, 0), "int8": (255, 255)}.get(
+            self.quantiser, (2, 256)
+        )
+        require(least <= self.levels <= most, "levels")
+        require(scope <= (2 if self.quantiser in ("bu", "bq") else 0), "scope")
+        self.scope = SCOPES[scope]
+        require(block_size % 8 == 0 and (block_size >= 8) == (scope == 1), "block_size")
+        self.block_size = block_size
+        require(representative == 1 or self.quantiser != "bq", "representative")
+        require(representative == 0 or self.quantiser in ("bu", "bq"), "representative")
+        self.has_codebook = representative == 1
+        require(rounding == 0 or self.quantiser in ("bu", "int8"), "rounding")
+        require(rounding <= 1 and rounding + representative < 2, "rounding")
+        ids = (pack, context, class_rule, transform)
         require(not any(ids) and not any(reserved) and not any(history), "reserved fields")
         require(schema == digest, "another schema")
         require(len(data) == 112 + side_size, "side_size")
         self.params_per_chunk = 1 << chunk_log2
-        self.bits = 32 if self.is_fp32 else (self.levels - 1).bit_length()
-        self.ranges = list(struct.iter_unpack("<ff", data[108 : 108 + side_size]))
-        for lo, step in self.ranges:
-            require(math.isfinite(lo) and math.isfinite(step) and step >= 0, "range")
+        self.bits = {"fp32": 32, "fp16": 16}.get(self.quantiser, (self.levels - 1).bit_length())
+        self.block_bytes = 2 * self.levels if self.has_codebook else 4
+        self.side = data[108 : 108 + side_size]
+
+    def segment_bytes(self, is_fp32, count):
+        """(side information, codes or values) of a segment, in bytes."""
+        if is_fp32:
+            return 0, 4 * count
+        blocks = -(-count // self.block_size) if self.scope == "block" else 0
+        return blocks * self.block_bytes, (count * self.bits + 7) // 8
+
+    def parse_scopes(self, quantised_tensors):
+        """A codebook, a scale, for each scope."""
+        count = min(1, quantised_tensors) if self.scope == "model" else quantised_tensors
+        if self.is_fp32:
+            count = 0
+        in_blocks = self.scope == "block"
+        affine = self.quantiser == "bu" and not self.has_codebook and not in_blocks
+        if affine:
+            form = "<ff"
+        elif self.has_codebook and not in_blocks:
+            form = f"<f{self.levels}e"
+        else:
+            form = "<f"
+        require(len(self.side) == count * struct.calcsize(form), "side_size")
+        self.scopes = []
+        for fields in struct.iter_unpack(form, self.side):
+            require(all(math.isfinite(v) for v in fields), "finite")
+            if affine:
+                self.scopes.append(affine_table(*fields, self.levels))
+            elif self.quantiser == "int8":
+                self.scopes.append([fp32((c - 127) * fields[0]) for c in range(255)])
+            elif len(fields) > 1:
+                self.scopes.append([fp32(h * fields[0]) for h in fields[1:]])
+            else:
+                self.scopes.append(fields[0])
+
+    def block_table(self, side, scale):
+        if self.has_codebook:
+            values = [fp32(h * scale) for h in struct.unpack(f"<{self.levels}e", side)]
+        else:
+            lo, step = struct.unpack("<ee", side)
+            values = affine_table(fp32(lo * scale), fp32(step * scale), self.levels)
+        require(all(math.isfinite(v) for v in values), "finite")
+        return values
 
 
-def segments(tensors, bits, first, end):
-    """(tensor, parameters, bytes) of each segment of the chunk [first, end)."""
+def affine_table(lo, step, levels):
+    require(step >= 0 and math.copysign(1, step) > 0, "step")
+    return [fp32(lo + fp32((c + 0.5) * step)) for c in range(levels)]
+
+
+def segments(tensors, header, first, end):
+    """(tensor, parameters, bytes of side information, bytes of codes or values) of each segment of
+    the chunk [first, end)."""
     offset = 0
     for index, (size, is_fp32) in enumerate(tensors):
         count = min(end, offset + size) - max(first, offset)
         if count > 0:
-            yield index, count, 4 * count if is_fp32 else (count * bits + 7) // 8
+            yield index, count, *header.segment_bytes(is_fp32, count)
         offset += size
 
 
-def params_per_chunk(tensors, bits, n):
+def params_per_chunk(tensors, header, n):
     for log2 in range(20, -1, -1):
         p = 1 << log2
         if all(
-            sum(s[2] for s in segments(tensors, bits, first, min(n, first + p))) <= CODE_BYTES_MAX
+            sum(s[2] + s[3] for s in segments(tensors, header, first, min(n, first + p)))
+            <= CODE_BYTES_MAX
             for first in range(0, n, p)
         ):
             return p
@@ -132,8 +195,8 @@ def decode(data, schema):
     for index, (_, is_fp32) in enumerate(tensors):
         if not is_fp32:
             range_of[index] = len(range_of)
-    require(len(header.ranges) == len(range_of), "ranges")
-    require(header.params_per_chunk == params_per_chunk(tensors, header.bits, n), "chunk_log2")
+    header.parse_scopes(len(range_of))
+    require(header.params_per_chunk == params_per_chunk(tensors, header, n), "chunk_log2")
     require(header.chunk_count == len(chunks) == -(-n // header.params_per_chunk), "chunk_count")
 
     values = array.array("f")
@@ -145,22 +208,34 @@ def decode(data, schema):
         require(len(chunk) == 16 + code_size, "code_size")
         at = 12
         first = index * header.params_per_chunk
-        for tensor, count, size in segments(
-            tensors, header.bits, first, min(n, first + header.params_per_chunk)
+        for tensor, count, side_size, size in segments(
+            tensors, header, first, min(n, first + header.params_per_chunk)
         ):
-            body = chunk[at : at + size]
-            at += size
+            side = chunk[at : at + side_size]
+            body = chunk[at + side_size : at + side_size + size]
+            at += side_size + size
             if tensor not in range_of:
                 part = array.array("f", [v for (v,) in struct.iter_unpack("<f", body)])
-                require(all(math.isfinite(v) for v in part), "not finite")
                 codes_crc = crc32c(body, codes_crc)
             else:
-                codes = unpack(body, header.bits, count)
-                require(max(codes) < header.levels, "code")
-                codes_crc = crc32c(codes, codes_crc)
-                lo, step = header.ranges[range_of[tensor]]
-                table = [fp32(lo + fp32((c + 0.5) * step)) for c in range(header.levels)]
-                part = array.array("f", [table[c] for c in codes])
+                scope = header.scopes[0 if header.scope == "model" else range_of[tensor]]
+                if not header.has_codes:
+                    part = [fp32(h * scope) for (h,) in struct.iter_unpack("<e", body)]
+                    part = array.array("f", part)
+                    codes_crc = crc32c(body, codes_crc)
+                else:
+                    codes = unpack(body, header.bits, count)
+                    require(max(codes) < header.levels, "code")
+                    codes_crc = crc32c(codes, codes_crc)
+                    part = array.array("f")
+                    step = header.block_size or count
+                    for block, begin in enumerate(range(0, count, step)):
+                        table = scope
+                        if header.scope == "block":
+                            entry = side[block * header.block_bytes :][: header.block_bytes]
+                            table = header.block_table(entry, scope)
+                        part.extend(table[c] for c in codes[begin : begin + step])
+            require(all(math.isfinite(v) for v in part), "not finite")
             values.extend(part)
         require(at == 12 + code_size, "segments")
     require(codes_crc == header.codes_crc, "codes_crc32c")
@@ -182,7 +257,7 @@ def main():
             shown = [f"{v:08x}" for (v,) in struct.iter_unpack("<I", raw)]
             require(schema["values"] in ([], shown), "other bit patterns")
             print(f"ok      {path.stem}: {len(values)} values")
-        except (ValueError, struct.error) as error:
+        except (KeyError, ValueError, struct.error) as error:
             failed = True
             print(f"FAILED  {path.stem}: {error}")
     return 1 if failed else 0

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/digest.h"
 #include "common/base/prng.h"
 #include "common/codec/update.h"
@@ -20,6 +21,12 @@ namespace {
 using codec::TensorPolicy;
 
 constexpr size_t kValuesShown = 4096;
+
+// Of stochastic rounding.
+constexpr base::PrngKey kKey = {.run_seed = 0x123456789abcdef,
+                                .round = 3,
+                                .client_index = 5,
+                                .purpose = base::PrngPurpose::kRounding};
 
 Case MakeCase(std::string name, codec::Spec spec, std::vector<codec::TensorLayout> tensors,
               std::vector<float> delta) {
@@ -35,6 +42,11 @@ std::vector<float> Values(size_t count, uint32_t seed, size_t period) {
   std::vector<float> values(count);
   for (size_t i = 0; i < count; ++i) values[i] = drawn[i % period];
   return values;
+}
+
+// "bu:5,scope=block:8" is bu_5_scope_block_8.
+std::string NameOf(absl::string_view spec) {
+  return absl::StrReplaceAll(spec, {{":", "_"}, {",", "_"}, {"=", "_"}});
 }
 
 std::vector<codec::TensorLayout> Small() {
@@ -84,16 +96,46 @@ std::vector<Case> Cases() {
                             {{7}, TensorPolicy::kFp32},
                             {{200000}, TensorPolicy::kQuantise}},
                            Values(600007, 7, 1009)));
+  // The other quantisers and options; the name of a case is its spec.
+  for (const char* text :
+       {"fp16", "int8", "int8,round=stochastic", "bu:16,repr=mean", "bu:16,round=stochastic",
+        "bu:5,scope=block:8", "bu:5,round=stochastic,scope=block:8", "bu:4,repr=mean,scope=block:8",
+        "bu:7,scope=model", "bu:7,round=stochastic,scope=model", "bu:6,repr=mean,scope=model",
+        "bq:2", "bq:8", "bq:256", "bq:3,scope=block:8", "bq:8,scope=model"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text), Small(), Values(37, 50, 37)));
+  }
+  // Constant tensors, zeros of both signs, denormals, large values, ties, one parameter.
+  for (const char* text : {"fp16", "int8", "bu:4,repr=mean", "bu:4,round=stochastic",
+                           "bu:4,scope=block:8", "bq:4", "bq:4,scope=block:8"}) {
+    cases.push_back(MakeCase(absl::StrCat(NameOf(text), "_edges"), *codec::ParseSpec(text),
+                             {{{3}, TensorPolicy::kQuantise},
+                              {{2}, TensorPolicy::kQuantise},
+                              {{4}, TensorPolicy::kQuantise},
+                              {{3}, TensorPolicy::kQuantise},
+                              {{1}, TensorPolicy::kQuantise},
+                              {{6}, TensorPolicy::kQuantise}},
+                             {0.1f, 0.1f, 0.1f,                              //
+                              -0.0f, 0.0f,                                   //
+                              0.0f, denormal, 40 * denormal, -3 * denormal,  //
+                              -largest / 4, 1e30f, largest / 4,              //
+                              -7.5f,                                         //
+                              1e-5f, 1e-5f, 1e-5f, 1e-9f, 1e-9f, -2.0f}));
+  }
+  // Two chunks of blocks; the second tensor ends with a short block in each.
+  cases.push_back(MakeCase("bq_16_block_32_chunks", *codec::ParseSpec("bq:16,scope=block:32"),
+                           {{{13}, TensorPolicy::kQuantise}, {{70, 2003}, TensorPolicy::kQuantise}},
+                           Values(140223, 8, 509)));
   return cases;
 }
 
 std::string UpdateFileOf(const Case& golden) {
-  return codec::SerializeUpdate(*codec::Encode(golden.delta, golden.MakeLayout(), golden.spec, {}));
+  return codec::SerializeUpdate(
+      *codec::Encode(golden.delta, golden.MakeLayout(), golden.spec, kKey));
 }
 
 std::string JsonOf(const Case& golden) {
   const codec::Layout layout = golden.MakeLayout();
-  const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, {});
+  const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, kKey);
   const std::vector<float> values = *codec::Decode(update.header, update.chunks, layout);
   const absl::string_view raw(reinterpret_cast<const char*>(values.data()),
                               values.size() * sizeof(float));

@@ -25,7 +25,7 @@ TEST(ClientSession, Start_SaysWhoItIsAndJoins) {
   EXPECT_EQ(d.join.name.ToString(), "pi-07/2");
   EXPECT_EQ(d.join.client_index, base::ClientIndex(5));
   EXPECT_EQ(d.join.software_version, "0.1.0");
-  EXPECT_THAT(d.join.codecs, ElementsAre("fp32", "bu"));
+  EXPECT_EQ(d.join.codecs, codec::QuantiserNames());
 }
 
 TEST(ClientSession, TrainTask_FromJoinToReport) {

@@ -87,16 +87,19 @@ TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
   for (const Change& change : std::vector<Change>{
            {0, "QFLF", loss, "QFLU"},
            {wire::kVersion, Le<uint16_t>(2), failed, "version 2"},
-           {wire::kQuantiser, Le<uint8_t>(2), reserved, "'bq'"},
+           {wire::kQuantiser, Le<uint8_t>(2), loss, "'bq'"},
+           {wire::kQuantiser, Le<uint8_t>(18), reserved, "'topk'"},
            {wire::kQuantiser, Le<uint8_t>(19), reserved, "'eden'"},
            {wire::kQuantiser, Le<uint8_t>(200), loss, "quantiser id 200"},
            {wire::kQuantiser, Le<uint8_t>(0), loss, "levels 5"},
-           {wire::kScope, Le<uint8_t>(1), reserved, "'block'"},
+           {wire::kScope, Le<uint8_t>(1), loss, "block_size 0"},
+           {wire::kScope, Le<uint8_t>(2), loss, "side information"},
            {wire::kScope, Le<uint8_t>(3), loss, "scope id 3"},
            {wire::kLevels, Le<uint16_t>(1), loss, "levels 1"},
            {wire::kLevels, Le<uint16_t>(257), loss, "levels 257"},
-           {wire::kRepresentative, Le<uint8_t>(1), reserved, "'mean'"},
-           {wire::kRounding, Le<uint8_t>(1), reserved, "'stochastic'"},
+           {wire::kRepresentative, Le<uint8_t>(1), loss, "side information"},
+           {wire::kRepresentative, Le<uint8_t>(2), loss, "representative id 2"},
+           {wire::kRounding, Le<uint8_t>(2), loss, "rounding id 2"},
            {wire::kBlockSize, Le<uint32_t>(64), loss, "block_size 64"},
            {wire::kPack, Le<uint8_t>(1), reserved, "'rans'"},
            {wire::kContext, Le<uint8_t>(2), reserved, "'history'"},
@@ -132,6 +135,38 @@ TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
     const auto header = ParseHeader(bytes, TestLayout());
     EXPECT_EQ(header.status().code(), change.code) << change.message << ": " << header.status();
     EXPECT_THAT(std::string(header.status().message()), HasSubstr(change.message));
+  }
+}
+
+TEST(ParseHeader_, HostileSideInformation_IsRefusedByName) {
+  const auto loss = absl::StatusCode::kDataLoss;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float largest = std::numeric_limits<float>::max();
+  struct Case {
+    std::string spec;
+    Change change;
+  };
+  const size_t second_codebook = wire::kSide + 4 + 2 * 5;
+  for (const auto& [spec, change] : std::vector<Case>{
+           {"fp16", {wire::kSide, Le(nan), loss, "scale 0"}},
+           {"fp16", {wire::kSide + 4, Le(-1.0f), loss, "scale 1"}},
+           {"int8", {wire::kSide, Le(-0.0f), loss, "scale 0"}},
+           {"int8", {wire::kSide + 4, Le(largest / 126), loss, "scale 1"}},
+           {"bu:5,scope=block:8", {wire::kSide, Le(nan), loss, "scale 0"}},
+           {"bq:5", {wire::kSide, Le(nan), loss, "scale 0"}},
+           {"bq:5", {wire::kSide + 4 + 2 * 3, Le<uint16_t>(0x7c00), loss, "code 3"}},
+           {"bq:5", {second_codebook, Le(largest) + Le<uint16_t>(0x4000), loss, "codebook 1"}},
+           {"bu:5,repr=mean", {second_codebook + 4, Le<uint16_t>(0xfe01), loss, "code 0"}},
+           {"bq:5,scope=model", {wire::kSide + 4, Le<uint16_t>(0x7e00), loss, "codebook 0"}},
+           {"bu:5,scope=model", {wire::kSide + 4, Le(-1.0f), loss, "range 0"}},
+           {"bu:5,scope=model", {wire::kScope, Le<uint8_t>(0), loss, "side information"}},
+       }) {
+    std::string bytes = Update(*ParseSpec(spec)).header;
+    bytes.replace(change.at, change.bytes.size(), change.bytes);
+    FixChecksum(bytes);
+    const auto header = ParseHeader(bytes, TestLayout());
+    EXPECT_EQ(header.status().code(), change.code) << spec << ": " << header.status();
+    EXPECT_THAT(std::string(header.status().message()), HasSubstr(change.message)) << spec;
   }
 }
 
@@ -209,6 +244,49 @@ TEST(ParseChunk_, EachHostileField_IsRefusedByName) {
   }
 }
 
+TEST(ParseChunk_, HostileBlockOrHalf_IsRefusedByName) {
+  const size_t at = wire::kChunkCodes;
+  struct Case {
+    std::string spec;
+    size_t at;
+    uint16_t half;
+    std::string message;
+  };
+  for (const Case& hostile : std::vector<Case>{
+           {"fp16", at + 4, 0x7c00, "parameter 2 is not finite"},
+           {"fp16", at + 14 + 12 + 2, 0xfe00, "parameter 11 is not finite"},
+           {"bu:5,scope=block:8", at, 0xfc00, "tensor 0, block 0"},      // lo
+           {"bu:5,scope=block:8", at + 2, 0x7c01, "tensor 0, block 0"},  // step
+           {"bu:5,scope=block:8", at + 2, 0x8000, "tensor 0, block 0"},  // -0
+           {"bu:5,scope=block:8", at + 2, 0xbc00, "tensor 0, block 0"},  // -1
+           {"bq:4,scope=block:8", at + 6, 0x7c00, "tensor 0, block 0"},
+           {"bq:4,scope=block:8", at + 8 + 2 + 12 + 2, 0x7e00, "tensor 2, block 0"},
+       }) {
+    const EncodedUpdate update = Update(*ParseSpec(hostile.spec));
+    const Layout layout = TestLayout();
+    const UpdateHeader header = *ParseHeader(update.header, layout);
+    ASSERT_TRUE(ParseChunk(update.chunks[0], header, layout, 0).ok());
+    std::string bytes = update.chunks[0];
+    wire::Store(bytes, hostile.at, hostile.half);
+    FixChecksum(bytes);
+    const auto chunk = ParseChunk(bytes, header, layout, 0);
+    EXPECT_EQ(chunk.status().code(), absl::StatusCode::kDataLoss) << hostile.spec;
+    EXPECT_THAT(std::string(chunk.status().message()), HasSubstr(hostile.message)) << hostile.spec;
+  }
+}
+
+TEST(ParseChunk_, BlockThatOverflowsScaled_IsRefused) {
+  const float largest = std::numeric_limits<float>::max();
+  for (const char* text : {"bu:5,scope=block:8", "bq:4,scope=block:8", "fp16"}) {
+    EncodedUpdate update = Update(*ParseSpec(text));
+    wire::Store(update.header, wire::kSide, largest);
+    FixChecksum(update.header);
+    const UpdateHeader header = *ParseHeader(update.header, TestLayout());
+    const auto chunk = ParseChunk(update.chunks[0], header, TestLayout(), 0);
+    EXPECT_EQ(chunk.status().code(), absl::StatusCode::kDataLoss) << text;
+  }
+}
+
 TEST(ParseChunk_, AnyOtherLengthOrIndex_IsDataLoss) {
   const EncodedUpdate update = Update();
   const Layout layout = TestLayout();
@@ -248,7 +326,8 @@ TEST(CodesChecksum_, ChunkByChunk_GivesTheHeaders) {
   base::Prng prng({.run_seed = 1});
   std::vector<float> delta(layout.n());
   for (float& x : delta) x = prng.UniformFloat();
-  for (const Spec& spec : {BuSpec(7), BuSpec(16), BuSpec(256), Fp32Spec()}) {
+  for (const Spec& spec : {BuSpec(7), BuSpec(16), BuSpec(256), Fp32Spec(), Fp16Spec(), Int8Spec(),
+                           *ParseSpec("bu:16,scope=block:72")}) {
     const EncodedUpdate update = *Encode(delta, layout, spec, {});
     const UpdateHeader header = *ParseHeader(update.header, layout);
     CodesChecksum checksum;
@@ -284,6 +363,28 @@ TEST(CheckBounds_, RangeOrValueBeyondItsBound_IsRefusedByTensor) {
   EXPECT_EQ(CheckBounds(header, layout, std::vector<int8_t>{2, 4}).code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(CheckBounds(chunk, std::vector<int8_t>{2}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(CheckBounds_, EveryQuantiser_SeesAValueBeyondItsBound) {
+  const Layout layout = TestLayout();
+  for (const char* text :
+       {"fp32", "fp16", "int8", "bu:16", "bu:16,repr=mean", "bu:16,round=stochastic", "bq:4",
+        "bu:16,scope=block:8", "bq:4,scope=block:8", "bu:16,scope=model", "bq:4,scope=model",
+        "bu:4,repr=mean,scope=model"}) {
+    const EncodedUpdate update = Update(*ParseSpec(text));
+    const UpdateHeader header = *ParseHeader(update.header, layout);
+    const ChunkView chunk = *ParseChunk(update.chunks[0], header, layout, 0);
+    const auto check = [&](const std::vector<int8_t>& bounds) {
+      const absl::Status status = CheckBounds(header, layout, bounds);
+      return status.ok() ? CheckBounds(chunk, bounds) : status;
+    };
+    // Values reach 3, 12 and 5: with scope model the first tensor's codes reach less far than its
+    // codebook.
+    EXPECT_TRUE(check({2, 4, 3}).ok()) << text << check({2, 4, 3});
+    EXPECT_EQ(check({0, 4, 3}).code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(check({2, 3, 3}).code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(check({2, 4, 0}).code(), absl::StatusCode::kInvalidArgument) << text;
+  }
 }
 
 TEST(CheckBounds_, ValueOnTheBound_IsWithinIt) {

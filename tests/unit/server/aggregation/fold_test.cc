@@ -70,7 +70,8 @@ std::vector<float> Draw(const codec::Layout& layout, uint64_t seed) {
     const codec::Layout::Tensor& tensor = layout.tensors()[t];
     const float scale = std::ldexp(1.0f, kBounds[t] - static_cast<int>(seed % 3) * 9);
     for (uint64_t i = 0; i < tensor.size; ++i) {
-      delta[tensor.offset + i] = (2 * prng.UniformFloat() - 1) * scale;
+      // Not up to the bound itself: rounding may go beyond the largest value.
+      delta[tensor.offset + i] = (2 * prng.UniformFloat() - 1) * scale * 0.95f;
     }
   }
   return delta;
@@ -144,17 +145,19 @@ Updates Make(const codec::Layout& layout, const codec::Spec& spec, int count) {
   return updates;
 }
 
-class FoldTest : public testing::TestWithParam<int> {
+class FoldTest : public testing::TestWithParam<std::string> {
  protected:
-  codec::Spec spec() const {
-    return GetParam() == 0 ? codec::Fp32Spec() : codec::BuSpec(static_cast<uint16_t>(GetParam()));
+  // One codebook for the whole model rounds values of a tensor beyond that tensor's own bound.
+  std::vector<int8_t> bounds() const {
+    return spec().scope == codec::Scope::kModel ? std::vector<int8_t>(5, 2) : kBounds;
   }
+  codec::Spec spec() const { return *codec::ParseSpec(GetParam()); }
 };
 
 TEST_P(FoldTest, EqualsTheExactSum_Rounded) {
   const codec::Layout layout = TestLayout();
   const Updates updates = Make(layout, spec(), 5);
-  const FoldOptions options = Options(5);
+  const FoldOptions options = Options(5, bounds());
   const auto mean = Fold(Pointers(updates), layout, options);
   ASSERT_TRUE(mean.ok()) << mean.status();
   ExpectSameBits(*mean, Oracle(updates, layout, options));
@@ -163,7 +166,7 @@ TEST_P(FoldTest, EqualsTheExactSum_Rounded) {
 TEST_P(FoldTest, AnyOrderAndAnyPartialFolds_GiveTheSameBits) {
   const codec::Layout layout = TestLayout();
   const Updates updates = Make(layout, spec(), 6);
-  const FoldOptions options = Options(8);
+  const FoldOptions options = Options(8, bounds());
   std::vector<const UpdateSource*> order = Pointers(updates);
   const std::vector<float> expected = *Fold(order, layout, options);
   base::Prng prng({.run_seed = 77});
@@ -190,7 +193,13 @@ TEST_P(FoldTest, AnyOrderAndAnyPartialFolds_GiveTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, FoldTest, testing::Values(0, 2, 4, 5, 16, 40, 256));
+INSTANTIATE_TEST_SUITE_P(Specs, FoldTest,
+                         testing::Values("fp32", "fp16", "int8", "bu:2", "bu:4", "bu:5", "bu:16",
+                                         "bu:40", "bu:256", "bu:16,repr=mean",
+                                         "bu:16,round=stochastic", "bq:8", "bu:4,scope=block:8",
+                                         "bu:16,round=stochastic,scope=block:64",
+                                         "bq:5,scope=block:4104", "bu:5,scope=model",
+                                         "bq:16,scope=model"));
 
 TEST(Fold_, DifferentSpecsOfEqualChunks_FoldTogether) {
   const codec::Layout layout = *codec::Layout::Create({{{50}, TensorPolicy::kQuantise}}, kDigest);
@@ -203,6 +212,24 @@ TEST(Fold_, DifferentSpecsOfEqualChunks_FoldTogether) {
     updates.push_back(std::make_unique<InMemory>(delta, layout, spec, weight++));
   }
   ExpectSameBits(*Fold(Pointers(updates), layout, options), Oracle(updates, layout, options));
+}
+
+TEST(Fold_, ModelScope_CodebookBeyondATensorsBound_CountsOnlyWhatOccurs) {
+  const codec::Layout layout = *codec::Layout::Create(
+      {{{40}, TensorPolicy::kQuantise}, {{40}, TensorPolicy::kQuantise}}, kDigest);
+  std::vector<float> delta(80);
+  for (size_t i = 0; i < 80; ++i) delta[i] = static_cast<float>(i) * (i < 40 ? 1e-3f : 1.0f);
+  for (const char* text : {"bu:256,scope=model", "bq:8,scope=model"}) {
+    Updates updates;
+    updates.push_back(std::make_unique<InMemory>(delta, layout, *codec::ParseSpec(text), 9u));
+    const FoldOptions fits = Options(1, {0, 7});
+    const auto mean = Fold(Pointers(updates), layout, fits);
+    ASSERT_TRUE(mean.ok()) << mean.status();
+    ExpectSameBits(*mean, Oracle(updates, layout, fits));
+    const auto refused = Fold(Pointers(updates), layout, Options(1, {0, 5}));
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("tensor 1"));
+  }
 }
 
 TEST(Fold_, EqualUpdates_GiveTheirValue) {

@@ -1,0 +1,344 @@
+#include "common/codec/fit.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/codec/half.h"
+#include "common/codec/wire.h"
+
+namespace quantfl::codec {
+namespace {
+
+// Extremes are taken over fixed lanes: the compiler may vectorise them without changing a bit.
+constexpr size_t kLanes = 16;
+constexpr size_t kBlock = 4096;
+constexpr int kInt8Zero = kInt8Levels / 2;
+
+struct Extremes {
+  float lo;
+  float hi;
+};
+
+Extremes ExtremesOf(absl::Span<const float> values) {
+  std::array<float, kLanes> low;
+  std::array<float, kLanes> high;
+  low.fill(values[0]);
+  high.fill(values[0]);
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) {
+      const float x = values[i + j];
+      low[j] = x < low[j] ? x : low[j];
+      high[j] = x > high[j] ? x : high[j];
+    }
+  }
+  for (; i < values.size(); ++i) {
+    low[0] = std::min(low[0], values[i]);
+    high[0] = std::max(high[0], values[i]);
+  }
+  // Adding +0 turns -0 into +0: which of the two is the least must not depend on the order.
+  return {*std::min_element(low.begin(), low.end()) + 0.0f,
+          *std::max_element(high.begin(), high.end()) + 0.0f};
+}
+
+Extremes ExtremesOf(Parts parts) {
+  Extremes all = ExtremesOf(parts[0]);
+  for (const absl::Span<const float> part : parts.subspan(1)) {
+    const Extremes one = ExtremesOf(part);
+    all.lo = std::min(all.lo, one.lo);
+    all.hi = std::max(all.hi, one.hi);
+  }
+  return all;
+}
+
+// A step below the least normal fp32 becomes 0, all values lo: with its few bits, representatives
+// would pass the largest value.
+float WithoutDenormal(float step) { return step < std::numeric_limits<float>::min() ? 0.0f : step; }
+
+absl::Status TooWide(Extremes extremes) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the range from ", extremes.lo, " to ", extremes.hi,
+                   " is wider than the largest fp32 value, 3.4e38; send it as fp32"));
+}
+
+// lo = min, step = (max - min) / levels, each one fp32 rounding.
+absl::StatusOr<AffineRange> BucketsOf(Extremes extremes, uint16_t levels) {
+  const float width = extremes.hi - extremes.lo;
+  if (!std::isfinite(width)) return TooWide(extremes);
+  return AffineRange{extremes.lo, WithoutDenormal(width / static_cast<float>(levels))};
+}
+
+// Representatives from min to max, so that every value lies between two of them.
+absl::StatusOr<AffineRange> GridOf(Extremes extremes, uint16_t levels) {
+  const float width = extremes.hi - extremes.lo;
+  const float step = WithoutDenormal(width / static_cast<float>(levels - 1));
+  const AffineRange grid{extremes.lo - 0.5f * step, step};
+  if (!std::isfinite(width) || !std::isfinite(grid.Representative(levels - 1u)) ||
+      !std::isfinite(grid.lo)) {
+    return TooWide(extremes);
+  }
+  return grid;
+}
+
+template <typename T>
+void Append(std::string& bytes, T value) {
+  const size_t at = bytes.size();
+  bytes.resize(at + sizeof(T));
+  wire::Store(bytes, at, value);
+}
+
+void SetRange(const AffineRange& range, uint16_t levels, Fit& fit) {
+  fit.is_affine = true;
+  fit.range = range;
+  for (uint32_t code = 0; code < levels; ++code) fit.codebook[code] = range.Representative(code);
+}
+
+// Moves the values that have ranks [low, high) to their places for the edges first .. last.
+void SelectEdges(std::vector<float>& values, size_t low, size_t high, uint32_t first, uint32_t last,
+                 uint16_t levels, std::vector<float>& edges) {
+  if (first > last || low >= high) return;
+  const uint32_t middle = first + (last - first) / 2;
+  const size_t rank = values.size() * middle / levels;
+  const auto begin = values.begin();
+  std::nth_element(begin + static_cast<std::ptrdiff_t>(low),
+                   begin + static_cast<std::ptrdiff_t>(rank),
+                   begin + static_cast<std::ptrdiff_t>(high));
+  edges[middle - 1] = values[rank];
+  // Neighbours may have the same rank where there are fewer values than levels, so it stays in.
+  SelectEdges(values, low, rank + 1, first, middle - 1, levels, edges);
+  SelectEdges(values, rank, high, middle + 1, last, levels, edges);
+}
+
+// Edge j is the value of rank floor(n * j / levels), ranks from 0. O(n log levels).
+std::vector<float> QuantilesOf(Parts parts, uint16_t levels) {
+  std::vector<float> values;
+  size_t count = 0;
+  for (const absl::Span<const float> part : parts) count += part.size();
+  values.reserve(count);
+  for (const absl::Span<const float> part : parts) {
+    for (const float x : part) values.push_back(x + 0.0f);  // -0 counts as +0
+  }
+  std::vector<float> edges(levels - 1u);
+  SelectEdges(values, 0, values.size(), 1, levels - 1u, levels, edges);
+  return edges;
+}
+
+// What the codes of explicit codebooks stand for, before rounding: the mean of the values of each
+// bucket, summed in order. An empty bucket has its lower edge (bq), or its middle (bu).
+std::array<double, kLevelsMax> MeansOf(Parts parts, const Spec& spec, const Fit& fit) {
+  std::array<double, kLevelsMax> sums{};
+  std::array<uint64_t, kLevelsMax> counts{};
+  std::array<uint8_t, kBlock> codes;
+  for (const absl::Span<const float> part : parts) {
+    for (size_t done = 0; done < part.size(); done += kBlock) {
+      const size_t count = std::min(kBlock, part.size() - done);
+      Quantise(part.data() + done, count, 0, spec, fit, {}, codes.data());
+      for (size_t i = 0; i < count; ++i) {
+        sums[codes[i]] += static_cast<double>(part[done + i]);
+        ++counts[codes[i]];
+      }
+    }
+  }
+  for (uint32_t code = 0; code < spec.levels; ++code) {
+    if (counts[code] > 0) {
+      sums[code] /= static_cast<double>(counts[code]);
+    } else if (fit.edges.empty()) {
+      sums[code] = static_cast<double>(fit.buckets.Representative(code));
+    } else {
+      sums[code] = static_cast<double>(fit.edges[code == 0 ? 0 : code - 1]);
+    }
+  }
+  return sums;
+}
+
+// Appends `values / scale` as fp16, and keeps what they decode to.
+absl::Status SetCodebook(const std::array<double, kLevelsMax>& values, float scale, uint16_t levels,
+                         Fit& fit) {
+  for (uint32_t code = 0; code < levels; ++code) {
+    const uint16_t half = ToHalf(values[code] / static_cast<double>(scale));
+    Append(fit.side, half);
+    fit.codebook[code] = FromHalf(half) * scale;
+    if (!std::isfinite(fit.codebook[code])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the representative ", values[code],
+                       " is beyond fp32 once it is rounded to fp16; send it as fp32"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChooseBuckets(Parts parts, const Spec& spec, Fit& fit) {
+  if (spec.quantiser == QuantiserId::kBq) {
+    fit.edges = QuantilesOf(parts, spec.levels);
+    return absl::OkStatus();
+  }
+  QFL_ASSIGN_OR_RETURN(fit.buckets, BucketsOf(ExtremesOf(parts), spec.levels));
+  return absl::OkStatus();
+}
+
+Fit FitInt8(Parts parts) {
+  float largest = 0;
+  for (const absl::Span<const float> part : parts) largest = std::max(largest, LargestOf(part));
+  constexpr float kLastCode = kInt8Zero;
+  Fit fit;
+  fit.scale = WithoutDenormal(largest / kLastCode);
+  if (!std::isfinite(kLastCode * fit.scale)) fit.scale = std::nextafter(fit.scale, 0.0f);
+  Append(fit.side, fit.scale);
+  for (int code = 0; code < kInt8Levels; ++code) {
+    fit.codebook[static_cast<size_t>(code)] = static_cast<float>(code - kInt8Zero) * fit.scale;
+  }
+  return fit;
+}
+
+// The fp16 range of a block: lo is rounded down and step up, so that no value is outside.
+absl::Status FitBlockRange(Extremes extremes, float scale, const Spec& spec, Fit& fit) {
+  const double unit = static_cast<double>(scale);
+  const double lo = static_cast<double>(extremes.lo) / unit;
+  const double hi = static_cast<double>(extremes.hi) / unit;
+  uint16_t lo_half = 0;
+  double step = 0;
+  if (spec.rounding == Rounding::kStochastic) {
+    // Wider by more than the rounding of lo can move it.
+    const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
+    step = FromHalf(ToHalf((hi - lo + margin) / (spec.levels - 1), HalfRounding::kUp));
+    lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
+  } else {
+    lo_half = ToHalf(lo, HalfRounding::kDown);
+    step = (hi - static_cast<double>(FromHalf(lo_half))) / spec.levels;
+  }
+  const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
+  Append(fit.side, lo_half);
+  Append(fit.side, step_half);
+  SetRange({FromHalf(lo_half) * scale, FromHalf(step_half) * scale}, spec.levels, fit);
+  fit.buckets = fit.range;
+  if (!std::isfinite(fit.range.lo) || !std::isfinite(fit.range.step) ||
+      !std::isfinite(fit.range.Representative(spec.levels - 1u))) {
+    return TooWide(extremes);
+  }
+  return absl::OkStatus();
+}
+
+void QuantiseNearest(const float* values, size_t count, AffineRange range, uint16_t levels,
+                     uint8_t* codes) {
+  if (range.step == 0.0f) {
+    std::memset(codes, 0, count);
+    return;
+  }
+  const int last = levels - 1;
+  for (size_t i = 0; i < count; ++i) {
+    // The quotient is not negative and below 2 * levels, also where step is denormal, so that the
+    // conversion, which is floor there, is defined.
+    const int code = static_cast<int>((values[i] - range.lo) / range.step);
+    codes[i] = static_cast<uint8_t>(code < last ? code : last);
+  }
+}
+
+// values[i] lies at position(values[i]) among the representatives, in steps; it goes up with the
+// probability of the fraction.
+template <typename Position>
+void QuantiseStochastic(const float* values, size_t count, uint64_t first, const base::PrngKey& key,
+                        int last, Position position, uint8_t* codes) {
+  std::array<uint32_t, 4> words{};
+  for (size_t i = 0; i < count; ++i) {
+    const uint64_t parameter = first + i;
+    if (i == 0 || parameter % 4 == 0) words = base::PrngBlock(key, parameter / 4);
+    const double random = static_cast<double>(words[parameter % 4]) * 0x1p-32;
+    const double code = std::floor(position(static_cast<double>(values[i])) + random);
+    codes[i] = static_cast<uint8_t>(std::clamp(code, 0.0, static_cast<double>(last)));
+  }
+}
+
+void QuantiseInt8(const float* values, size_t count, uint64_t first, const Spec& spec, float scale,
+                  const base::PrngKey& key, uint8_t* codes) {
+  if (scale == 0.0f) {
+    std::memset(codes, kInt8Zero, count);
+    return;
+  }
+  const double unit = static_cast<double>(scale);
+  if (spec.rounding == Rounding::kStochastic) {
+    const auto position = [&](double x) { return x / unit + kInt8Zero; };
+    QuantiseStochastic(values, count, first, key, kInt8Levels - 1, position, codes);
+    return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const double code = std::nearbyint(static_cast<double>(values[i]) / unit) + kInt8Zero;
+    codes[i] = static_cast<uint8_t>(std::clamp(code, 0.0, kInt8Levels - 1.0));
+  }
+}
+
+void QuantiseByEdges(const float* values, size_t count, const std::vector<float>& edges,
+                     uint8_t* codes) {
+  for (size_t i = 0; i < count; ++i) {
+    codes[i] = static_cast<uint8_t>(std::upper_bound(edges.begin(), edges.end(), values[i]) -
+                                    edges.begin());
+  }
+}
+
+}  // namespace
+
+float LargestOf(absl::Span<const float> values) {
+  const Extremes extremes = ExtremesOf(values);
+  return std::max(std::fabs(extremes.lo), std::fabs(extremes.hi));
+}
+
+absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec) {
+  if (spec.quantiser == QuantiserId::kInt8) return FitInt8(parts);
+  Fit fit;
+  if (HasExplicitCodebook(spec)) {
+    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, spec, fit));
+    const std::array<double, kLevelsMax> means = MeansOf(parts, spec, fit);
+    double largest = 0;
+    for (uint32_t code = 0; code < spec.levels; ++code) {
+      largest = std::max(largest, std::fabs(means[code]));
+    }
+    const float scale = HalfScale(largest);
+    Append(fit.side, scale);
+    QFL_RETURN_IF_ERROR(SetCodebook(means, scale, spec.levels, fit));
+    return fit;
+  }
+  const Extremes extremes = ExtremesOf(parts);
+  QFL_ASSIGN_OR_RETURN(const AffineRange range, spec.rounding == Rounding::kStochastic
+                                                    ? GridOf(extremes, spec.levels)
+                                                    : BucketsOf(extremes, spec.levels));
+  SetRange(range, spec.levels, fit);
+  fit.buckets = range;
+  Append(fit.side, range.lo);
+  Append(fit.side, range.step);
+  return fit;
+}
+
+absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const Spec& spec) {
+  Fit fit;
+  const Parts parts(&values, 1);
+  if (HasExplicitCodebook(spec)) {
+    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, spec, fit));
+    QFL_RETURN_IF_ERROR(SetCodebook(MeansOf(parts, spec, fit), scale, spec.levels, fit));
+    return fit;
+  }
+  QFL_RETURN_IF_ERROR(FitBlockRange(ExtremesOf(values), scale, spec, fit));
+  return fit;
+}
+
+void Quantise(const float* values, size_t count, uint64_t first, const Spec& spec, const Fit& fit,
+              const base::PrngKey& key, uint8_t* codes) {
+  if (spec.quantiser == QuantiserId::kInt8) {
+    QuantiseInt8(values, count, first, spec, fit.scale, key, codes);
+  } else if (spec.quantiser == QuantiserId::kBq) {
+    QuantiseByEdges(values, count, fit.edges, codes);
+  } else if (spec.rounding == Rounding::kStochastic && fit.buckets.step != 0.0f) {
+    const double lo = static_cast<double>(fit.buckets.lo);
+    const double step = static_cast<double>(fit.buckets.step);
+    const auto position = [&](double x) { return (x - lo) / step - 0.5; };
+    QuantiseStochastic(values, count, first, key, spec.levels - 1, position, codes);
+  } else {
+    QuantiseNearest(values, count, fit.buckets, spec.levels, codes);
+  }
+}
+
+}  // namespace quantfl::codec

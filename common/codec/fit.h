@@ -1,0 +1,50 @@
+#ifndef QUANTFL_COMMON_CODEC_FIT_H_
+#define QUANTFL_COMMON_CODEC_FIT_H_
+
+// The encoder's choice of a codebook for the values of one scope, and of their codes. Every
+// rounding is part of the format: see proto/README.md.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/base/prng.h"
+#include "common/codec/spec.h"
+#include "common/codec/update.h"
+
+namespace quantfl::codec {
+
+// The values of a scope: of a tensor or block one part, of the model one for each quantised tensor.
+using Parts = absl::Span<const absl::Span<const float>>;
+
+// A codebook as it travels, and what the encoder knows beside it.
+struct Fit {
+  std::string side;          // its bytes in the header, or in front of its segment's codes
+  AffineRange buckets;       // bu: the range that codes are computed with
+  float scale = 0;           // of fp16, int8
+  std::vector<float> edges;  // bq: levels - 1, not decreasing; a value on an edge is above it
+  // What codes decode to; AddErrors takes the range where there is one.
+  bool is_affine = false;
+  AffineRange range;
+  Codebook codebook{};
+};
+
+// For scope tensor or model; INVALID_ARGUMENT if a range or representative is beyond fp32.
+absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec);
+// For one block. `scale` is that of its tensor: HalfScale of the largest magnitude.
+absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const Spec& spec);
+
+// The largest magnitude.
+float LargestOf(absl::Span<const float> values);
+
+// Codes of values[0, count), which are the update's parameters from `first` on. count <= 4096.
+void Quantise(const float* values, size_t count, uint64_t first, const Spec& spec, const Fit& fit,
+              const base::PrngKey& key, uint8_t* codes);
+
+}  // namespace quantfl::codec
+
+#endif  // QUANTFL_COMMON_CODEC_FIT_H_
