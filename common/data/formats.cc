@@ -14,9 +14,9 @@ namespace {
 constexpr uint64_t kTensorFileBytesMax = uint64_t{4} << 30;
 
 struct CifarLayout {
+  absl::string_view name;  // for quantflctl data get
   absl::string_view title;
   absl::string_view archive_folder;
-  absl::string_view archive_url;
   std::vector<absl::string_view> train, test;
   uint64_t train_records, test_records;  // a file
   uint64_t labels;                       // bytes before the pixels; the last one counts
@@ -29,26 +29,30 @@ constexpr uint64_t kCifarPixels = uint64_t{kCifarChannels} * kCifarSide * kCifar
 
 CifarLayout LayoutOf(Format format) {
   if (format == Format::kCifar10) {
-    return {"CIFAR-10",
-            "cifar-10-batches-bin",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-            {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
-             "data_batch_5.bin"},
-            {"test_batch.bin"},
-            10'000,
-            10'000,
-            1,
-            10};
+    return {
+        .name = "cifar10",
+        .title = "CIFAR-10",
+        .archive_folder = "cifar-10-batches-bin",
+        .train = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+                  "data_batch_5.bin"},
+        .test = {"test_batch.bin"},
+        .train_records = 10'000,
+        .test_records = 10'000,
+        .labels = 1,
+        .classes = 10,
+    };
   }
-  return {"CIFAR-100",
-          "cifar-100-binary",
-          "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-          {"train.bin"},
-          {"test.bin"},
-          50'000,
-          10'000,
-          2,
-          100};
+  return {
+      .name = "cifar100",
+      .title = "CIFAR-100",
+      .archive_folder = "cifar-100-binary",
+      .train = {"train.bin"},
+      .test = {"test.bin"},
+      .train_records = 50'000,
+      .test_records = 10'000,
+      .labels = 2,
+      .classes = 100,
+  };
 }
 
 std::string Join(absl::string_view folder, absl::string_view name) {
@@ -69,7 +73,7 @@ absl::StatusOr<Dataset> LoadCifar(base::Env& env, const std::string& folder, For
     if (!env.Exists(path)) {
       return absl::NotFoundError(absl::StrCat(
           path, " is not there", found == inner ? "" : absl::StrCat(", nor is it in ", inner),
-          "; the publisher's archive is ", layout.archive_url));
+          "; `quantflctl data get ", layout.name, "` downloads ", layout.title));
     }
     const uint64_t record_bytes = layout.labels + kCifarPixels;
     QFL_ASSIGN_OR_RETURN(const std::string bytes, env.ReadFile(path, 2 * records * record_bytes));
@@ -132,8 +136,8 @@ absl::Status AppendCifar(absl::string_view bytes, Format format, uint64_t record
   if (bytes.size() != records * record_bytes) {
     return absl::DataLossError(absl::StrCat(
         bytes.size(), " bytes; this file of ", layout.title, " has ", records, " records of ",
-        record_bytes, " bytes, ", records * record_bytes,
-        ". Unpack the publisher's archive again; other data goes into a safetensors file"));
+        record_bytes, " bytes, ", records * record_bytes, ". `quantflctl data get ", layout.name,
+        "` fetches it anew; other data goes into a safetensors file"));
   }
   dataset.channels = kCifarChannels;
   dataset.height = kCifarSide;

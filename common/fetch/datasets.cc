@@ -1,7 +1,13 @@
 #include "common/fetch/datasets.h"
 
+#include <openssl/evp.h>
+
+#include <array>
+#include <functional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/check.h"
@@ -11,6 +17,8 @@
 
 namespace quantfl::fetch {
 namespace {
+
+constexpr uint64_t kListingBytesMax = 1 << 20;
 
 base::Digest MustParse(absl::string_view hex) {
   absl::StatusOr<base::Digest> digest = base::Digest::FromHex(hex);
@@ -32,7 +40,61 @@ DatasetInfo Mnist() {
            {"t10k-images-idx3-ubyte.gz", kImagesMax, 7840016,
             MustParse("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7")},
            {"t10k-labels-idx1-ubyte.gz", kLabelsMax, 10008,
-            MustParse("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2")}}};
+            MustParse("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2")}},
+          {}};
+}
+
+constexpr uint64_t kCifarPixels = uint64_t{3} * 32 * 32;
+
+DatasetInfo Cifar10() {
+  constexpr uint64_t kBatch = 10'000 * (1 + kCifarPixels);
+  const std::string folder = "cifar-10-batches-bin/";
+  return {
+      "cifar10",
+      "CIFAR-10, 50,000 and 10,000 images of 32 x 32 in 10 classes (Krizhevsky 2009; no licence "
+      "is stated, the author asks to be cited)",
+      {"https://www.cs.toronto.edu/~kriz/"},
+      {},
+      {{"cifar-10-binary.tar.gz",
+        uint64_t{200} << 20,
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        {{folder + "data_batch_1.bin", kBatch},
+         {folder + "data_batch_2.bin", kBatch},
+         {folder + "data_batch_3.bin", kBatch},
+         {folder + "data_batch_4.bin", kBatch},
+         {folder + "data_batch_5.bin", kBatch},
+         {folder + "test_batch.bin", kBatch}}}}};
+}
+
+DatasetInfo Cifar100() {
+  return {"cifar100",
+          "CIFAR-100, 50,000 and 10,000 images of 32 x 32 in 100 classes (Krizhevsky 2009; no "
+          "licence is stated, the author asks to be cited)",
+          {"https://www.cs.toronto.edu/~kriz/"},
+          {},
+          {{"cifar-100-binary.tar.gz",
+            uint64_t{200} << 20,
+            "03b5dce01913d631647c71ecec9e9cb8",
+            {{"cifar-100-binary/train.bin", 50'000 * (2 + kCifarPixels)},
+             {"cifar-100-binary/test.bin", 10'000 * (2 + kCifarPixels)}}}}};
+}
+
+// The publisher's two addresses.
+DatasetInfo FashionMnist() {
+  constexpr uint64_t kLabelsMax = 64 << 10, kImagesMax = 32 << 20;
+  return {"fashion-mnist",
+          "Fashion-MNIST, 60,000 and 10,000 articles of 28 x 28 (Zalando Research; MIT licence)",
+          {"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+           "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"},
+          {{"train-images-idx3-ubyte.gz", kImagesMax, 47040016,
+            MustParse("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888")},
+           {"train-labels-idx1-ubyte.gz", kLabelsMax, 60008,
+            MustParse("bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9")},
+           {"t10k-images-idx3-ubyte.gz", kImagesMax, 7840016,
+            MustParse("5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b")},
+           {"t10k-labels-idx1-ubyte.gz", kLabelsMax, 10008,
+            MustParse("0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34")}},
+          {}};
 }
 
 std::string Join(absl::string_view folder, absl::string_view name) {
@@ -60,38 +122,112 @@ bool IsThere(const DatasetFile& file, const std::string& path, base::Env& env) {
   return bytes.ok() && Verify(file, *bytes).ok();
 }
 
-absl::Status GetFile(const DatasetFile& file, const std::string& path,
-                     const std::vector<std::string>& mirrors, base::Env& env,
-                     terminal::ProgressLine& progress) {
+// The first mirror's answer that `verify` takes.
+absl::StatusOr<std::string> FetchFromAny(
+    const std::vector<std::string>& mirrors, const std::string& name, uint64_t bytes_max,
+    const std::function<absl::Status(absl::string_view)>& verify,
+    terminal::ProgressLine& progress) {
   std::vector<std::string> reasons;
   absl::StatusCode code = absl::StatusCode::kUnavailable;
   for (const std::string& mirror : mirrors) {
-    progress.Start(file.name, terminal::ProgressLine::Unit::kBytes);
-    uint64_t received = 0;
-    const absl::Status status =
-        Download({.url = Join(mirror, file.name),
-                  .path = path,
-                  .bytes_max = file.bytes_max,
-                  .verify = [&](absl::string_view content) { return Verify(file, content); }},
-                 env, [&](uint64_t done, uint64_t total) {
-                   received = done;
-                   progress.Update(done, total);
-                   return true;
-                 });
-    if (status.ok()) {
-      progress.Print(absl::StrCat(file.name, "  ", terminal::HumanBytes(received), "  verified"));
-      return status;
-    }
-    code = status.code();
-    reasons.emplace_back(status.message());
+    progress.Start(name, terminal::ProgressLine::Unit::kBytes);
+    absl::StatusOr<std::string> content =
+        Fetch({.url = Join(mirror, name), .path = "", .bytes_max = bytes_max, .verify = verify},
+              [&](uint64_t done, uint64_t total) {
+                progress.Update(done, total);
+                return true;
+              });
+    if (content.ok()) return content;
+    code = content.status().code();
+    reasons.emplace_back(content.status().message());
   }
   return absl::Status(code, absl::StrJoin(reasons, "; "));
+}
+
+absl::Status GetFile(const DatasetFile& file, const std::string& path,
+                     const std::vector<std::string>& mirrors, base::Env& env,
+                     terminal::ProgressLine& progress) {
+  QFL_ASSIGN_OR_RETURN(
+      const std::string content,
+      FetchFromAny(
+          mirrors, file.name, file.bytes_max,
+          [&](absl::string_view compressed) { return Verify(file, compressed); }, progress));
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(path, content));
+  progress.Print(absl::StrCat(file.name, "  ", terminal::HumanBytes(content.size()), "  verified"));
+  return absl::OkStatus();
+}
+
+// MD5 is what the publishers of archives state. It is no protection against somebody who can choose
+// both the archive and the digest, but the digest is in this program.
+absl::Status VerifyMd5(const std::string& expected, absl::string_view content) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int size = 0;
+  if (EVP_Digest(content.data(), content.size(), digest.data(), &size, EVP_md5(), nullptr) != 1) {
+    return absl::InternalError(
+        "this machine's OpenSSL computes no MD5, which the archive's publisher states");
+  }
+  const std::string hex =
+      absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), size));
+  if (hex == expected) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("another content than expected: md5 ", hex, " instead of ", expected));
+}
+
+std::string ListingPath(const std::string& folder, const DatasetArchive& archive) {
+  return Join(folder, archive.name + ".sha256");
+}
+
+std::string ListingRow(const ArchiveMember& member, absl::string_view content) {
+  return absl::StrCat(base::Sha256(content).Hex(), "  ", member.path, "\n");
+}
+
+// Whether the members are what the listing says that they were when they were unpacked.
+bool IsThere(const DatasetArchive& archive, const std::string& folder, base::Env& env) {
+  const std::string listing_path = ListingPath(folder, archive);
+  if (!env.Exists(listing_path)) return false;
+  const absl::StatusOr<std::string> listing = env.ReadFile(listing_path, kListingBytesMax);
+  if (!listing.ok()) return false;
+  for (const ArchiveMember& member : archive.members) {
+    const absl::StatusOr<std::string> content =
+        env.ReadFile(Join(folder, member.path), member.bytes);
+    if (!content.ok() || !absl::StrContains(*listing, ListingRow(member, *content))) return false;
+  }
+  return true;
+}
+
+absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder,
+                        const std::vector<std::string>& mirrors, base::Env& env,
+                        terminal::ProgressLine& progress) {
+  QFL_ASSIGN_OR_RETURN(
+      const std::string bytes,
+      FetchFromAny(
+          mirrors, archive.name, archive.bytes_max,
+          [&](absl::string_view content) { return VerifyMd5(archive.md5, content); }, progress));
+  // The listing comes last and goes first: with it, everything is there.
+  const std::string listing_path = ListingPath(folder, archive);
+  QFL_RETURN_IF_ERROR(env.RemoveFile(listing_path));
+  std::string listing;
+  const absl::Status unpacked =
+      ReadTarGz(bytes, archive.members,
+                [&](const ArchiveMember& member, absl::string_view content) -> absl::Status {
+                  if (const size_t slash = member.path.rfind('/'); slash != std::string::npos) {
+                    QFL_RETURN_IF_ERROR(env.CreateDirs(Join(folder, member.path.substr(0, slash))));
+                  }
+                  listing += ListingRow(member, content);
+                  return env.WriteFileAtomically(Join(folder, member.path), content);
+                });
+  QFL_RETURN_IF_ERROR(base::Annotate(unpacked, archive.name));
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(listing_path, listing));
+  progress.Print(absl::StrCat(archive.name, "  ", terminal::HumanBytes(bytes.size()),
+                              "  verified, ", archive.members.size(), " files unpacked"));
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 const std::vector<DatasetInfo>& Datasets() {
-  static const auto* const datasets = new std::vector<DatasetInfo>{Mnist()};
+  static const auto* const datasets =
+      new std::vector<DatasetInfo>{Cifar10(), Cifar100(), FashionMnist(), Mnist()};
   return *datasets;
 }
 
@@ -117,6 +253,13 @@ absl::Status GetDataset(const DatasetInfo& dataset, const GetDatasetOptions& opt
       continue;
     }
     QFL_RETURN_IF_ERROR(GetFile(file, path, mirrors, env, progress));
+  }
+  for (const DatasetArchive& archive : dataset.archives) {
+    if (IsThere(archive, options.folder, env)) {
+      progress.Print(absl::StrCat(archive.name, "  is there already"));
+      continue;
+    }
+    QFL_RETURN_IF_ERROR(GetArchive(archive, options.folder, mirrors, env, progress));
   }
   progress.Print(absl::StrCat(dataset.name, " is in ", options.folder));
   return absl::OkStatus();

@@ -134,12 +134,18 @@ absl::StatusOr<std::string> Get(const DownloadRequest& request, const DownloadPr
 
 }  // namespace
 
-absl::Status Download(const DownloadRequest& request, base::Env& env,
-                      const DownloadProgress& progress) {
-  const absl::StatusOr<std::string> body = Get(request, progress);
+absl::StatusOr<std::string> Fetch(const DownloadRequest& request,
+                                  const DownloadProgress& progress) {
+  absl::StatusOr<std::string> body = Get(request, progress);
   if (!body.ok()) return base::Annotate(body.status(), request.url);
   if (request.verify) QFL_RETURN_IF_ERROR(base::Annotate(request.verify(*body), request.url));
-  return env.WriteFileAtomically(request.path, *body);
+  return body;
+}
+
+absl::Status Download(const DownloadRequest& request, base::Env& env,
+                      const DownloadProgress& progress) {
+  QFL_ASSIGN_OR_RETURN(const std::string body, Fetch(request, progress));
+  return env.WriteFileAtomically(request.path, body);
 }
 
 }  // namespace quantfl::fetch

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/base/env.h"
@@ -25,6 +26,9 @@ struct DownloadRequest {
 // Called now and then with bytes received and expected (0: not announced); returning false stops
 // with CANCELLED. May be empty.
 using DownloadProgress = std::function<bool(uint64_t, uint64_t)>;
+
+// GET and verify: the answer, which is not written (request.path is left alone).
+absl::StatusOr<std::string> Fetch(const DownloadRequest& request, const DownloadProgress& progress);
 
 // GET, verify, write atomically: `path` holds either what it held before or a verified file.
 // Blocks; any thread. Proxies are taken from the environment, as curl does. Errors are one line

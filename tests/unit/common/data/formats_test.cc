@@ -117,7 +117,7 @@ TEST_F(LoadFolderTest, Cifar_MissingOrCutOff_NamesTheFile) {
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(missing.message()),
               AllOf(HasSubstr("data/train.bin is not there, nor is it in data/cifar-100-binary"),
-                    HasSubstr("cifar-100-binary.tar.gz")));
+                    HasSubstr("`quantflctl data get cifar100`")));
   Put("data/cifar-100-binary/test.bin", Record({0, 0}, 0));
   const absl::Status cut = Load("data", Format::kCifar100, Split::kTest).status();
   EXPECT_EQ(cut.code(), absl::StatusCode::kDataLoss);

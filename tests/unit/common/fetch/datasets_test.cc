@@ -1,16 +1,20 @@
 #include "common/fetch/datasets.h"
 
+#include <openssl/evp.h>
 #include <zlib.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/common/fetch/http_server.h"
+#include "tests/unit/common/fetch/tar_file.h"
 
 namespace quantfl::fetch {
 namespace {
@@ -33,6 +37,13 @@ std::string Gzip(const std::string& bytes, int level) {
   return out;
 }
 
+std::string Md5(const std::string& bytes) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int size = 0;
+  EXPECT_EQ(EVP_Digest(bytes.data(), bytes.size(), digest.data(), &size, EVP_md5(), nullptr), 1);
+  return absl::BytesToHexString({reinterpret_cast<const char*>(digest.data()), size});
+}
+
 const char kTrain[] = "the training examples, the training examples";
 const char kTest[] = "the test examples";
 
@@ -44,7 +55,21 @@ class GetDatasetTest : public ::testing::Test {
             "",
             std::move(mirrors),
             {{"train.gz", 1000, sizeof(kTrain) - 1, base::Sha256(kTrain)},
-             {"test.gz", 1000, sizeof(kTest) - 1, base::Sha256(kTest)}}};
+             {"test.gz", 1000, sizeof(kTest) - 1, base::Sha256(kTest)}},
+            {}};
+  }
+  // toy.tar.gz as SmallArchive makes it, by its MD5.
+  static DatasetInfo ToyArchive(const std::string& md5) {
+    return {"toy",
+            "",
+            {},
+            {},
+            {{"toy.tar.gz", 10'000, md5, {{"toy/train.bin", 44}, {"toy/test.bin", 17}}}}};
+  }
+  static std::string SmallArchive() {
+    return Gzip(TarEntry("toy/", "", '5') + TarEntry("toy/test.bin", kTest) +
+                    TarEntry("../evil", "beyond") + TarEntry("toy/train.bin", kTrain) + TarEnd(),
+                9);
   }
   absl::Status Get(const DatasetInfo& dataset, const std::string& mirror = "") {
     terminal::ProgressLine progress(file_.get(), false, clock_);
@@ -71,7 +96,8 @@ TEST(DatasetsTest, Mnist_HasTheFourUsualFiles) {
   EXPECT_EQ(mnist->mirrors.size(), 2u);
   const absl::Status unknown = FindDataset("imagenet").status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(unknown.message()), HasSubstr("\"imagenet\": there is mnist"));
+  EXPECT_THAT(std::string(unknown.message()),
+              HasSubstr("\"imagenet\": there is cifar10, cifar100, fashion-mnist, mnist"));
 }
 
 // The digests of the table are those of the published files: nothing is asked of a mirror.
@@ -151,6 +177,83 @@ TEST_F(GetDatasetTest, AnotherContent_IsRefusedWithBothDigests) {
                 AllOf(HasSubstr(server.url() + c.folder + "/train.gz"), HasSubstr(c.message)));
     EXPECT_FALSE(env_.Exists("data/toy/train.gz"));
   }
+}
+
+TEST(DatasetsTest, Cifar_HasTheFilesThatTheReaderReads) {
+  const DatasetInfo ten = *FindDataset("cifar10"), hundred = *FindDataset("cifar100");
+  ASSERT_EQ(ten.archives.size(), 1u);
+  ASSERT_EQ(ten.archives[0].members.size(), 6u);
+  for (const ArchiveMember& member : ten.archives[0].members) {
+    EXPECT_EQ(member.bytes, 30'730'000u) << member.path;
+  }
+  ASSERT_EQ(hundred.archives.size(), 1u);
+  ASSERT_EQ(hundred.archives[0].members.size(), 2u);
+  EXPECT_EQ(hundred.archives[0].members[0].path, "cifar-100-binary/train.bin");
+  EXPECT_EQ(hundred.archives[0].members[0].bytes, 153'700'000u);
+  EXPECT_EQ(hundred.archives[0].members[1].bytes, 30'740'000u);
+}
+
+// Debian packs the publisher's files anew; what they hold is the same.
+TEST_F(GetDatasetTest, FashionMnist_DebiansFiles_AreKnown) {
+  const std::string folder = "/usr/share/datasets/fashion-mnist/";
+  if (!base::PosixEnv().Exists(folder + "train-images-idx3-ubyte.gz")) {
+    GTEST_SKIP() << "the package dataset-fashion-mnist is not installed";
+  }
+  const DatasetInfo fashion = *FindDataset("fashion-mnist");
+  ASSERT_TRUE(env_.CreateDirs("data/toy").ok());
+  for (const DatasetFile& file : fashion.files) {
+    const absl::StatusOr<std::string> bytes =
+        base::PosixEnv().ReadFile(folder + file.name, file.bytes_max);
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    ASSERT_TRUE(env_.WriteFileAtomically("data/toy/" + file.name, *bytes, 0644).ok());
+  }
+  const absl::Status status = Get(fashion, absl::StrCat("http://127.0.0.1:", ClosedPort()));
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+TEST_F(GetDatasetTest, Archive_IsUnpackedAndKept) {
+  HttpServer server({{"/toy.tar.gz", Ok(SmallArchive())}});
+  const DatasetInfo toy = ToyArchive(Md5(SmallArchive()));
+  const absl::Status status = Get(toy, server.url());
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy/train.bin", 1000), kTrain);
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy/test.bin", 1000), kTest);
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy.tar.gz.sha256", 1000),
+            absl::StrCat(base::Sha256(kTest).Hex(), "  toy/test.bin\n", base::Sha256(kTrain).Hex(),
+                         "  toy/train.bin\n"));
+  EXPECT_FALSE(env_.Exists("data/evil"));
+  EXPECT_FALSE(env_.Exists("data/toy/toy.tar.gz"));
+  ASSERT_TRUE(Get(toy, server.url()).ok());
+  EXPECT_EQ(server.requested().size(), 1u);
+  EXPECT_EQ(Printed(), absl::StrCat("toy.tar.gz  ", SmallArchive().size(),
+                                    " B  verified, 2 files unpacked\ntoy is in data/toy\n"
+                                    "toy.tar.gz  is there already\ntoy is in data/toy\n"));
+  // A file that was damaged since then is fetched again.
+  ASSERT_TRUE(env_.WriteFileAtomically("data/toy/toy/test.bin", "the tast examples", 0644).ok());
+  ASSERT_TRUE(Get(toy, server.url()).ok());
+  EXPECT_EQ(server.requested().size(), 2u);
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy/test.bin", 1000), kTest);
+}
+
+TEST_F(GetDatasetTest, ArchiveWithAnotherDigest_IsRefusedBeforeItIsOpened) {
+  HttpServer server({{"/toy.tar.gz", Ok(SmallArchive())}});
+  const std::string expected(32, '0');
+  const absl::Status status = Get(ToyArchive(expected), server.url());
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(server.url() + "/toy.tar.gz"),
+                    HasSubstr("md5 " + Md5(SmallArchive()) + " instead of " + expected)));
+  EXPECT_FALSE(env_.Exists("data/toy/toy/test.bin"));
+}
+
+TEST_F(GetDatasetTest, DiskFullWhileUnpacking_TheNextCallStartsAgain) {
+  HttpServer server({{"/toy.tar.gz", Ok(SmallArchive())}});
+  const DatasetInfo toy = ToyArchive(Md5(SmallArchive()));
+  env_.FailNext("train.bin", 1, absl::ResourceExhaustedError("no space"));
+  EXPECT_EQ(Get(toy, server.url()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(env_.Exists("data/toy/toy.tar.gz.sha256"));
+  ASSERT_TRUE(Get(toy, server.url()).ok());
+  EXPECT_EQ(server.requested().size(), 2u);
 }
 
 TEST_F(GetDatasetTest, AllMirrorsAway_NamesEach) {
