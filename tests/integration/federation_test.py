@@ -21,7 +21,7 @@ class Federation(FederationTest):
         clients = start_clients(ready["federation"])
         self.assertEqual(coordinator.wait(), 0, coordinator.tail())
         for client in clients:
-            client.stop()
+            self.assertEqual(client.stop(), 0, client.tail())
         return checkpoint_digest(self.folder / name)
 
     def test_same_seed_same_bits_however_the_clients_are_spread(self):
@@ -44,6 +44,7 @@ class Federation(FederationTest):
         self.assertEqual(again.wait(), 0, again.tail())
         for client in clients:
             self.assertIsNone(client.popen.poll(), "a daemon left\n" + client.tail())
+            self.assertEqual(client.stop(), 0, "SIGTERM is a clean end\n" + client.tail())
 
         bu, fp32 = self.summary("one"), self.summary("two")
         for summary in (bu, fp32):
