@@ -35,6 +35,7 @@
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
 #include "common/model/schema_from_file.h"
+#include "common/model/trainable.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/peer.h"
 #include "common/rpc/tokens.h"
@@ -86,9 +87,11 @@ absl::StatusOr<StartModel> LoadModel(RunConfig& c, base::Env& env) {
     QFL_ASSIGN_OR_RETURN(const model::SafetensorsView file, model::ParseSafetensors(bytes));
     QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputMean, c.input_mean));
     QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputStddev, c.input_stddev));
-    return c.architecture == kCustomArchitecture
-               ? model::SchemaFromSafetensors(c.architecture, bytes)
-               : model::ArchitectureSchema(c.architecture, c.classes);
+    QFL_ASSIGN_OR_RETURN(const model::Schema all,
+                         c.architecture == kCustomArchitecture
+                             ? model::SchemaFromSafetensors(c.architecture, bytes)
+                             : model::ArchitectureSchema(c.architecture, c.classes));
+    return model::ApplyTrainable(all, c.trainable);
   };
   absl::StatusOr<model::Schema> schema = read();
   if (!schema.ok()) return base::Annotate(schema.status(), c.model_file);

@@ -8,6 +8,7 @@
 #include "common/base/check.h"
 #include "common/codec/spec.h"
 #include "common/model/architectures.h"
+#include "common/model/trainable.h"
 #include "server/aggregation/fold.h"
 #include "server/round/round_policy.h"
 
@@ -127,9 +128,17 @@ void DeclareModelAndData(app::Config& config, RunConfig* c) {
       {.help = "Cut the data set to so many after a seeded shuffle; 0: all.", .unit = "examples"});
 }
 
+absl::Status CheckTrainable(const std::string& text) { return model::CheckTrainable(text); }
+
 void DeclareTraining(app::Config& config, RunConfig* c) {
   federation::TrainingSpec* t = &c->training;
   config.Section("training", "What a client does with its data in a round.");
+  config.Text("training.trainable", &c->trainable,
+              {.check = CheckTrainable, .expected = "all, head, last:K or patterns"},
+              {.help = "What is trained; the rest is neither sent in updates nor given optimiser "
+                       "state. head: the last layer; last:K: the last K layers, each with the "
+                       "normalisation behind it; else patterns of tensor names with commas between "
+                       "them, as in 'layer3.*,linear.*'."});
   config.Real("training.learning_rate", &t->learning_rate,
               {.min = 0, .min_excluded = true, .max = 100}, {.help = "Of SGD."});
   config.Real("training.momentum", &t->momentum, {.min = 0, .max = 1, .max_excluded = true},

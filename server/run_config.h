@@ -47,6 +47,7 @@ struct RunConfig {
 
   std::string partition = "iid";
   federation::PartitionSpec partition_spec;
+  std::string trainable = "all";  // model::ApplyTrainable
   federation::TrainingSpec training;
   uint32_t max_examples = 1u << 20;
   std::string uplink = "bu:16";

@@ -18,8 +18,8 @@ using federation::RunDescriptor;
 class TrainingWorkload::Lease {
  public:
   Lease(TrainingWorkload& owner, const RunDescriptor& run, std::unique_ptr<learn::Learner> learner)
-      : owner_(owner), run_(run), learner_(std::move(learner)) {}
-  ~Lease() { owner_.ReturnLearner(run_, std::move(learner_)); }
+      : owner_(owner), classes_(run.classes), learner_(std::move(learner)) {}
+  ~Lease() { owner_.ReturnLearner(classes_, std::move(learner_)); }
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
   learn::Learner& operator*() { return *learner_; }
@@ -27,7 +27,7 @@ class TrainingWorkload::Lease {
 
  private:
   TrainingWorkload& owner_;
-  const RunDescriptor& run_;
+  const uint32_t classes_;
   std::unique_ptr<learn::Learner> learner_;
 };
 
@@ -84,26 +84,26 @@ absl::StatusOr<std::shared_ptr<const TrainingWorkload::Partitions>> TrainingWork
 }
 
 absl::StatusOr<std::unique_ptr<learn::Learner>> TrainingWorkload::TakeLearner(
-    const RunDescriptor& run) {
+    const RunDescriptor& run, const model::Schema& schema) {
   {
     base::MutexLock lock(mutex_);
-    if (!idle_.empty() && idle_architecture_ == run.architecture && idle_classes_ == run.classes) {
+    if (!idle_.empty() && idle_.back()->schema().digest() == schema.digest() &&
+        idle_classes_ == run.classes) {
       std::unique_ptr<learn::Learner> learner = std::move(idle_.back());
       idle_.pop_back();
       return learner;
     }
   }
-  return learn::Learner::Create(run.architecture, run.classes);
+  return learn::Learner::Create(schema, run.classes);
 }
 
-void TrainingWorkload::ReturnLearner(const RunDescriptor& run,
-                                     std::unique_ptr<learn::Learner> learner) {
+void TrainingWorkload::ReturnLearner(uint32_t classes, std::unique_ptr<learn::Learner> learner) {
   base::MutexLock lock(mutex_);
-  if (idle_architecture_ != run.architecture || idle_classes_ != run.classes) {
+  if (!idle_.empty() &&
+      (idle_.back()->schema().digest() != learner->schema().digest() || idle_classes_ != classes)) {
     idle_.clear();
-    idle_architecture_ = run.architecture;
-    idle_classes_ = run.classes;
   }
+  idle_classes_ = classes;
   idle_.push_back(std::move(learner));
 }
 
@@ -126,7 +126,7 @@ absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor&
   QFL_ASSIGN_OR_RETURN(const std::vector<float> before, model::LoadFlat(model, schema));
   std::vector<float> after = before;
 
-  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run));
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run, schema));
   Lease lease(*this, run, std::move(learner));
   const base::PrngKey key = {.run_seed = run.seed,
                              .round = task.round.value(),
@@ -150,7 +150,7 @@ absl::StatusOr<daemon::EvaluateOutput> TrainingWorkload::Evaluate(
     absl::string_view model, const std::atomic<bool>& cancelled) {
   QFL_RETURN_IF_ERROR(CheckRole(Role::kEvaluator));
   QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(model, schema));
-  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run));
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run, schema));
   Lease lease(*this, run, std::move(learner));
   QFL_ASSIGN_OR_RETURN(const learn::EvaluateResult result,
                        lease->Evaluate(flat, dataset_, run.input, [&](uint64_t, uint64_t) {

@@ -70,8 +70,9 @@ class TrainingWorkload : public daemon::Workload {
   absl::Status CheckRole(federation::Role wanted) const;
   absl::StatusOr<std::shared_ptr<const Partitions>> GetPartitions(
       const federation::PartitionSpec& spec);
-  absl::StatusOr<std::unique_ptr<learn::Learner>> TakeLearner(const federation::RunDescriptor& run);
-  void ReturnLearner(const federation::RunDescriptor& run, std::unique_ptr<learn::Learner> learner);
+  absl::StatusOr<std::unique_ptr<learn::Learner>> TakeLearner(const federation::RunDescriptor& run,
+                                                              const model::Schema& schema);
+  void ReturnLearner(uint32_t classes, std::unique_ptr<learn::Learner> learner);
 
   const federation::Role role_;
   const data::Dataset dataset_;
@@ -80,9 +81,8 @@ class TrainingWorkload : public daemon::Workload {
   // Of the newest spec; calls of an older run keep theirs alive.
   std::optional<federation::PartitionSpec> partition_spec_ QFL_GUARDED_BY(mutex_);
   std::shared_ptr<const Partitions> partitions_ QFL_GUARDED_BY(mutex_);
-  // Those that no call uses, all of one architecture and class count.
+  // Those that no call uses, all of one schema and class count.
   std::vector<std::unique_ptr<learn::Learner>> idle_ QFL_GUARDED_BY(mutex_);
-  std::string idle_architecture_ QFL_GUARDED_BY(mutex_);
   uint32_t idle_classes_ QFL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -64,6 +64,15 @@ TEST_F(RunConfigTest, Printed_ReadsBackIdentically) {
   EXPECT_EQ(read.out, printed.out);
 }
 
+TEST_F(RunConfigTest, Trainable_IsCheckedAsFarAsItCanBeWithoutTheModel) {
+  EXPECT_EQ(c_.trainable, "all");
+  EXPECT_THAT(Load(std::string(kLeast) + "training.trainable = \"last:0\"\n").error,
+              HasSubstr("run.toml:3:22: training.trainable"));
+  ASSERT_FALSE(
+      Load(std::string(kLeast) + "training.trainable = \"fc?.*\"\n").exit_code.has_value());
+  EXPECT_EQ(c_.trainable, "fc?.*");
+}
+
 TEST_F(RunConfigTest, MistakesBetweenKeys_NameTheOneThatIsSet) {
   EXPECT_THAT(Load("model.file = \"m\"\n").error, HasSubstr("partitions"));
   EXPECT_THAT(Load(std::string(kLeast) + "round.min_clients = 5\n").error,

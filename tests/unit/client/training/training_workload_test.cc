@@ -7,6 +7,7 @@
 #include "common/learn/initialise.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
+#include "common/model/trainable.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -134,6 +135,23 @@ TEST_F(TrainingWorkloadTest, Train_GivesTheChangeOfTheWeights) {
                           nullptr)
                   .ok());
   for (size_t i = 0; i < after.size(); ++i) ASSERT_EQ(output->delta[i], after[i] - flat_[i]);
+}
+
+// One workload serves the schemas in turn: what is trained is the schema's, not the learner's.
+TEST_F(TrainingWorkloadTest, Train_PartOfTheModel_GivesTheChangeOfThatPart) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  const absl::StatusOr<daemon::TrainOutput> all = Train(*workload, 0);
+  ASSERT_TRUE(all.ok()) << all.status();
+  const model::Schema whole = schema_;
+  schema_ = *model::ApplyTrainable(whole, "head");
+  ASSERT_TRUE(workload->Prepare(run_, schema_).ok());
+  const absl::StatusOr<daemon::TrainOutput> head = Train(*workload, 0);
+  ASSERT_TRUE(head.ok()) << head.status();
+  EXPECT_EQ(head->delta.size(), 85u * 5);
+  EXPECT_EQ(std::count(head->delta.end() - 5, head->delta.end(), 0.0f), 0);  // the biases
+  EXPECT_EQ(head->delta, Train(*Make(), 0)->delta);
+  schema_ = whole;
+  EXPECT_EQ(Train(*workload, 0)->delta, all->delta);
 }
 
 TEST_F(TrainingWorkloadTest, Train_FromSeveralThreads_GivesWhatOneThreadGives) {
