@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -12,6 +13,7 @@
 #include "common/base/status.h"
 #include "common/codec/bit_packing.h"
 #include "common/codec/chunk_extents.h"
+#include "common/codec/chunk_rans.h"
 #include "common/codec/half.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
@@ -317,9 +319,17 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
       ChunkExtents(header.spec, layout, header.params_per_chunk, expected_index);
   uint64_t code_bytes = 0;
   for (const Extent& extent : extents) code_bytes += extent.bytes;
-  if (bytes.size() != wire::kChunkFixedBytes + code_bytes) {
-    return ChunkLoss(expected_index, absl::StrCat("it has ", bytes.size(), " bytes instead of ",
-                                                  wire::kChunkFixedBytes + code_bytes));
+  const bool is_rans = header.spec.pack == Pack::kRans && bytes.size() > wire::kChunkPack &&
+                       wire::Load<Pack>(bytes, wire::kChunkPack) == Pack::kRans;
+  const uint64_t fixed_bytes = wire::kChunkFixedBytes + code_bytes;
+  if (is_rans && (bytes.size() < wire::kChunkFixedBytes || bytes.size() >= fixed_bytes)) {
+    return ChunkLoss(expected_index,
+                     absl::StrCat("it has ", bytes.size(), " bytes; in pack 'rans' they are ",
+                                  wire::kChunkFixedBytes, " to ", fixed_bytes - 1));
+  }
+  if (!is_rans && bytes.size() != fixed_bytes) {
+    return ChunkLoss(expected_index,
+                     absl::StrCat("it has ", bytes.size(), " bytes instead of ", fixed_bytes));
   }
   if (!ChecksumHolds(bytes)) return ChunkLoss(expected_index, "checksum does not match");
   const uint32_t index = wire::Load<uint32_t>(bytes, wire::kChunkIndex);
@@ -327,28 +337,38 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
     return ChunkLoss(expected_index, absl::StrCat("its index is ", index));
   }
   const Pack pack = wire::Load<Pack>(bytes, wire::kChunkPack);
-  if (pack == Pack::kRans) {
-    return absl::UnimplementedError(
-        absl::StrCat("chunk ", expected_index,
-                     ": pack 'rans' (id 1) is reserved and not implemented; use 'fixed'"));
-  }
-  if (pack != Pack::kFixed) {
-    return ChunkLoss(expected_index, absl::StrCat("pack id ", static_cast<int>(pack),
-                                                  " is unknown; use 0 (fixed)"));
+  if (!is_rans && pack != Pack::kFixed) {
+    return ChunkLoss(expected_index,
+                     absl::StrCat("pack id ", static_cast<int>(pack), " is none of 0 (fixed)",
+                                  header.spec.pack == Pack::kRans
+                                      ? ", 1 (rans)"
+                                      : ": the header does not announce another one"));
   }
   if (!IsZero(bytes.substr(wire::kChunkReserved, wire::kChunkCodeSize - wire::kChunkReserved))) {
     return ChunkLoss(expected_index, "reserved bytes 5 to 7 are not zero");
   }
   const uint32_t stated = wire::Load<uint32_t>(bytes, wire::kChunkCodeSize);
-  if (stated != code_bytes) {
+  if (stated != bytes.size() - wire::kChunkFixedBytes) {
     return ChunkLoss(expected_index,
-                     absl::StrCat("it states ", stated, " bytes of codes instead of ", code_bytes));
+                     absl::StrCat("it states ", stated, " bytes of codes instead of ",
+                                  bytes.size() - wire::kChunkFixedBytes));
   }
 
   ChunkView chunk;
   chunk.index = index;
   chunk.segments.reserve(extents.size());
-  size_t at = wire::kChunkCodes;
+  chunk.payload.headers = wire::kChunkFixedBytes;
+  for (const Extent& extent : extents) chunk.payload.side_information += extent.side_bytes;
+  absl::string_view segments = bytes.substr(wire::kChunkCodes, stated);
+  if (is_rans) {
+    absl::StatusOr<ChunkSegments> fixed = RansToFixed(segments, extents, header.spec);
+    if (!fixed.ok()) return ChunkLoss(index, fixed.status().message());
+    chunk.payload.tables = fixed->table_bytes;
+    chunk.unpacked = std::make_shared<const std::string>(std::move(fixed->bytes));
+    segments = *chunk.unpacked;
+  }
+  chunk.payload.codes = stated - chunk.payload.side_information - chunk.payload.tables;
+  size_t at = 0;
   for (const Extent& extent : extents) {
     Segment segment;
     segment.tensor = extent.tensor;
@@ -356,8 +376,8 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
     segment.first = extent.first;
     segment.count = extent.count;
     segment.is_fp32 = extent.is_fp32;
-    segment.side = bytes.substr(at, extent.side_bytes);
-    segment.bytes = bytes.substr(at + extent.side_bytes, extent.bytes - extent.side_bytes);
+    segment.side = segments.substr(at, extent.side_bytes);
+    segment.bytes = segments.substr(at + extent.side_bytes, extent.bytes - extent.side_bytes);
     QFL_RETURN_IF_ERROR(CheckSegment(header, index, segment));
     chunk.segments.push_back(segment);
     at += extent.bytes;

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/codec/bit_packing.h"
 #include "common/codec/chunk_extents.h"
+#include "common/codec/chunk_rans.h"
 #include "common/codec/fit.h"
 #include "common/codec/half.h"
 #include "common/codec/update.h"
@@ -259,6 +261,7 @@ absl::StatusOr<EncodedUpdate> Encode(absl::Span<const float> delta, const Layout
     const std::vector<Extent> extents = ChunkExtents(spec, layout, params_per_chunk, index);
     uint64_t segment_bytes = 0;
     uint64_t side_bytes = 0;
+    uint64_t table_bytes = 0;
     for (const Extent& extent : extents) {
       segment_bytes += extent.bytes;
       side_bytes += extent.side_bytes;
@@ -272,8 +275,22 @@ absl::StatusOr<EncodedUpdate> Encode(absl::Span<const float> delta, const Layout
       QFL_RETURN_IF_ERROR(writer.Write(extent, &chunk[at]));
       at += extent.bytes;
     }
+    if (spec.pack == Pack::kRans) {
+      const std::optional<ChunkSegments> rans = FixedToRans(
+          absl::string_view(chunk).substr(wire::kChunkCodes, segment_bytes), extents, spec);
+      if (rans.has_value()) {
+        wire::Store(chunk, wire::kChunkPack, Pack::kRans);
+        segment_bytes = rans->bytes.size();
+        table_bytes = rans->table_bytes;
+        wire::Store(chunk, wire::kChunkCodeSize, static_cast<uint32_t>(segment_bytes));
+        chunk.resize(wire::kChunkFixedBytes + segment_bytes);
+        chunk.replace(wire::kChunkCodes, segment_bytes, rans->bytes);
+        at = wire::kChunkCodes + segment_bytes;
+      }
+    }
     wire::Store(chunk, at, base::Crc32c(absl::string_view(chunk).substr(0, at)));
-    update.payload.codes += segment_bytes - side_bytes;
+    update.payload.codes += segment_bytes - side_bytes - table_bytes;
+    update.payload.tables += table_bytes;
     update.payload.side_information += side_bytes;
     update.payload.headers += wire::kChunkFixedBytes;
     update.chunks.push_back(std::move(chunk));

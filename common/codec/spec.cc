@@ -265,7 +265,8 @@ absl::Status Validate(const Spec& spec) {
   QFL_RETURN_IF_ERROR(CheckKnown("rounding", spec.rounding, RoundingName));
   QFL_RETURN_IF_ERROR(CheckBlockSize(spec));
   QFL_RETURN_IF_ERROR(CheckOptions(spec, quantiser));
-  QFL_RETURN_IF_ERROR(CheckOnly("pack", spec.pack, Pack::kFixed, PackName));
+  QFL_RETURN_IF_ERROR(CheckKnown("pack", spec.pack, PackName));
+  if (spec.pack == Pack::kRans && !HasCodes(spec)) return NoOption("pack 'rans'", quantiser);
   QFL_RETURN_IF_ERROR(CheckOnly("context", spec.context, Context::kNone, ContextName));
   QFL_RETURN_IF_ERROR(CheckOnly("class_rule", spec.class_rule, ClassRule::kNone, ClassRuleName));
   return CheckOnly("transform", spec.transform, Transform::kNone, TransformName);

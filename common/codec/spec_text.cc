@@ -15,7 +15,8 @@ namespace {
 constexpr absl::string_view kForms =
     "the forms are 'fp32', 'fp16', 'int8', 'bu:L' and 'bq:L' with L levels, 2 to 256, followed by "
     "options: bu has ',repr=mean'; bu and int8 have ',round=stochastic'; bu and bq have "
-    "',scope=block:B', B parameters with a codebook of their own, and ',scope=model'";
+    "',scope=block:B', B parameters with a codebook of their own, and ',scope=model'; "
+    "those with codes, bu, bq and int8, have ',pack=rans', entropy-coded";
 
 // Only the canonical form, so that equal specs have equal texts.
 bool ParseNumber(absl::string_view digits, uint32_t* value) {
@@ -75,6 +76,13 @@ absl::Status ParseOption(absl::string_view key, absl::string_view value, Spec& s
     spec.rounding = value == "stochastic" ? Rounding::kStochastic : Rounding::kNearest;
     return absl::OkStatus();
   }
+  if (key == "pack") {
+    if (value != "fixed" && value != "rans") {
+      return absl::InvalidArgumentError("pack is one of fixed, rans");
+    }
+    spec.pack = value == "rans" ? Pack::kRans : Pack::kFixed;
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError("there is no such option");
 }
 
@@ -119,6 +127,7 @@ std::string ToString(const Spec& spec) {
   if (spec.rounding == Rounding::kStochastic) absl::StrAppend(&text, ",round=stochastic");
   if (spec.scope == Scope::kBlock) absl::StrAppend(&text, ",scope=block:", spec.block_size);
   if (spec.scope == Scope::kModel) absl::StrAppend(&text, ",scope=model");
+  if (spec.pack == Pack::kRans) absl::StrAppend(&text, ",pack=rans");
   return text;
 }
 

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -93,8 +94,9 @@ struct Segment {
   uint64_t first;   // parameter index in the update
   uint64_t count;   // parameters
   bool is_fp32;
-  absl::string_view bytes;  // packed codes, fp32 or fp16, a view into the chunk
-  absl::string_view side;   // of the segment's blocks; a view into the chunk
+  // Views into the chunk, or into ChunkView::unpacked.
+  absl::string_view bytes;  // packed codes, fp32 or fp16
+  absl::string_view side;   // of the segment's blocks
   // The largest magnitude that it decodes to, where the header does not bound it: of fp16 values,
   // of all codes of its blocks, of the codes that occur with scope model. 0 for the rest.
   float magnitude = 0;
@@ -104,6 +106,9 @@ struct Segment {
 struct ChunkView {
   uint32_t index;
   std::vector<Segment> segments;
+  PayloadBytes payload;  // of this chunk
+  // What segments of pack rans view: the chunk in the fixed pack. Null for pack fixed.
+  std::shared_ptr<const std::string> unpacked;
 };
 
 // `bytes` must outlive the view. DATA_LOSS with the reason, `expected_index` included.

@@ -58,15 +58,10 @@ absl::Status UploadState::Append(uint64_t generation, std::string chunk,
   absl::Status bounded = codec::CheckBounds(*view, *plan_.bounds);
   if (!bounded.ok()) return Fail(std::move(bounded));
 
-  uint64_t codes = 0;
-  uint64_t side_information = 0;
-  for (const codec::Segment& segment : view->segments) {
-    codes += segment.bytes.size();
-    side_information += segment.side.size();
-  }
-  payload_.codes += codes;
-  payload_.side_information += side_information;
-  payload_.headers += chunk.size() - codes - side_information;
+  payload_.codes += view->payload.codes;
+  payload_.tables += view->payload.tables;
+  payload_.side_information += view->payload.side_information;
+  payload_.headers += view->payload.headers;
   hasher_.Update(chunk);
   checksum_.Add(*view, plan_.header);
   store(chunks_++, std::move(chunk));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/env.h"
+#include "common/codec/rans.h"
 #include "common/codec/update.h"
 #include "tests/fuzz/fuzz_support.h"
 #ifdef QUANTFL_HAVE_MODEL
@@ -35,13 +36,33 @@ class Corpus {
 
 void AddUpdates(Corpus& corpus) {
   std::vector<std::string> specs = {"bu:2", "bu:16", "bu:200", "bu:256", "bq:256"};
-  for (const char* spec : kChunkSpecs) specs.push_back(spec);
+  for (const char* spec : kChunkSpecs) specs.emplace_back(spec);
   for (const std::string& spec : specs) {
     const codec::EncodedUpdate update =
         *codec::Encode(Reference().delta, ReferenceLayout(), *codec::ParseSpec(spec), {});
     corpus.Add("update_header", spec, update.header);
     corpus.Add("update_chunk", spec, update.chunks[0]);
     corpus.Add("update_file", spec, codec::SerializeUpdate(update));
+  }
+}
+
+void AddRans(Corpus& corpus) {
+  // Levels, classes, tens of codes, then the stream or the codes: see fuzz_rans.cc.
+  for (const int class_count : {1, 4}) {
+    for (const int levels : {2, 16, 256}) {
+      std::vector<uint8_t> codes(200);
+      std::vector<uint8_t> classes(codes.size());
+      for (size_t i = 0; i < codes.size(); ++i) {
+        codes[i] = static_cast<uint8_t>(i * i % 7 * i % static_cast<size_t>(levels));
+        classes[i] = static_cast<uint8_t>(i % static_cast<size_t>(class_count));
+      }
+      const std::string front = {static_cast<char>(levels - 1), static_cast<char>(class_count - 1),
+                                 20};
+      corpus.Add(
+          "rans", absl::StrCat(levels, "_", class_count),
+          absl::StrCat(front,
+                       codec::RansEncode(codes, classes, class_count, levels, 1 << 16)->bytes));
+    }
   }
 }
 
@@ -83,6 +104,7 @@ int main(int argc, char** argv) {
   quantfl::fuzz::AddModels(corpus);
 #endif
   quantfl::fuzz::AddIdx(corpus);
+  quantfl::fuzz::AddRans(corpus);
   if (!corpus.status().ok()) {
     std::fprintf(stderr, "%s\n", corpus.status().ToString().c_str());
     return 1;

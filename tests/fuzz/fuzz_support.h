@@ -33,7 +33,9 @@ inline constexpr const char* kChunkSpecs[] = {"fp32",
                                               "bq:5",
                                               "bu:5,scope=block:8",
                                               "bq:3,scope=block:8",
-                                              "bu:7,scope=model"};
+                                              "bu:7,scope=model",
+                                              "bu:16,pack=rans",
+                                              "bu:200,scope=block:8,pack=rans"};
 
 // Every input is judged against this update's layout.
 inline const golden::Case& Reference() {

@@ -74,8 +74,8 @@ class Header:
     def __init__(self, data, digest):
         require(len(data) >= 112 and crc_holds(data), "header checksum")
         (
-            magic, version, quantiser, scope, self.levels, representative, rounding, block_size, pack,
-            context, class_rule, transform, chunk_log2, reserved, self.n, self.chunk_count,
+            magic, version, quantiser, scope, self.levels, representative, rounding, block_size,
+            self.pack, context, class_rule, transform, chunk_log2, reserved, self.n, self.chunk_count,
             self.codes_crc, schema, history, side_size,
         ) = struct.unpack_from("<4sHBBHBBIBBBBB3sQII32s32sI", data, 0)
         require((magic, version) == (b"QFLU", 1), "magic and version")
@@ -95,7 +95,8 @@ class Header:
         self.has_codebook = representative == 1
         require(rounding == 0 or self.quantiser in ("bu", "int8"), "rounding")
         require(rounding <= 1 and rounding + representative < 2, "rounding")
-        ids = (pack, context, class_rule, transform)
+        require(self.pack == 0 or (self.pack == 1 and self.has_codes), "pack")
+        ids = (context, class_rule, transform)
         require(not any(ids) and not any(reserved) and not any(history), "reserved fields")
         require(schema == digest, "another schema")
         require(len(data) == 112 + side_size, "side_size")
@@ -183,6 +184,111 @@ def unpack(data, bits, count):
     return bytes(codes_of[text[i * bits : (i + 1) * bits]] for i in range(count))
 
 
+def parametric(tag, mode, rate, levels, scale):
+    high = mode + tag % 2
+    require(high < levels and rate < 104, "parametric table")
+    decay = 65536 - ((8 + rate % 8) << (rate // 8))
+    ratio = math.isqrt(decay << 16) if tag == 4 else decay
+    weights = [1 << 24]
+    for _ in range(levels):
+        weights.append(weights[-1] * ratio >> 16)
+        if tag >= 4:
+            ratio = ratio * decay >> 16
+    of_code = [weights[mode - c if c <= mode else c - high] for c in range(levels)]
+    frequencies = [1 + w * ((1 << scale) - levels) // sum(of_code) for w in of_code]
+    frequencies[mode] += (1 << scale) - sum(frequencies)
+    return frequencies
+
+
+def rans_table(data, at, levels, scale, earlier):
+    """The frequencies that begin at data[at], and where they end."""
+    tag = data[at]
+    at += 1
+    if tag == 0:
+        return [1 << scale] + [0] * (levels - 1), at
+    if 2 <= tag <= 5:
+        return parametric(tag, data[at], data[at + 1], levels, scale), at + 2
+    if tag >= 64:
+        require(tag - 64 < len(earlier), "table of a later class")
+        return earlier[tag - 64], at
+    require(16 <= tag <= 20, "tag of a table")
+    first, last = data[at], data[at + 1]
+    at += 2
+    require(first <= last and 1 <= last < levels, "codes of a table")
+    frequencies = [0] * levels
+    code = first
+    while code < last:
+        value = data[at]
+        at += 1
+        if value == 0 or value >= 128:
+            more = data[at]
+            at += 1
+            if value == 0:
+                code += 1 + more
+                require(code <= last, "zeros of a table")
+                continue
+            value += (more - 1) * 128
+        frequencies[code] = value << (tag - 16)
+        code += 1
+    frequencies[last] = (1 << scale) - sum(frequencies)
+    require(frequencies[last] > 0, "sum of a table")
+    return frequencies, at
+
+
+def rans_codes(data, classes, levels):
+    """One code for each entry of classes."""
+    lanes, scale = 1 << (data[0] & 15), data[0] >> 4
+    require(lanes <= 32 and 10 <= scale <= 14, "shape")
+    at = 1
+    tables = []
+    for _ in range(max(classes) + 1):
+        frequencies, at = rans_table(data, at, levels, scale, tables)
+        tables.append(frequencies)
+    codes_of_slots, starts = [], []
+    for frequencies in tables:
+        codes_of_slots.append(bytes(c for c, f in enumerate(frequencies) for _ in range(f)))
+        starts.append([sum(frequencies[:c]) for c in range(levels)])
+    states = list(struct.unpack_from(f"<{lanes}I", data, at))
+    require(min(states) >= 1 << 16, "state")
+    words = struct.iter_unpack("<H", data[at + 4 * lanes :])
+    codes = bytearray()
+    for i, index in enumerate(classes):
+        x = states[i % lanes]
+        slot = x & ((1 << scale) - 1)
+        code = codes_of_slots[index][slot]
+        codes.append(code)
+        x = tables[index][code] * (x >> scale) + slot - starts[index][code]
+        if x < 1 << 16:
+            word = next(words, None)
+            require(word is not None, "words")
+            x = x << 16 | word[0]
+        states[i % lanes] = x
+    require(next(words, None) is None and set(states) == {1 << 16}, "end of the stream")
+    return bytes(codes)
+
+
+def rans_to_fixed(data, parts, bits, levels):
+    """The segments of a chunk as in the fixed pack. parts: of each segment its parameters, its bytes
+    in the fixed pack, and those of them that are not codes."""
+    classes = []
+    index = 0
+    for count, size, plain in parts:
+        if plain < size:
+            classes += [min(index, 63)] * count
+            index += 1
+    require(classes and len(data) < sum(size for _, size, _ in parts), "pack rans")
+    codes = rans_codes(data[sum(plain for _, _, plain in parts) :], classes, levels)
+    fixed = bytearray()
+    for count, size, plain in parts:
+        fixed += data[:plain]
+        data = data[plain:]
+        if plain < size:
+            text = "".join(f"{c:0{bits}b}" for c in reversed(codes[:count]))
+            fixed += int(text, 2).to_bytes(size - plain, "little")
+            codes = codes[count:]
+    return bytes(fixed)
+
+
 def decode(data, schema):
     header_bytes, chunks = split_file(data)
     header = Header(header_bytes, bytes.fromhex(schema["schema_digest"]))
@@ -204,10 +310,19 @@ def decode(data, schema):
     for index, chunk in enumerate(chunks):
         require(crc_holds(chunk), "chunk checksum")
         stated, pack, reserved, code_size = struct.unpack_from("<IB3sI", chunk, 0)
-        require((stated, pack, reserved) == (index, 0, b"\0\0\0"), "chunk fields")
+        require((stated, reserved) == (index, b"\0\0\0") and pack in (0, header.pack), "chunk fields")
         require(len(chunk) == 16 + code_size, "code_size")
         at = 12
         first = index * header.params_per_chunk
+        if pack == 1:
+            end = min(n, first + header.params_per_chunk)
+            parts = [
+                (count, side_size + size, side_size + (0 if tensor in range_of else size))
+                for tensor, count, side_size, size in segments(tensors, header, first, end)
+            ]
+            fixed = rans_to_fixed(chunk[12:-4], parts, header.bits, header.levels)
+            chunk = chunk[:12] + fixed
+            code_size = len(fixed)
         for tensor, count, side_size, size in segments(
             tensors, header, first, min(n, first + header.params_per_chunk)
         ):

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -49,6 +51,13 @@ std::string NameOf(absl::string_view spec) {
   return absl::StrReplaceAll(spec, {{":", "_"}, {",", "_"}, {"=", "_"}});
 }
 
+// The same, cubed: most are near 0.
+std::vector<float> Peaked(size_t count, uint32_t seed) {
+  std::vector<float> values = Values(count, seed, count);
+  for (float& x : values) x = x * x * x;
+  return values;
+}
+
 std::vector<codec::TensorLayout> Small() {
   return {{{5, 3}, TensorPolicy::kQuantise},
           {{3}, TensorPolicy::kFp32},
@@ -89,6 +98,20 @@ std::vector<Case> Cases() {
                             -largest / 2, 0.0f, largest / 2,               //
                             -7.5f,                                         //
                             -0.0f, denormal, largest, -largest}));
+  // Entropy-coded: explicit tables and one state; then small tensors and those that share tables.
+  Case rans = MakeCase("bu_16_rans", codec::BuSpec(16),
+                       {{{40, 50}, TensorPolicy::kQuantise},
+                        {{5}, TensorPolicy::kFp32},
+                        {{700}, TensorPolicy::kQuantise}},
+                       Peaked(2705, 11));
+  rans.spec.pack = codec::Pack::kRans;
+  cases.push_back(std::move(rans));
+  std::vector<codec::TensorLayout> many(70, {{30}, TensorPolicy::kQuantise});
+  many[3] = {{1}, TensorPolicy::kQuantise};
+  many[5].policy = TensorPolicy::kFp32;
+  Case tables = MakeCase("bu_200_rans", codec::BuSpec(200), std::move(many), Peaked(2071, 12));
+  tables.spec.pack = codec::Pack::kRans;
+  cases.push_back(std::move(tables));
   // Three chunks; segments begin and end within them. The longest power of two would be 2^19 if
   // segments were not aligned to bytes.
   cases.push_back(MakeCase("bu_8_chunks", codec::BuSpec(8),

@@ -170,7 +170,7 @@ TEST(Encode_, WrongLengthOrSpec_IsRefused) {
   EXPECT_EQ(Encode(std::vector<float>(4), OneTensor(4), BuSpec(1), {}).status().code(),
             absl::StatusCode::kInvalidArgument);
   Spec reserved = BuSpec(4);
-  reserved.pack = Pack::kRans;
+  reserved.context = Context::kOwn;
   EXPECT_EQ(Encode(std::vector<float>(4), OneTensor(4), reserved, {}).status().code(),
             absl::StatusCode::kUnimplemented);
 }

@@ -178,7 +178,7 @@ std::vector<BadSpec> BadSpecs() {
        invalid,
        {"representative", "2"}},
       {"rounding_2", With([](Spec& s) { s.rounding = Rounding{2}; }), invalid, {"rounding", "2"}},
-      {"rans", With([](Spec& s) { s.pack = Pack::kRans; }), reserved, {"'rans'"}},
+      {"pack_2", With([](Spec& s) { s.pack = Pack{2}; }), invalid, {"pack", "2"}},
       {"own", With([](Spec& s) { s.context = Context::kOwn; }), reserved, {"'own'"}},
       {"history", With([](Spec& s) { s.context = Context::kHistory; }), reserved, {"'history'"}},
       {"rows",

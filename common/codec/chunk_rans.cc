@@ -1,0 +1,112 @@
+#include "common/codec/chunk_rans.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/status.h"
+#include "common/codec/bit_packing.h"
+#include "common/codec/rans.h"
+
+namespace quantfl::codec {
+namespace {
+
+struct Plan {
+  uint64_t fixed_bytes = 0;
+  uint64_t plain_bytes = 0;      // of them, what is not a code
+  std::vector<uint8_t> classes;  // of each code; empty if all are of one class
+  uint64_t codes = 0;
+  int class_count = 0;
+};
+
+uint64_t PlainBytes(const Extent& extent) {
+  return extent.is_fp32 ? extent.bytes : extent.side_bytes;
+}
+
+Plan MakePlan(absl::Span<const Extent> extents) {
+  Plan plan;
+  for (const Extent& extent : extents) {
+    plan.fixed_bytes += extent.bytes;
+    plan.plain_bytes += PlainBytes(extent);
+    if (extent.is_fp32) continue;
+    plan.codes += extent.count;
+    plan.class_count = std::min(plan.class_count + 1, kRansClassesMax);
+  }
+  if (plan.class_count < 2) return plan;
+  plan.classes.reserve(plan.codes);
+  int index = 0;
+  for (const Extent& extent : extents) {
+    if (extent.is_fp32) continue;
+    plan.classes.resize(plan.classes.size() + extent.count,
+                        static_cast<uint8_t>(std::min(index, kRansClassesMax - 1)));
+    ++index;
+  }
+  return plan;
+}
+
+}  // namespace
+
+std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<const Extent> extents,
+                                         const Spec& spec) {
+  QFL_CHECK(HasCodes(spec));
+  const Plan plan = MakePlan(extents);
+  QFL_CHECK(fixed.size() == plan.fixed_bytes);
+  if (plan.codes == 0) return std::nullopt;
+  const int bits = BitsPerCode(spec);
+  std::vector<uint8_t> codes(plan.codes);
+  ChunkSegments segments;
+  size_t to = 0;
+  for (const Extent& extent : extents) {
+    const uint64_t plain_bytes = PlainBytes(extent);
+    segments.bytes.append(fixed.data(), plain_bytes);
+    if (!extent.is_fp32) {
+      UnpackBits(fixed.substr(plain_bytes, extent.bytes - plain_bytes), bits,
+                 absl::MakeSpan(codes).subspan(to, extent.count));
+      to += extent.count;
+    }
+    fixed.remove_prefix(extent.bytes);
+  }
+  const std::optional<RansStream> stream = RansEncode(
+      codes, plan.classes, plan.class_count, spec.levels, plan.fixed_bytes - plan.plain_bytes);
+  if (!stream.has_value()) return std::nullopt;
+  segments.bytes.append(stream->bytes);
+  segments.table_bytes = stream->table_bytes;
+  return segments;
+}
+
+absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<const Extent> extents,
+                                          const Spec& spec) {
+  QFL_CHECK(HasCodes(spec));
+  const Plan plan = MakePlan(extents);
+  if (plan.codes == 0) return absl::DataLossError("pack 'rans' in a chunk without codes");
+  if (rans.size() < plan.plain_bytes || rans.size() >= plan.fixed_bytes) {
+    return absl::DataLossError(absl::StrCat(
+        "its segments have ", rans.size(), " bytes in pack 'rans'; they have at least ",
+        plan.plain_bytes, " and fewer than the ", plan.fixed_bytes, " of pack 'fixed'"));
+  }
+  const int bits = BitsPerCode(spec);
+  std::vector<uint8_t> codes(plan.codes);
+  ChunkSegments segments;
+  QFL_ASSIGN_OR_RETURN(segments.table_bytes,
+                       RansDecode(rans.substr(plan.plain_bytes), plan.classes, plan.class_count,
+                                  spec.levels, absl::MakeSpan(codes)));
+  segments.bytes.resize(plan.fixed_bytes);
+  size_t at = 0;
+  size_t from = 0;
+  for (const Extent& extent : extents) {
+    const uint64_t plain_bytes = PlainBytes(extent);
+    segments.bytes.replace(at, plain_bytes, rans.data(), plain_bytes);
+    rans.remove_prefix(plain_bytes);
+    if (!extent.is_fp32) {
+      PackBits(absl::MakeConstSpan(codes).subspan(from, extent.count), bits,
+               &segments.bytes[at + plain_bytes]);
+      from += extent.count;
+    }
+    at += extent.bytes;
+  }
+  return segments;
+}
+
+}  // namespace quantfl::codec

@@ -1,0 +1,331 @@
+#include "common/codec/rans.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/status.h"
+
+namespace quantfl::codec {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "words are copied as they lie in memory");
+
+constexpr int kLanesLog2Max = 5;
+constexpr size_t kLanesMax = size_t{1} << kLanesLog2Max;
+constexpr uint32_t kLow = 1u << 16;  // states are at least this between codes
+constexpr int kWordBits = 16;
+constexpr size_t kWordBytes = 2;
+constexpr size_t kStateBytes = 4;
+constexpr int kPackedScale = 12;  // up to here an entry of the decoder's table fits 32 bits
+// Scales that the encoder tries: the second one follows rare codes better, but decodes slower.
+constexpr int kScales[] = {12, 14};
+constexpr size_t kSecondScaleCodesMin = 1u << 15;
+constexpr uint64_t kStatesShare = 200;  // states may be one part in this many of the stream
+
+void CheckArguments(size_t n, absl::Span<const uint8_t> classes, int class_count, int levels) {
+  QFL_CHECK(class_count >= 1 && class_count <= kRansClassesMax);
+  QFL_CHECK(levels >= 2 && levels <= static_cast<int>(kRansSymbols));
+  QFL_CHECK(class_count == 1 ? classes.empty() || classes.size() == n : classes.size() == n);
+  uint8_t largest = 0;
+  for (const uint8_t c : classes) largest = std::max(largest, c);
+  QFL_CHECK(largest < class_count);
+}
+
+// How to encode one code: x becomes (x / f) * 2^scale + x mod f + start, without a division.
+struct EncodeEntry {
+  uint64_t reciprocal;  // ceil(2^64 / f): x * reciprocal >> 64 is x / f for all x below 2^32
+  uint32_t limit;       // a state above it gives up a word first
+  uint32_t bias;
+  uint32_t complement;  // 2^scale - f
+};
+
+std::vector<EncodeEntry> MakeEncodeEntries(const std::vector<RansFrequencies>& tables, int scale) {
+  std::vector<EncodeEntry> entries(tables.size() * kRansSymbols);
+  const uint32_t all = 1u << scale;
+  for (size_t t = 0; t < tables.size(); ++t) {
+    uint32_t start = 0;
+    for (size_t c = 0; c < kRansSymbols; ++c) {
+      const uint32_t f = tables[t][c];
+      if (f == 0) continue;
+      EncodeEntry& entry = entries[t * kRansSymbols + c];
+      entry.limit = static_cast<uint32_t>((uint64_t{f} << (32 - scale)) - 1);
+      entry.complement = all - f;
+      // 2^64 / 1 does not fit: 2^64 - 1 gives x - 1 instead of x, which the bias makes good.
+      entry.reciprocal = f == 1 ? ~uint64_t{0} : ~uint64_t{0} / f + 1;
+      entry.bias = f == 1 ? start + all - 1 : start;
+      start += f;
+    }
+  }
+  return entries;
+}
+
+inline uint32_t MultiplyHigh(uint32_t x, uint64_t reciprocal) {
+  return static_cast<uint32_t>((static_cast<unsigned __int128>(x) * reciprocal) >> 64);
+}
+
+// Writes words from `end` downwards and gives the first of them, or null when they reach `begin`.
+template <bool kOneClass>
+char* EncodeWords(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
+                  const std::vector<EncodeEntry>& entries, size_t lanes, uint32_t* states,
+                  char* begin, char* end) {
+  char* to = end;
+  const auto put = [&](size_t i, uint32_t& x) {
+    const size_t row = kOneClass ? 0 : classes[i] * kRansSymbols;
+    const EncodeEntry& entry = entries[row + codes[i]];
+    const uint16_t word = static_cast<uint16_t>(x);
+    std::memcpy(to - kWordBytes, &word, kWordBytes);
+    // Arithmetic instead of branches, which would be mispredicted as often as there is information.
+    const uint32_t full = x > entry.limit ? 1 : 0;
+    to -= full * kWordBytes;
+    x >>= full * kWordBits;
+    x = entry.bias + x + MultiplyHigh(x, entry.reciprocal) * entry.complement;
+  };
+  size_t i = codes.size();
+  for (; i % lanes != 0; --i) {
+    if (to < begin + kWordBytes) return nullptr;
+    put(i - 1, states[(i - 1) % lanes]);
+  }
+  std::array<uint32_t, kLanesMax> x;
+  std::copy_n(states, lanes, x.begin());
+  for (; i != 0; i -= lanes) {
+    if (static_cast<size_t>(to - begin) < lanes * kWordBytes) return nullptr;
+    if (lanes % 8 == 0) {
+      for (size_t lane = lanes; lane != 0; lane -= 8) {
+        for (size_t j = 1; j <= 8; ++j) put(i - lanes + lane - j, x[lane - j]);
+      }
+    } else {
+      for (size_t lane = lanes; lane != 0; --lane) put(i - lanes + lane - 1, x[lane - 1]);
+    }
+  }
+  std::copy_n(x.begin(), lanes, states);
+  return to;
+}
+
+// A code's entry for each value of a state's low bits. Up to kPackedScale: code, f - 1, and the
+// place in the code's interval. Above: the code alone, with f and start by code.
+struct PackedTable {
+  std::vector<uint32_t> slots;
+
+  PackedTable(const std::vector<RansFrequencies>& tables, int scale)
+      : slots(tables.size() << scale) {
+    uint32_t* slot = slots.data();
+    for (const RansFrequencies& table : tables) {
+      for (uint32_t c = 0; c < kRansSymbols; ++c) {
+        const uint32_t f = table[c];
+        for (uint32_t j = 0; j < f; ++j) *slot++ = c | (f - 1) << 8 | j << 20;
+      }
+    }
+  }
+  uint8_t Step(uint32_t& x, size_t index, uint32_t mask, int scale) const {
+    const uint32_t entry = slots[(index << scale) + (x & mask)];
+    x = (((entry >> 8) & 0xfffu) + 1) * (x >> scale) + (entry >> 20);
+    return static_cast<uint8_t>(entry);
+  }
+};
+
+struct WideTable {
+  std::vector<uint8_t> slots;
+  struct Interval {
+    uint16_t f;
+    uint16_t start;
+  };
+  std::vector<Interval> intervals;
+
+  WideTable(const std::vector<RansFrequencies>& tables, int scale)
+      : slots(tables.size() << scale), intervals(tables.size() * kRansSymbols) {
+    for (size_t t = 0; t < tables.size(); ++t) {
+      uint32_t start = 0;
+      for (size_t c = 0; c < kRansSymbols; ++c) {
+        const uint32_t f = tables[t][c];
+        if (f == 0) continue;
+        intervals[t * kRansSymbols + c] = {static_cast<uint16_t>(f), static_cast<uint16_t>(start)};
+        std::memset(&slots[(t << scale) + start], static_cast<int>(c), f);
+        start += f;
+      }
+    }
+  }
+  uint8_t Step(uint32_t& x, size_t index, uint32_t mask, int scale) const {
+    const uint32_t slot = x & mask;
+    const uint8_t code = slots[(index << scale) + slot];
+    const Interval interval = intervals[index * kRansSymbols + code];
+    x = interval.f * (x >> scale) + slot - interval.start;
+    return code;
+  }
+};
+
+// Gives the bytes that were read, or nothing if there are too few.
+template <bool kOneClass, typename Table>
+std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint8_t> classes,
+                                  const Table& table, int scale, size_t lanes, uint32_t* states,
+                                  absl::Span<uint8_t> codes) {
+  const char* from = words.data();
+  const char* const end = from + words.size();
+  const uint32_t mask = (1u << scale) - 1;
+  // A word has been made sure of.
+  const auto get = [&](size_t i, uint32_t& x) {
+    codes[i] = table.Step(x, kOneClass ? 0 : classes[i], mask, scale);
+    uint16_t word;
+    std::memcpy(&word, from, kWordBytes);
+    const uint32_t low = x < kLow ? 1 : 0;
+    x = x << (low * kWordBits) | (word & (0u - low));
+    from += low * kWordBytes;
+  };
+  std::array<uint32_t, kLanesMax> x;
+  std::copy_n(states, lanes, x.begin());
+  size_t i = 0;
+  for (; i + lanes <= codes.size() && static_cast<size_t>(end - from) >= lanes * kWordBytes;
+       i += lanes) {
+    if (lanes % 8 == 0) {
+      for (size_t lane = 0; lane < lanes; lane += 8) {
+        for (size_t j = 0; j < 8; ++j) get(i + lane + j, x[lane + j]);
+      }
+    } else {
+      for (size_t lane = 0; lane < lanes; ++lane) get(i + lane, x[lane]);
+    }
+  }
+  for (; i < codes.size(); ++i) {
+    uint32_t& state = x[i % lanes];
+    codes[i] = table.Step(state, kOneClass ? 0 : classes[i], mask, scale);
+    if (state >= kLow) continue;
+    if (from == end) return std::nullopt;
+    uint16_t word;
+    std::memcpy(&word, from, kWordBytes);
+    state = state << kWordBits | word;
+    from += kWordBytes;
+  }
+  std::copy_n(x.begin(), lanes, states);
+  return static_cast<size_t>(from - words.data());
+}
+
+absl::Status RansLoss(absl::string_view reason) {
+  return absl::DataLossError(absl::StrCat("rans: ", reason));
+}
+
+}  // namespace
+
+std::optional<RansStream> RansEncode(absl::Span<const uint8_t> codes,
+                                     absl::Span<const uint8_t> classes, int class_count, int levels,
+                                     size_t bytes_limit) {
+  CheckArguments(codes.size(), classes, class_count, levels);
+  std::vector<RansHistogram> histograms(static_cast<size_t>(class_count));
+  if (class_count == 1) {
+    // Four counters a code: equal codes in a row would wait for each other.
+    std::array<RansHistogram, 4> parts{};
+    size_t i = 0;
+    for (; i + 4 <= codes.size(); i += 4) {
+      for (size_t j = 0; j < 4; ++j) ++parts[j][codes[i + j]];
+    }
+    for (; i < codes.size(); ++i) ++parts[0][codes[i]];
+    for (const RansHistogram& part : parts) {
+      for (size_t c = 0; c < kRansSymbols; ++c) histograms[0][c] += part[c];
+    }
+  } else {
+    for (size_t i = 0; i < codes.size(); ++i) ++histograms[classes[i]][codes[i]];
+  }
+  for (const RansHistogram& histogram : histograms) {
+    for (size_t c = static_cast<size_t>(levels); c < kRansSymbols; ++c) {
+      QFL_CHECK(histogram[c] == 0);
+    }
+  }
+
+  RansTables tables;
+  int scale = 0;
+  uint64_t size = 0;  // expected, without the states
+  for (const int candidate : kScales) {
+    if (scale != 0 && codes.size() < kSecondScaleCodesMin) break;
+    RansTables tried = ChooseRansTables(histograms, levels, candidate);
+    const uint64_t bytes = 1 + tried.bytes.size() + (tried.code_cost >> 19);
+    // A hundredth is not worth the slower table.
+    if (scale != 0 && bytes + bytes / 100 >= size) continue;
+    tables = std::move(tried);
+    scale = candidate;
+    size = bytes;
+  }
+  int lanes_log2 = kLanesLog2Max;
+  while (lanes_log2 > 0 && (kStateBytes << lanes_log2) * kStatesShare > size) --lanes_log2;
+  const size_t lanes = size_t{1} << lanes_log2;
+  const size_t front = 1 + tables.bytes.size() + lanes * kStateBytes;
+  if (front >= bytes_limit) return std::nullopt;
+
+  // Room for one word more than there may be: the coder writes it before it knows whether it
+  // counts.
+  std::string bytes(std::max(bytes_limit, front) + kWordBytes * (lanes + 1), '\0');
+  std::array<uint32_t, kLanesMax> states;
+  states.fill(kLow);
+  const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables.classes, scale);
+  char* const end = bytes.data() + bytes.size();
+  const char* const words = class_count == 1
+                                ? EncodeWords<true>(codes, classes, entries, lanes, states.data(),
+                                                    bytes.data() + front, end)
+                                : EncodeWords<false>(codes, classes, entries, lanes, states.data(),
+                                                     bytes.data() + front, end);
+  if (words == nullptr) return std::nullopt;
+  const size_t word_bytes = static_cast<size_t>(end - words);
+  if (front + word_bytes >= bytes_limit) return std::nullopt;
+  std::memmove(bytes.data() + front, words, word_bytes);
+  bytes.resize(front + word_bytes);
+  bytes[0] = static_cast<char>(lanes_log2 | scale << 4);
+  bytes.replace(1, tables.bytes.size(), tables.bytes);
+  std::memcpy(bytes.data() + front - lanes * kStateBytes, states.data(), lanes * kStateBytes);
+  return RansStream{std::move(bytes), tables.bytes.size()};
+}
+
+absl::StatusOr<size_t> RansDecode(absl::string_view bytes, absl::Span<const uint8_t> classes,
+                                  int class_count, int levels, absl::Span<uint8_t> codes) {
+  CheckArguments(codes.size(), classes, class_count, levels);
+  if (bytes.empty()) return RansLoss("a stream of 0 bytes");
+  const int first = static_cast<uint8_t>(bytes[0]);
+  const int lanes_log2 = first & 15;
+  const int scale = first >> 4;
+  if (lanes_log2 > kLanesLog2Max || scale < kRansScaleMin || scale > kRansScaleMax) {
+    return RansLoss(absl::StrCat("2^", lanes_log2, " states and a scale of ", scale,
+                                 "; there are at most 2^", kLanesLog2Max, ", and scales ",
+                                 kRansScaleMin, " to ", kRansScaleMax));
+  }
+  std::vector<RansFrequencies> tables;
+  QFL_ASSIGN_OR_RETURN(const size_t table_bytes,
+                       ParseRansTables(bytes.substr(1), class_count, levels, scale, tables));
+  absl::string_view rest = bytes.substr(1 + table_bytes);
+  const size_t lanes = size_t{1} << lanes_log2;
+  if (rest.size() < lanes * kStateBytes || (rest.size() - lanes * kStateBytes) % kWordBytes != 0) {
+    return RansLoss(absl::StrCat(rest.size(), " bytes after the tables are not ", lanes,
+                                 " states and whole words"));
+  }
+  std::array<uint32_t, kLanesMax> states;
+  std::memcpy(states.data(), rest.data(), lanes * kStateBytes);
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    if (states[lane] < kLow) {
+      return RansLoss(
+          absl::StrCat("state ", lane, " is ", states[lane], "; it is at least ", kLow));
+    }
+  }
+  rest.remove_prefix(lanes * kStateBytes);
+  const auto decode = [&](const auto& table) {
+    return class_count == 1
+               ? DecodeWords<true>(rest, classes, table, scale, lanes, states.data(), codes)
+               : DecodeWords<false>(rest, classes, table, scale, lanes, states.data(), codes);
+  };
+  const std::optional<size_t> used =
+      scale <= kPackedScale ? decode(PackedTable(tables, scale)) : decode(WideTable(tables, scale));
+  if (!used.has_value()) {
+    return RansLoss(absl::StrCat("its ", rest.size() / kWordBytes, " words end before the codes"));
+  }
+  if (*used != rest.size()) {
+    return RansLoss(absl::StrCat(rest.size() - *used, " bytes are left after the last code"));
+  }
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    if (states[lane] != kLow) {
+      return RansLoss(
+          absl::StrCat("state ", lane, " ends at ", states[lane], " instead of ", kLow));
+    }
+  }
+  return table_bytes;
+}
+
+}  // namespace quantfl::codec
