@@ -10,7 +10,7 @@ build=(g++ cmake ninja-build pkg-config ccache
        libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev
        libc-ares-dev libre2-dev libabsl-dev
        libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev
-       libssl-dev zlib1g-dev libcurl4-openssl-dev libarchive-dev
+       libssl-dev zlib1g-dev libsqlite3-dev libcurl4-openssl-dev libarchive-dev
        libtorch-dev libopenblas0-pthread)   # Debian's default BLAS is the reference one, 14 times slower
 run=(dataset-fashion-mnist openssl)
 test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils)

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
@@ -50,6 +51,7 @@ namespace quantfl {
 namespace {
 
 constexpr char kProgram[] = "quantfl-coordinator";
+constexpr char kFresh[] = "--fresh";
 constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
 constexpr uint64_t kTokensBytesMax = 32u << 20;
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
@@ -233,10 +235,13 @@ int Run(int argc, char** argv) {
   app::Config config(
       kProgram,
       "Coordinates one run of federated fine-tuning: asks clients to train, takes in "
-      "their updates, averages them, and keeps records. Leaves when the run is over.");
+      "their updates, averages them, and keeps records. Leaves when the run is over. Goes on "
+      "with a run that it finds in state_dir; --fresh removes that run first.");
   DeclareRunConfig(config, &c);
-  const app::LoadResult loaded =
-      config.Load({argv + 1, argv + argc}, app::ProcessEnvironment(), env);
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  // No key of run.toml: what is written there is done at every start.
+  const bool fresh = std::erase(arguments, kFresh) > 0;
+  const app::LoadResult loaded = config.Load(arguments, app::ProcessEnvironment(), env);
   std::fputs(loaded.out.c_str(), stdout);
   std::fputs(loaded.error.c_str(), stderr);
   if (loaded.exit_code.has_value()) return *loaded.exit_code;
@@ -262,6 +267,11 @@ int Run(int argc, char** argv) {
   }
   const auto lock = app::LockFile::Acquire(c.state_dir);
   if (!lock.ok()) return Refuse(lock.status());
+  if (fresh) {
+    if (const absl::Status removed = store::RemoveRun(env, c.state_dir); !removed.ok()) {
+      return Refuse(removed, app::kExitCannotCreate);
+    }
+  }
   const auto logger = app::MakeLogger(c.log);
   if (!logger.ok()) return Refuse(logger.status(), app::kExitCannotCreate);
   base::Logger& log = **logger;
@@ -273,8 +283,11 @@ int Run(int argc, char** argv) {
   }
   auto server_options = MakeServerOptions(c, env);
   if (!server_options.ok()) return Refuse(server_options.status());
-  auto store = store::OpenFileRunStore(env, c.state_dir);
-  if (!store.ok()) return Refuse(store.status(), app::kExitCannotCreate);
+  auto store = store::OpenSqliteRunStore(env, c.state_dir);
+  if (!store.ok()) {
+    return Refuse(store.status(), absl::IsDataLoss(store.status()) ? app::kExitDataError
+                                                                   : app::kExitCannotCreate);
+  }
 
   ledger::Ledger ledger;
   base::ThreadEventLoop engine(clock, "engine");
@@ -289,7 +302,13 @@ int Run(int argc, char** argv) {
       options, std::move(start->schema), std::move(start->bytes),
       {&engine, &storage, &compute, &clock, &log, store->get(), &ledger});
   if (!coordinator.ok()) {
-    return Refuse(base::Annotate(coordinator.status(), c.model_file), app::kExitDataError);
+    const absl::Status& status = coordinator.status();
+    if (absl::IsInvalidArgument(status)) {
+      return Refuse(base::Annotate(status, c.model_file), app::kExitDataError);
+    }
+    return Refuse(base::Annotate(status, c.state_dir),
+                  absl::IsFailedPrecondition(status) ? app::kExitCannotCreate
+                                                     : app::ExitCodeFor(status));
   }
   coordinator::Coordinator& run = **coordinator;
   // On every way out, also where the server fails to start after clients have come: the loops drop

@@ -23,6 +23,17 @@ std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
   return artifact;
 }
 
+// Of updates to a model.
+absl::StatusOr<std::shared_ptr<const std::vector<int8_t>>> BoundsOf(const std::string& safetensors,
+                                                                    const model::Schema& schema) {
+  QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(safetensors, schema));
+  const codec::Layout& layout = schema.update_layout();
+  return std::make_shared<const std::vector<int8_t>>(
+      layout.n() == schema.size()
+          ? aggregation::DefaultBoundExponents(flat, layout)
+          : aggregation::DefaultBoundExponents(schema.Gather(flat), layout));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions options,
@@ -37,49 +48,75 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
                                                    options.run.architecture, ", its schema is for ",
                                                    schema.architecture()));
   }
-  std::map<std::string, std::string> metadata;
-  auto bounds = std::make_shared<std::vector<int8_t>>();
-  {
-    auto flat = model::LoadFlat(initial, schema);
-    if (!flat.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("initial model: ", flat.status().message()));
-    }
-    QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
-    metadata = view.metadata;
-    const codec::Layout& layout = schema.update_layout();
-    *bounds = layout.n() == schema.size()
-                  ? aggregation::DefaultBoundExponents(*flat, layout)
-                  : aggregation::DefaultBoundExponents(schema.Gather(*flat), layout);
+  auto initial_bounds = BoundsOf(initial, schema);
+  if (!initial_bounds.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("initial model: ", initial_bounds.status().message()));
   }
-  Model model{MakeArtifact(std::move(initial)), std::move(bounds)};
-  options.run.run_id = absl::BytesToHexString(base::SecureRandomBytes(kRunIdBytes));
+  QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
+  std::map<std::string, std::string> metadata = view.metadata;
+  const std::shared_ptr<const Artifact> first = MakeArtifact(std::move(initial));
+  Model model{first, *std::move(initial_bounds)};
   options.run.architecture = schema.architecture();
   options.run.schema = schema.digest();
-  options.run.initial_model = model.artifact->digest;
-  return std::make_unique<Engine>(std::move(options),
-                                  std::make_shared<const model::Schema>(std::move(schema)),
-                                  std::move(model), std::move(metadata), deps);
+  options.run.initial_model = first->digest;
+
+  QFL_ASSIGN_OR_RETURN(store::RecoveredRun found, deps.store->Load());
+  auto shared_schema = std::make_shared<const model::Schema>(std::move(schema));
+  std::optional<KeptRun> kept;
+  if (found.run.run_id.empty()) {
+    options.run.run_id = absl::BytesToHexString(base::SecureRandomBytes(kRunIdBytes));
+    QFL_RETURN_IF_ERROR(deps.store->BeginRun({options.run.run_id, Settings(options)}));
+  } else {
+    QFL_RETURN_IF_ERROR(CompareSettings(found.run.settings, Settings(options)));
+    options.run.run_id = found.run.run_id;
+    if (found.model_round > base::RoundId(0)) {
+      auto bounds = BoundsOf(found.safetensors, *shared_schema);
+      if (!bounds.ok()) {
+        return absl::DataLossError(absl::StrCat("the model after round ", found.model_round.value(),
+                                                ": ", bounds.status().message()));
+      }
+      model = {MakeArtifact(std::move(found.safetensors)), *std::move(bounds)};
+    }
+    QFL_ASSIGN_OR_RETURN(kept, ReadKeptRun(found, shared_schema, model.bounds));
+  }
+  return std::make_unique<Engine>(std::move(options), std::move(shared_schema), first,
+                                  std::move(model), std::move(metadata), deps, std::move(kept));
 }
 
-Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model initial,
-               std::map<std::string, std::string> metadata, CoordinatorDeps deps)
+Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema,
+               std::shared_ptr<const Artifact> initial, Model current,
+               std::map<std::string, std::string> metadata, CoordinatorDeps deps,
+               std::optional<KeptRun> kept)
     : options_(std::move(options)),
       deps_(deps),
       schema_(std::move(schema)),
       metadata_(std::move(metadata)),
-      initial_(initial.artifact->digest),
+      initial_(initial->digest),
       link_(std::make_shared<Link>()),
-      machine_({options_.policy, options_.run.seed, options_.evaluate}),
+      machine_({options_.policy, options_.run.seed, options_.evaluate},
+               kept ? kept->machine : round::Resumption()),
       events_(*deps.clock, *deps.logger),
-      model_(std::move(initial)) {
+      model_(std::move(current)) {
   {
     base::MutexLock lock(link_->mutex);
     link_->engine = this;
   }
+  Publish(initial);
   Publish(model_.artifact);
   Publish(MakeArtifact(schema_->CanonicalBytes()));
   SetStreamLevels(totals_.trainers, 0);
   SetStreamLevels(totals_.evaluators, 0);
+  totals_before_ = totals_;
+  if (!kept) return;
+  resumed_ = true;
+  uptime_before_ = kept->uptime;
+  started_wall_ = kept->started;
+  stop_before_ = kept->stop;
+  totals_ = totals_before_ = {kept->trainers, kept->evaluators};
+  RestoreMembers(*kept);
+  records_ = std::move(kept->records);
+  if (kept->machine.stage == round::Resumption::Stage::kCollecting) RestoreAttempt(*kept);
 }
 
 Engine::~Engine() {
@@ -111,7 +148,16 @@ void Engine::Start(Callback<RunStatus> on_end) {
     started_ = true;
     on_end_ = std::move(on_end);
     started_at_ = Now();
+    if (resumed_) {
+      NoteResumed();
+      // A round that was to be the last must not be followed by another.
+      if (stop_before_) Dispatch(round::Pause{});
+      Dispatch(round::Start{});
+      if (stop_before_) Dispatch(round::Stop{*stop_before_});
+      return;
+    }
     started_wall_ = deps_.clock->WallNow();
+    Keep({{kNoteStarted, absl::StrCat(absl::ToUnixSeconds(started_wall_))}}, /*durable=*/false);
     Note(LogLevel::kInfo, "run_started",
          {{"run", options_.run.run_id},
           {"name", options_.run.name},
@@ -138,6 +184,7 @@ void Engine::Dispatch(const round::Event& event) {
   }
   dispatching_ = false;
   ArmTimer();
+  KeepTime();
   GrantSlots();
 }
 
@@ -195,7 +242,7 @@ void Engine::Apply(round::StoreTasks& e) {
   if (!e.evaluation) BeginRecord(e);
   std::vector<store::IssuedTask> rows;
   for (const auto& item : e.items) {
-    rows.push_back({item.task, e.round, e.attempt, item.member});
+    rows.push_back({item.task, e.round, e.attempt, item.member, e.evaluation});
   }
   deps_.storage->Post([this, rows = std::move(rows), batch = e.batch] {
     const absl::Status status = deps_.store->RecordTasks(rows);
@@ -270,7 +317,7 @@ RunStatus Engine::Status() const {
   status.trainers_connected = machine_.trainers_connected();
   status.cohort = machine_.cohort();
   status.accepted = machine_.accepted();
-  status.uptime = started_ ? Now() - started_at_ : absl::ZeroDuration();
+  status.uptime = Uptime();
   status.started = started_wall_;
   status.model = model_.artifact->digest;
   status.trainer_bytes = totals_.trainers;
@@ -297,21 +344,26 @@ void Engine::Command(RunCommand command, Callback<absl::Status> done) {
       return done(absl::FailedPreconditionError(absl::StrCat(
           "the run is over (", round::ToString(machine_.state()), ": ", machine_.reason(), ")")));
     }
+    // Answered once a restart would not forget it.
     switch (command) {
       case RunCommand::kPause:
         Note(LogLevel::kInfo, "run_paused", {});
+        Keep({{kNotePaused, "1"}}, /*durable=*/true, done);
         Dispatch(round::Pause{});
         break;
       case RunCommand::kResume:
         Note(LogLevel::kInfo, "run_resumed", {});
+        Keep({{kNotePaused, "0"}}, /*durable=*/true, done);
         Dispatch(round::Resume{});
         break;
-      case RunCommand::kStop:
+      case RunCommand::kStop: {
         Note(LogLevel::kInfo, "run_stopping", {});
-        Dispatch(round::Stop{"stopped by the operator"});
+        const std::string reason = "stopped by the operator";
+        Keep({{kNoteStop, reason}}, /*durable=*/true, done);
+        Dispatch(round::Stop{reason});
         break;
+      }
     }
-    done(absl::OkStatus());
   });
 }
 

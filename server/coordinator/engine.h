@@ -17,6 +17,7 @@
 #include "server/aggregation/fold.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/event_log.h"
+#include "server/coordinator/recovery.h"
 #include "server/coordinator/upload_state.h"
 #include "server/round/round_machine.h"
 
@@ -35,8 +36,11 @@ struct Model {
 
 class Engine final : public Coordinator {
  public:
-  Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model initial,
-         std::map<std::string, std::string> metadata, CoordinatorDeps deps);
+  // `current`: of the last committed round, else `initial`. `kept`: of a run that goes on.
+  Engine(RunOptions options, std::shared_ptr<const model::Schema> schema,
+         std::shared_ptr<const Artifact> initial, Model current,
+         std::map<std::string, std::string> metadata, CoordinatorDeps deps,
+         std::optional<KeptRun> kept);
   ~Engine() override;
 
   void Start(Callback<RunStatus> on_end) override;
@@ -96,6 +100,19 @@ class Engine final : public Coordinator {
     std::shared_ptr<UploadState> state;
     Callback<absl::StatusOr<federation::UpdateVerdict>> done;
   };
+  struct PendingJoin {
+    Peer peer;
+    federation::JoinRequest request;
+    Callback<absl::StatusOr<federation::JoinAnswer>> done;
+  };
+  struct NewMember {
+    PendingJoin join;
+    std::optional<base::ClientIndex> client_index;
+  };
+  struct PendingCommit {
+    round::StoreUpdate update;
+    std::string details;
+  };
   // A training task, for the record of its round.
   struct TaskNote {
     base::MemberId member;
@@ -142,14 +159,22 @@ class Engine final : public Coordinator {
   void Withdraw(const base::Digest& digest);
 
   // engine_members.cc
-  absl::StatusOr<federation::JoinAnswer> HandleJoin(const Peer& peer,
-                                                    const federation::JoinRequest& request);
+  void HandleJoins();
+  void RefuseJoin(const PendingJoin& join, const absl::Status& status);
   absl::Status CheckJoin(const Peer& peer, const federation::JoinRequest& request) const;
-  absl::StatusOr<std::optional<base::ClientIndex>> IndexFor(const federation::JoinRequest& request);
+  absl::Status Rejoin(base::MemberId id, const federation::JoinRequest& request);
+  void MembersStored(const std::vector<NewMember>& batch, const absl::Status& status);
+  federation::JoinAnswer AnswerFor(base::MemberId id) const;
+  // `reserved`: given to new members that are being stored.
+  absl::StatusOr<std::optional<base::ClientIndex>> IndexFor(
+      const federation::JoinRequest& request, const std::set<base::ClientIndex>& reserved);
+  store::MemberRow RowOf(base::MemberId id) const;
   void NewSession(base::MemberId id);
   void EndSession(base::MemberId id);
   void CloseSink(base::MemberId id, absl::Status why);
-  void EvictMember(base::MemberId id, const std::string& reason);
+  // `done`: once it is durable.
+  void EvictMember(base::MemberId id, const std::string& reason,
+                   Callback<absl::Status> done = nullptr);
   void HandleReport(base::MemberId id, const federation::ClientReport& report);
   std::string NameOf(base::MemberId id) const;
   std::string NamesOf(const std::vector<base::MemberId>& ids) const;
@@ -170,11 +195,25 @@ class Engine final : public Coordinator {
   void ResolveFinish(base::TaskId task, absl::StatusOr<federation::UpdateVerdict> verdict);
   void CommitBatch();  // storage executor
   void BatchCommitted(const std::vector<round::StoreUpdate>& batch, const absl::Status& status);
+  static void CountAccepted(RoundRecord& record, const codec::PayloadBytes& payload,
+                            uint32_t weight);
   void CountVerdict(base::MemberId member, base::TaskId task,
                     const federation::UpdateVerdict& verdict, uint64_t received);
   void Offence(base::MemberId member, const absl::Status& status);
 
+  // engine_resume.cc
+  void RestoreMembers(const KeptRun& kept);
+  void RestoreAttempt(const KeptRun& kept);
+  void NoteResumed();
+  absl::Duration Uptime() const;
+  // On the storage executor; a failure is logged.
+  void Keep(store::Notes notes, bool durable, Callback<absl::Status> done = nullptr);
+  void KeepRecord(size_t index);
+  void KeepTime();
+  store::Notes TotalsNotes(const Totals& totals) const;
+
   // engine_rounds.cc
+  static void FillBytes(RoundRecord& record, const Totals& now, const Totals& before);
   FoldResult FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
                          const aggregation::FoldOptions& options, base::RoundId round,
                          const Model& model) const;  // compute executor
@@ -200,7 +239,7 @@ class Engine final : public Coordinator {
   std::unordered_map<std::string, base::MemberId> sessions_ QFL_GUARDED_BY(mutex_);
   std::vector<std::string> devices_ QFL_GUARDED_BY(mutex_);  // by MemberId
   std::map<base::Digest, std::shared_ptr<const Artifact>> artifacts_ QFL_GUARDED_BY(mutex_);
-  std::deque<round::StoreUpdate> commits_ QFL_GUARDED_BY(mutex_);
+  std::deque<PendingCommit> commits_ QFL_GUARDED_BY(mutex_);
   bool commit_posted_ QFL_GUARDED_BY(mutex_) = false;
 
   round::RoundMachine machine_;
@@ -212,6 +251,15 @@ class Engine final : public Coordinator {
   absl::Time started_wall_;
   Callback<RunStatus> on_end_;
 
+  // Of the processes before this one.
+  bool resumed_ = false;
+  absl::Duration uptime_before_;
+  std::optional<std::string> stop_before_;
+  Totals totals_before_;
+  bool time_armed_ = false;
+
+  std::deque<PendingJoin> joins_;
+  bool joining_ = false;  // new members are being stored
   std::vector<Member> members_;
   std::map<federation::ClientName, base::MemberId> by_name_;
   std::map<base::ClientIndex, base::MemberId> by_index_;

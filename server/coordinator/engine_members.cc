@@ -8,6 +8,7 @@
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "server/coordinator/engine.h"
+#include "server/coordinator/records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -19,6 +20,7 @@ using federation::Role;
 
 constexpr size_t kSessionBytes = 16;
 constexpr size_t kNamesShown = 10;
+constexpr size_t kJoinBatchMax = 1024;
 constexpr size_t kReasonBytesMax = 512;  // of a text that a client sends
 
 absl::Status CheckFinite(absl::string_view field, double value, double min) {
@@ -64,16 +66,136 @@ std::vector<MemberId> Engine::MembersOf(Role role) const {
 
 void Engine::Join(Peer peer, federation::JoinRequest request,
                   Callback<absl::StatusOr<federation::JoinAnswer>> done) {
-  Post([this, peer = std::move(peer), request = std::move(request), done = std::move(done)] {
-    auto answer = HandleJoin(peer, request);
-    if (!answer.ok()) {
-      Note(LogLevel::kWarning, "join_refused",
-           {{"client", absl::CHexEscape(request.name.device.substr(0, 64))},
-            {"ordinal", request.name.ordinal},
-            {"reason", answer.status().message()}});
-    }
-    done(std::move(answer));
+  Post([this, peer = std::move(peer), request = std::move(request),
+        done = std::move(done)]() mutable {
+    joins_.push_back({std::move(peer), std::move(request), std::move(done)});
+    HandleJoins();
   });
+}
+
+void Engine::RefuseJoin(const PendingJoin& join, const absl::Status& status) {
+  Note(LogLevel::kWarning, "join_refused",
+       {{"client", absl::CHexEscape(join.request.name.device.substr(0, 64))},
+        {"ordinal", join.request.name.ordinal},
+        {"reason", status.message()}});
+  join.done(status);
+}
+
+// In order of arrival. New members are told once they are durable; whoever comes while a batch is
+// being stored is in the next one.
+void Engine::HandleJoins() {
+  std::vector<NewMember> batch;
+  std::set<federation::ClientName> names;
+  std::set<ClientIndex> reserved;
+  while (!joining_ && !joins_.empty() && batch.size() < kJoinBatchMax) {
+    const federation::JoinRequest& request = joins_.front().request;
+    // To be judged once the batch is in.
+    if (names.count(request.name) > 0) break;
+    if (request.client_index && reserved.count(*request.client_index) > 0) break;
+    PendingJoin join = std::move(joins_.front());
+    joins_.pop_front();
+    if (absl::Status status = CheckJoin(join.peer, join.request); !status.ok()) {
+      RefuseJoin(join, status);
+      continue;
+    }
+    if (const auto known = by_name_.find(join.request.name); known != by_name_.end()) {
+      const MemberId id = known->second;
+      if (absl::Status status = Rejoin(id, join.request); !status.ok()) {
+        RefuseJoin(join, status);
+      } else {
+        join.done(AnswerFor(id));
+      }
+      continue;
+    }
+    if (members_.size() + batch.size() >= options_.policy.members_max) {
+      // Who is being stored may not come in after all.
+      if (!batch.empty()) {
+        joins_.push_front(std::move(join));
+        break;
+      }
+      RefuseJoin(join, absl::ResourceExhaustedError(absl::StrCat(
+                           "this run has ", members_.size(), " members (members_max) already")));
+      continue;
+    }
+    const auto index = IndexFor(join.request, reserved);
+    if (!index.ok()) {
+      RefuseJoin(join, index.status());
+      continue;
+    }
+    names.insert(join.request.name);
+    if (*index) reserved.insert(**index);
+    batch.push_back({std::move(join), *index});
+  }
+  if (batch.empty()) return;
+  joining_ = true;
+  std::vector<store::MemberRow> rows;
+  for (const NewMember& member : batch) {
+    store::MemberRow row;
+    row.member = MemberId(static_cast<uint32_t>(members_.size() + rows.size()));
+    row.device = member.join.request.name.device;
+    row.ordinal = member.join.request.name.ordinal;
+    row.role = static_cast<uint32_t>(member.join.request.role);
+    row.client_index = member.client_index;
+    rows.push_back(std::move(row));
+  }
+  deps_.storage->Post([this, batch = std::move(batch), rows = std::move(rows)]() mutable {
+    const absl::Status status = deps_.store->RecordMembers(rows);
+    Post([this, batch = std::move(batch), status] { MembersStored(batch, status); });
+  });
+}
+
+void Engine::MembersStored(const std::vector<NewMember>& batch, const absl::Status& status) {
+  joining_ = false;
+  if (!status.ok()) {
+    Note(LogLevel::kError, "storage_error",
+         {{"members", batch.size()}, {"reason", status.message()}});
+  }
+  for (const NewMember& joined : batch) {
+    const federation::JoinRequest& request = joined.join.request;
+    if (!status.ok()) {
+      RefuseJoin(joined.join,
+                 absl::UnavailableError(absl::StrCat("the coordinator could not store the member: ",
+                                                     status.message())));
+      continue;
+    }
+    const MemberId id(static_cast<uint32_t>(members_.size()));
+    Member member;
+    member.name = request.name;
+    member.role = request.role;
+    member.client_index = joined.client_index;
+    members_.push_back(std::move(member));
+    by_name_[request.name] = id;
+    if (joined.client_index) by_index_[*joined.client_index] = id;
+    NewSession(id);
+    std::vector<base::LogField> fields = {{"client", NameOf(id)},
+                                          {"role", federation::ToString(request.role)}};
+    if (joined.client_index) fields.emplace_back("client_index", joined.client_index->value());
+    fields.emplace_back("software", absl::CHexEscape(request.software_version.substr(0, 64)));
+    Note(LogLevel::kInfo, "joined", std::move(fields));
+    Dispatch(round::MemberJoined{id, request.role, joined.client_index});
+    joined.join.done(AnswerFor(id));
+  }
+  HandleJoins();
+}
+
+federation::JoinAnswer Engine::AnswerFor(MemberId id) const {
+  federation::JoinAnswer answer;
+  answer.session = members_[id.value()].session;
+  answer.client_index = members_[id.value()].client_index;
+  answer.run = options_.run;
+  return answer;
+}
+
+store::MemberRow Engine::RowOf(MemberId id) const {
+  const Member& member = members_[id.value()];
+  store::MemberRow row;
+  row.member = id;
+  row.device = member.name.device;
+  row.ordinal = member.name.ordinal;
+  row.role = static_cast<uint32_t>(member.role);
+  row.client_index = member.client_index;
+  row.evicted = member.evicted;
+  return row;
 }
 
 absl::Status Engine::CheckJoin(const Peer& peer, const federation::JoinRequest& request) const {
@@ -109,8 +231,8 @@ absl::Status Engine::CheckJoin(const Peer& peer, const federation::JoinRequest& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<ClientIndex>> Engine::IndexFor(
-    const federation::JoinRequest& request) {
+absl::StatusOr<std::optional<ClientIndex>> Engine::IndexFor(const federation::JoinRequest& request,
+                                                            const std::set<ClientIndex>& reserved) {
   if (request.role == Role::kEvaluator) return std::optional<ClientIndex>();
   const uint32_t partitions = options_.run.partition.partitions;
   const uint32_t limit = partitions > 0 ? partitions : options_.policy.members_max;
@@ -133,71 +255,43 @@ absl::StatusOr<std::optional<ClientIndex>> Engine::IndexFor(
   while (next_free_index_ < limit && by_index_.count(ClientIndex(next_free_index_)) > 0) {
     ++next_free_index_;
   }
-  if (next_free_index_ >= limit) {
+  uint32_t free = next_free_index_;
+  while (free < limit &&
+         (by_index_.count(ClientIndex(free)) > 0 || reserved.count(ClientIndex(free)) > 0)) {
+    ++free;
+  }
+  if (free >= limit) {
     return absl::InvalidArgumentError(absl::StrCat(
         request.name.ToString(), " comes too late: all ", limit, " places of this run (",
         partitions > 0 ? "partitions" : "members_max", ") are taken"));
   }
-  return std::optional<ClientIndex>(ClientIndex(next_free_index_));
+  return std::optional<ClientIndex>(ClientIndex(free));
 }
 
-absl::StatusOr<federation::JoinAnswer> Engine::HandleJoin(const Peer& peer,
-                                                          const federation::JoinRequest& request) {
-  QFL_RETURN_IF_ERROR(CheckJoin(peer, request));
-  MemberId id;
-  const auto known = by_name_.find(request.name);
-  if (known != by_name_.end()) {
-    id = known->second;
-    const Member& member = members_[id.value()];
-    if (!member.evicted.empty()) {
-      return absl::PermissionDeniedError(
-          absl::StrCat(request.name.ToString(), " was evicted from this run: ", member.evicted));
-    }
-    if (member.role != request.role) {
-      return absl::InvalidArgumentError(absl::StrCat(request.name.ToString(), " is in this run as ",
-                                                     federation::ToString(member.role),
-                                                     " already"));
-    }
-    if (request.client_index && member.client_index != request.client_index &&
-        request.role == Role::kTrainer) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          request.name.ToString(), " asks for client_index ", request.client_index->value(),
-          ", but has ", member.client_index->value(), " in this run"));
-    }
-    EndSession(id);
-    if (members_[id.value()].sink != nullptr) {
-      CloseSink(id, absl::AbortedError("this client has joined again"));
-      Dispatch(round::StreamClosed{id});
-    }
-    NewSession(id);
-    Note(LogLevel::kInfo, "rejoined", {{"client", NameOf(id)}});
-  } else {
-    if (members_.size() >= options_.policy.members_max) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("this run has ", members_.size(), " members (members_max) already"));
-    }
-    QFL_ASSIGN_OR_RETURN(const std::optional<ClientIndex> index, IndexFor(request));
-    id = MemberId(static_cast<uint32_t>(members_.size()));
-    Member member;
-    member.name = request.name;
-    member.role = request.role;
-    member.client_index = index;
-    members_.push_back(std::move(member));
-    by_name_[request.name] = id;
-    if (index) by_index_[*index] = id;
-    NewSession(id);
-    std::vector<base::LogField> fields = {{"client", NameOf(id)},
-                                          {"role", federation::ToString(request.role)}};
-    if (index) fields.emplace_back("client_index", index->value());
-    fields.emplace_back("software", absl::CHexEscape(request.software_version.substr(0, 64)));
-    Note(LogLevel::kInfo, "joined", std::move(fields));
-    Dispatch(round::MemberJoined{id, request.role, index});
+absl::Status Engine::Rejoin(MemberId id, const federation::JoinRequest& request) {
+  const Member& member = members_[id.value()];
+  if (!member.evicted.empty()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(request.name.ToString(), " was evicted from this run: ", member.evicted));
   }
-  federation::JoinAnswer answer;
-  answer.session = members_[id.value()].session;
-  answer.client_index = members_[id.value()].client_index;
-  answer.run = options_.run;
-  return answer;
+  if (member.role != request.role) {
+    return absl::InvalidArgumentError(absl::StrCat(request.name.ToString(), " is in this run as ",
+                                                   federation::ToString(member.role), " already"));
+  }
+  if (request.client_index && member.client_index != request.client_index &&
+      request.role == Role::kTrainer) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.name.ToString(), " asks for client_index ", request.client_index->value(),
+        ", but has ", member.client_index->value(), " in this run"));
+  }
+  EndSession(id);
+  if (members_[id.value()].sink != nullptr) {
+    CloseSink(id, absl::AbortedError("this client has joined again"));
+    Dispatch(round::StreamClosed{id});
+  }
+  NewSession(id);
+  Note(LogLevel::kInfo, "rejoined", {{"client", NameOf(id)}});
+  return absl::OkStatus();
 }
 
 // ---- sessions and streams ----
@@ -297,13 +391,13 @@ void Engine::Evict(federation::ClientName name, std::string reason, Callback<abs
       return done(absl::NotFoundError(absl::StrCat("no client ", name.ToString(), " in this run")));
     }
     if (members_[found->second.value()].evicted.empty()) {
-      EvictMember(found->second, reason.empty() ? "by the operator" : reason);
+      return EvictMember(found->second, reason.empty() ? "by the operator" : reason, done);
     }
     done(absl::OkStatus());
   });
 }
 
-void Engine::EvictMember(MemberId id, const std::string& reason) {
+void Engine::EvictMember(MemberId id, const std::string& reason, Callback<absl::Status> done) {
   Member& member = members_[id.value()];
   member.evicted = reason;
   EndSession(id);
@@ -318,6 +412,18 @@ void Engine::EvictMember(MemberId id, const std::string& reason) {
       ++it;
     }
   }
+  deps_.storage->Post([this, row = RowOf(id), done = std::move(done)] {
+    const absl::Status status = deps_.store->RecordMembers({row});
+    if (!status.ok()) {
+      deps_.logger->Warning("not_kept", {{"what", "eviction"}, {"reason", status.message()}});
+    }
+    if (done == nullptr) return;
+    Post([done, status] {
+      done(status.ok() ? status
+                       : absl::UnavailableError(absl::StrCat(
+                             "evicted, but a restart would forget it: ", status.message())));
+    });
+  });
   Dispatch(round::Evict{id});
 }
 
@@ -361,6 +467,12 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   if (note == notes_.end() || note->second.member != id) return;
   note->second.report = std::get<federation::TrainingReport>(report.what);
   RecordReports(note->second.record);
+  // A round's record is kept when it ends.
+  if (note->second.record + 1 == records_.size() && !records_.back().committed) {
+    Keep({{ReportKey(report.task_id), SerializeReport(*note->second.report)}}, /*durable=*/false);
+  } else {
+    KeepRecord(note->second.record);
+  }
 }
 
 }  // namespace quantfl::coordinator

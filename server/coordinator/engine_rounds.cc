@@ -6,6 +6,7 @@
 #include "common/base/status.h"
 #include "common/model/safetensors.h"
 #include "server/coordinator/engine.h"
+#include "server/coordinator/records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -86,15 +87,25 @@ void Engine::Apply(round::AbandonRound& e) {
   active_.clear();
   folding_.clear();
   next_model_.reset();
-  deps_.storage->Post([this, round = e.round, index = records_.size() - 1,
-                       trainers = MembersOf(federation::Role::kTrainer),
-                       evaluators = MembersOf(federation::Role::kEvaluator)] {
-    if (absl::Status status = deps_.store->AbandonRound(round); !status.ok()) {
-      deps_.logger->Warning("discard_failed",
-                            {{"round", round.value()}, {"reason", status.message()}});
-    }
+  // A run that has failed, by a full disk perhaps, keeps what was acknowledged: a restart goes on
+  // with it.
+  const bool failed = machine_.state() == round::RunState::kFailed;
+  deps_.storage->Post([this, failed, round = e.round, index = records_.size() - 1, kept = *record,
+                       before = totals_, trainers = MembersOf(federation::Role::kTrainer),
+                       evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     // What the attempt cost is its own, not the next one's.
     const Totals totals = ReadTotals(trainers, evaluators);
+    if (!failed) {
+      FillBytes(kept, totals, before);
+      store::Notes notes = TotalsNotes(totals);
+      notes[RecordKey(index)] = SerializeRecord(kept);
+      absl::Status status = deps_.store->Put(notes, /*durable=*/true);
+      if (status.ok()) status = deps_.store->AbandonRound(round);
+      if (!status.ok()) {
+        deps_.logger->Warning("discard_failed",
+                              {{"round", round.value()}, {"reason", status.message()}});
+      }
+    }
     Post([this, index, totals] { RecordBytes(records_[index], totals); });
   });
 }
@@ -185,12 +196,21 @@ void Engine::Folded(FoldResult result) {
 void Engine::Apply(round::CommitRound& e) {
   QFL_CHECK(next_model_.has_value());
   store::CommittedRound row{e.round, next_model_->artifact->digest,
-                            static_cast<uint32_t>(folding_.size())};
-  deps_.storage->Post([this, row, artifact = next_model_->artifact,
+                            static_cast<uint32_t>(folding_.size()), folding_};
+  // Complete but for the time that this takes, which Stored adds.
+  RoundRecord kept = *CurrentRecord();
+  kept.committed = true;
+  kept.model = row.model;
+  kept.total_s = absl::ToDoubleSeconds(Now() - round_began_);
+  deps_.storage->Post([this, row = std::move(row), kept = std::move(kept), before = totals_,
+                       index = records_.size() - 1, artifact = next_model_->artifact,
                        trainers = MembersOf(federation::Role::kTrainer),
-                       evaluators = MembersOf(federation::Role::kEvaluator)] {
-    const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
+                       evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     const Totals totals = ReadTotals(trainers, evaluators);
+    FillBytes(kept, totals, before);
+    row.notes = TotalsNotes(totals);
+    row.notes[RecordKey(index)] = SerializeRecord(kept);
+    const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
     Post([this, status, totals] { Stored(status, totals); });
   });
 }
@@ -202,10 +222,11 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
   record.commit_s = absl::ToDoubleSeconds(Now() - phase_began_);
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
   RecordBytes(record, totals);
+  record.model = next_model_->artifact->digest;
+  KeepRecord(records_.size() - 1);
 
   const base::Digest before = model_.artifact->digest;
   model_ = *std::exchange(next_model_, std::nullopt);
-  record.model = model_.artifact->digest;
   Publish(model_.artifact);
   // Devices hold the initial model by its digest; any other older one is of no more use to anybody.
   if (before != initial_ && before != record.model) Withdraw(before);
@@ -241,12 +262,19 @@ Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
   };
   sum(trainers, totals.trainers);
   sum(evaluators, totals.evaluators);
+  // The ledger counts for this process alone.
+  totals.trainers = totals.trainers + totals_before_.trainers;
+  totals.evaluators = totals.evaluators + totals_before_.evaluators;
   return totals;
 }
 
+void Engine::FillBytes(RoundRecord& record, const Totals& now, const Totals& before) {
+  record.bytes = now.trainers - before.trainers;
+  record.evaluator_bytes = now.evaluators - before.evaluators;
+}
+
 void Engine::RecordBytes(RoundRecord& record, const Totals& totals) {
-  record.bytes = totals.trainers - totals_.trainers;
-  record.evaluator_bytes = totals.evaluators - totals_.evaluators;
+  FillBytes(record, totals, totals_);
   totals_ = totals;
 }
 
@@ -310,6 +338,9 @@ void Engine::RecordEvaluation(RoundId round, const federation::EvaluationReport*
   }
   record.evaluate_s = absl::ToDoubleSeconds(Now() - phase_began_);
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
+  Keep({{RecordKey(records_.size() - 1), SerializeRecord(record)},
+        {kNoteEvaluated, absl::StrCat(round.value())}},
+       /*durable=*/false);
 }
 
 }  // namespace quantfl::coordinator

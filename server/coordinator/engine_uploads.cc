@@ -307,8 +307,9 @@ void Engine::HandleFinish(const std::shared_ptr<Upload>& upload,
 }
 
 void Engine::Apply(round::StoreUpdate& e) {
+  PendingCommit commit{e, PackPayload(uploads_.at(e.task)->payload())};
   base::MutexLock lock(mutex_);
-  commits_.push_back(e);
+  commits_.push_back(std::move(commit));
   if (std::exchange(commit_posted_, true)) return;
   deps_.storage->Post([this] { CommitBatch(); });
 }
@@ -316,18 +317,17 @@ void Engine::Apply(round::StoreUpdate& e) {
 // Whatever was received while the last fsync ran shares the next one.
 void Engine::CommitBatch() {
   std::vector<round::StoreUpdate> batch;
+  std::vector<store::AcceptedUpdate> rows;
   {
     base::MutexLock lock(mutex_);
     while (!commits_.empty() && batch.size() < kCommitBatchMax) {
-      batch.push_back(commits_.front());
+      const round::StoreUpdate& update = batch.emplace_back(std::move(commits_.front().update));
+      rows.push_back({update.task, update.round, update.digest, update.weight,
+                      std::move(commits_.front().details)});
       commits_.pop_front();
     }
     commit_posted_ = !commits_.empty();
     if (commit_posted_) deps_.storage->Post([this] { CommitBatch(); });
-  }
-  std::vector<store::AcceptedUpdate> rows;
-  for (const round::StoreUpdate& update : batch) {
-    rows.push_back({update.task, update.round, update.digest, update.weight});
   }
   const absl::Status status = deps_.store->CommitUploads(rows);
   Post([this, batch = std::move(batch), status] { BatchCommitted(batch, status); });
@@ -376,14 +376,7 @@ void Engine::ResolveFinish(TaskId task, absl::StatusOr<UpdateVerdict> verdict) {
     note.accepted = true;
     note.weight = plan.weight;
     if (RoundRecord* record = CurrentRecord(); record != nullptr) {
-      ++record->accepted;
-      record->examples += plan.weight;
-      record->payload.codes += payload.codes;
-      record->payload.tables += payload.tables;
-      record->payload.side_information += payload.side_information;
-      record->payload.headers += payload.headers;
-      record->bits_per_parameter = 8.0 * static_cast<double>(record->payload.total()) /
-                                   (static_cast<double>(record->parameters) * record->accepted);
+      CountAccepted(*record, payload, plan.weight);
       RecordReports(note.record);
     }
     Note(LogLevel::kInfo, "update_accepted",
@@ -397,6 +390,18 @@ void Engine::ResolveFinish(TaskId task, absl::StatusOr<UpdateVerdict> verdict) {
     ForgetUpload(task, absl::AbortedError(verdict->reason));
   }
   finish.done(std::move(verdict));
+}
+
+void Engine::CountAccepted(RoundRecord& record, const codec::PayloadBytes& payload,
+                           uint32_t weight) {
+  ++record.accepted;
+  record.examples += weight;
+  record.payload.codes += payload.codes;
+  record.payload.tables += payload.tables;
+  record.payload.side_information += payload.side_information;
+  record.payload.headers += payload.headers;
+  record.bits_per_parameter = 8.0 * static_cast<double>(record.payload.total()) /
+                              (static_cast<double>(record.parameters) * record.accepted);
 }
 
 void Engine::CountVerdict(MemberId member, TaskId task, const UpdateVerdict& verdict,

@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <optional>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,7 @@
 namespace quantfl::coordinator {
 namespace {
 
+using base::RoundId;
 using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
@@ -214,6 +217,187 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
   for (const RoundRecord& record : status.rounds) json["rounds"].push_back(ToJson(record));
   // Reasons can hold what clients sent; a byte that is no UTF-8 must not cost the records.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// ---- what is kept ----
+
+namespace {
+
+// Reads an object's values; the first that is missing or of a wrong kind is remembered.
+class Reader {
+ public:
+  explicit Reader(const std::string& text) : json_(Json::parse(text, nullptr, false)) {}
+  explicit Reader(Json json) : json_(std::move(json)) {}
+
+  template <typename T>
+  void Get(const char* key, T& value) {
+    const Json* found = Find(key);
+    if (found == nullptr) return;
+    if constexpr (std::is_same_v<T, bool>) {
+      if (found->is_boolean()) return void(value = found->get<bool>());
+    } else if constexpr (std::is_same_v<T, std::string>) {
+      if (found->is_string()) return void(value = found->get<std::string>());
+    } else if constexpr (std::is_floating_point_v<T>) {
+      if (found->is_number()) return void(value = found->get<T>());
+      if (found->is_null()) return;  // not finite when it was written
+    } else {
+      if (found->is_number_unsigned()) return void(value = found->get<T>());
+    }
+    Fail(key);
+  }
+  template <typename T>
+  void Get(const char* key, std::optional<T>& value) {
+    const Json* found = Find(key);
+    if (found == nullptr) return;
+    if (found->is_null()) return value.reset();
+    T read{};
+    Get(key, read);
+    value = read;
+  }
+  void Get(const char* key, RoundId& value) {
+    uint32_t number = 0;
+    Get(key, number);
+    value = RoundId(number);
+  }
+  void Get(const char* key, absl::Duration& value) {
+    double seconds = 0;
+    Get(key, seconds);
+    value = absl::Seconds(seconds);
+  }
+  void Get(const char* key, federation::LevelBytes& value) {
+    Reader reader = Object(key);
+    reader.Get("payload_bytes", value.payload);
+    reader.Get("messages_bytes", value.messages);
+    reader.Get("stream_bytes", value.stream);
+    reader.Get("tcp_bytes", value.tcp);
+    Join(reader);
+  }
+  void Get(const char* key, federation::ByteCounters& value) {
+    Reader reader = Object(key);
+    reader.Read(value);
+    Join(reader);
+  }
+  void Read(federation::ByteCounters& value) {
+    Get("uplink", value.uplink);
+    Get("downlink", value.downlink);
+  }
+  Reader Object(const char* key) {
+    const Json* found = Find(key);
+    return Reader(found == nullptr ? Json() : *found);
+  }
+  void Join(const Reader& other) {
+    if (status_.ok()) status_ = other.status_;
+  }
+  void Fail(const char* key) {
+    if (!status_.ok()) return;
+    status_ = absl::DataLossError(absl::StrCat("a kept record: \"", key, "\" is missing or wrong"));
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const Json* Find(const char* key) {
+    if (json_.is_object()) {
+      const auto found = json_.find(key);
+      if (found != json_.end()) return &*found;
+    }
+    Fail(key);
+    return nullptr;
+  }
+
+  Json json_;
+  absl::Status status_;
+};
+
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string SerializeRecord(const RoundRecord& record) { return Dump(ToJson(record)); }
+
+absl::StatusOr<RoundRecord> ParseRecord(const std::string& text) {
+  RoundRecord r;
+  Reader reader(text);
+  reader.Get("round", r.round);
+  reader.Get("attempt", r.attempt);
+  reader.Get("committed", r.committed);
+  reader.Get("reason", r.reason);
+  reader.Get("cohort", r.cohort);
+  reader.Get("accepted", r.accepted);
+  reader.Get("late", r.late);
+  reader.Get("refused", r.refused);
+  reader.Get("examples", r.examples);
+  reader.Get("train_loss", r.train_loss);
+  reader.Get("accuracy", r.accuracy);
+  reader.Get("loss", r.loss);
+  reader.Get("parameters", r.parameters);
+  reader.Get("bits_per_parameter", r.bits_per_parameter);
+  reader.Get("quantisation_nmse", r.quantisation_nmse);
+  Reader payload = reader.Object("accepted_payload");
+  payload.Get("codes_bytes", r.payload.codes);
+  payload.Get("tables_bytes", r.payload.tables);
+  payload.Get("side_information_bytes", r.payload.side_information);
+  payload.Get("headers_bytes", r.payload.headers);
+  reader.Join(payload);
+  reader.Get("bytes", r.bytes);
+  reader.Get("evaluator_bytes", r.evaluator_bytes);
+  reader.Get("late_payload_bytes", r.late_bytes);
+  reader.Get("refused_payload_bytes", r.refused_bytes);
+  Reader seconds = reader.Object("seconds");
+  seconds.Get("collect", r.collect_s);
+  seconds.Get("fold", r.fold_s);
+  seconds.Get("commit", r.commit_s);
+  seconds.Get("evaluate", r.evaluate_s);
+  seconds.Get("total", r.total_s);
+  seconds.Get("client_train_max", r.client_train_s_max);
+  seconds.Get("client_upload_max", r.client_upload_s_max);
+  reader.Join(seconds);
+  std::string digest;
+  reader.Get("model_sha256", digest);
+  if (!reader.status().ok()) return reader.status();
+  const auto model = base::Digest::FromHex(digest);
+  if (!model.ok()) return absl::DataLossError("a kept record: \"model_sha256\" is wrong");
+  r.model = *model;
+  return r;
+}
+
+std::string SerializeCounters(const federation::ByteCounters& counters) {
+  return Dump(ToJson(counters));
+}
+
+absl::StatusOr<federation::ByteCounters> ParseCounters(const std::string& text) {
+  federation::ByteCounters counters;
+  Reader reader(text);
+  reader.Read(counters);
+  if (!reader.status().ok()) return reader.status();
+  return counters;
+}
+
+std::string SerializeReport(const federation::TrainingReport& report) {
+  return Dump({{"loss", Number(report.loss)},
+               {"examples", report.examples},
+               {"squared_error", Number(report.squared_error)},
+               {"squared_norm", Number(report.squared_norm)},
+               {"fetch_s", absl::ToDoubleSeconds(report.fetch)},
+               {"train_s", absl::ToDoubleSeconds(report.train)},
+               {"encode_s", absl::ToDoubleSeconds(report.encode)},
+               {"upload_s", absl::ToDoubleSeconds(report.upload)}});
+}
+
+absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text) {
+  federation::TrainingReport report;
+  Reader reader(text);
+  reader.Get("loss", report.loss);
+  reader.Get("examples", report.examples);
+  reader.Get("squared_error", report.squared_error);
+  reader.Get("squared_norm", report.squared_norm);
+  reader.Get("fetch_s", report.fetch);
+  reader.Get("train_s", report.train);
+  reader.Get("encode_s", report.encode);
+  reader.Get("upload_s", report.upload);
+  if (!reader.status().ok()) return reader.status();
+  return report;
 }
 
 absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunStatus& status,

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/base/env.h"
 #include "server/coordinator/coordinator.h"
 
@@ -19,6 +20,15 @@ std::string RoundsCsv(const RunStatus& status);
 // Indented JSON.
 std::string SummaryJson(const RunStatus& status, const RunOptions& options,
                         const std::string& software_version);
+
+// One record, and a pair of counters, as texts that a store keeps. The parsers answer DATA_LOSS for
+// anything else.
+std::string SerializeRecord(const RoundRecord& record);
+absl::StatusOr<RoundRecord> ParseRecord(const std::string& text);
+std::string SerializeCounters(const federation::ByteCounters& counters);
+absl::StatusOr<federation::ByteCounters> ParseCounters(const std::string& text);
+std::string SerializeReport(const federation::TrainingReport& report);
+absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text);
 
 // Writes the three files into `folder` (created), each atomically; `final_model` is the artifact of
 // status.model. The error of the first file that could not be written.

@@ -37,6 +37,13 @@ struct UploadPlan {
 class UploadState {
  public:
   explicit UploadState(UploadPlan plan);
+  // One that an earlier process took in whole: nobody holds it.
+  UploadState(UploadPlan plan, codec::PayloadBytes payload)
+      : plan_(std::move(plan)),
+        revoked_(absl::AbortedError("this upload was finished before")),
+        chunks_(plan_.header.chunk_count),
+        payload_(payload),
+        verified_(true) {}
 
   const UploadPlan& plan() const { return plan_; }
 

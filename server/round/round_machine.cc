@@ -109,6 +109,18 @@ RoundMachine::TrainingTask* RoundMachine::Find(TaskId id) {
 
 void RoundMachine::On(const Start&) {
   started_ = true;
+  if (resumed_after_) {
+    const absl::Duration before = *std::exchange(resumed_after_, std::nullopt);
+    // An operator or a client may have ended it already.
+    if (phase_ != Phase::kCollecting) return;
+    BeginCollecting(before);
+    return MaybeEndRound();
+  }
+  if (phase_ != Phase::kIdle) return;
+  if (std::exchange(resumed_abandoned_, false)) return RetryOrFail();
+  if (std::exchange(resumed_committed_, false)) {
+    return options_.evaluate && !resumed_evaluated_ ? BeginEvaluation() : NextRound();
+  }
   MaybeBegin();
 }
 
@@ -182,9 +194,7 @@ void RoundMachine::BeginRound() {
     pool.resize(asked);
     std::sort(pool.begin(), pool.end());
   }
-  const uint32_t wanted = policy_.goal != 0 ? policy_.goal : policy_.cohort;
-  goal_ = wanted == 0 ? asked : std::min(wanted, asked);
-  need_ = std::max<uint32_t>(1, CeilOf(policy_.min_fraction * goal_));
+  SetGoal(asked);
   accepted_ = storing_ = 0;
   held_ = asked;
 
@@ -212,6 +222,23 @@ void RoundMachine::BeginRound() {
   }
 }
 
+void RoundMachine::SetGoal(uint32_t asked) {
+  const uint32_t wanted = policy_.goal != 0 ? policy_.goal : policy_.cohort;
+  goal_ = wanted == 0 ? asked : std::min(wanted, asked);
+  need_ = std::max<uint32_t>(1, CeilOf(policy_.min_fraction * goal_));
+}
+
+// `before` of the round's deadline has passed already.
+void RoundMachine::BeginCollecting(absl::Duration before) {
+  phase_ = Phase::kCollecting;
+  collecting_since_ = now_ - before;
+  deadline_ = collecting_since_ + policy_.round_deadline;
+  hard_deadline_ = collecting_since_ + 2 * policy_.round_deadline;
+  WakeBy(deadline_);
+  WakeBy(now_ + policy_.idle_timeout);
+  for (TrainingTask& task : tasks_) task.alive = now_;
+}
+
 void RoundMachine::On(const TasksStored& e) {
   if (phase_ == Phase::kEvaluating && evaluation_.task.value() != 0 &&
       e.batch == evaluation_.batch) {
@@ -232,15 +259,8 @@ void RoundMachine::On(const TasksStored& e) {
     End(RunState::kFailed, why);
     return;
   }
-  phase_ = Phase::kCollecting;
-  deadline_ = now_ + policy_.round_deadline;
-  hard_deadline_ = now_ + 2 * policy_.round_deadline;
-  WakeBy(deadline_);
-  WakeBy(now_ + policy_.idle_timeout);
-  for (TrainingTask& task : tasks_) {
-    task.alive = now_;
-    Refresh(task.member);
-  }
+  BeginCollecting(absl::ZeroDuration());
+  for (const TrainingTask& task : tasks_) Refresh(task.member);
   MaybeEndRound();
 }
 

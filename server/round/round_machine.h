@@ -234,10 +234,45 @@ struct MachineOptions {
   bool evaluate = true;
 };
 
+// Where a run stood when its process ended, from what was durable.
+struct Resumption {
+  struct Member {
+    federation::Role role = federation::Role::kTrainer;
+    std::optional<base::ClientIndex> client_index;
+    bool evicted = false;
+    base::TaskId last_accepted = {};
+    base::RoundId last_round = {};
+  };
+  struct Task {
+    base::TaskId task;
+    base::MemberId member;
+  };
+  enum class Stage { kNone, kCollecting, kAbandoned, kCommitted };
+
+  std::vector<Member> members;  // by MemberId
+  uint64_t next_task = 1;
+  Stage stage = Stage::kNone;  // of the attempt that was begun last
+  base::RoundId round;
+  uint32_t attempt = 0;
+  // kCollecting: all its tasks, consecutive and in order, and the durable updates in the order in
+  // which they were stored, of which the first `goal` count.
+  std::vector<Task> tasks;
+  std::vector<base::TaskId> stored;
+  absl::Duration collected_for;  // of the round's deadline
+  bool evaluated = false;        // the model that the last committed round, or none, made
+  bool paused = false;
+};
+
 // Not thread-safe. Memory: a row a member and one a task of the round under way.
 class RoundMachine {
  public:
   explicit RoundMachine(MachineOptions options);
+  // Goes on where a run stood, from Start on. Tasks that were issued stay valid; every member is
+  // disconnected, and who holds a task has idle_timeout to come back. CHECK-fails on a resumption
+  // that contradicts itself: see Check.
+  RoundMachine(MachineOptions options, const Resumption& resumption);
+  // DATA_LOSS if a resumption could not have come from a run.
+  static absl::Status Check(const Resumption& resumption);
   RoundMachine(const RoundMachine&) = delete;
   RoundMachine& operator=(const RoundMachine&) = delete;
 
@@ -252,6 +287,12 @@ class RoundMachine {
   uint32_t attempt() const { return attempt_; }
   uint32_t cohort() const { return static_cast<uint32_t>(tasks_.size()); }
   uint32_t accepted() const { return accepted_; }
+  // Of round_deadline; zero unless the round collects.
+  absl::Duration collected_for(base::SteadyTime now) const;
+  base::TaskId first_task() const { return base::TaskId(first_task_); }
+  uint32_t goal() const { return goal_; }
+  uint32_t needed() const { return need_; }
+  bool paused() const { return paused_; }
   uint32_t trainers() const { return trainers_; }  // registered, not evicted
   uint32_t trainers_connected() const { return trainers_connected_; }
   // "idle", "training", "uploading", "waiting", "evicted", "gone" (lost, or told that the run is
@@ -324,6 +365,9 @@ class RoundMachine {
   TrainingTask* Find(base::TaskId id);
   base::TaskId IdOf(size_t index) const { return base::TaskId(first_task_ + index); }
 
+  void SetGoal(uint32_t asked);
+  void BeginCollecting(absl::Duration before);
+  void ResumeAttempt(const Resumption& resumption);
   void MaybeBegin();
   void BeginRound();
   void MaybeEndRound();
@@ -380,7 +424,11 @@ class RoundMachine {
   uint64_t first_task_ = 1;          // id of tasks_[0]
   std::vector<TrainingTask> tasks_;  // of the attempt under way or last ended
   uint32_t goal_ = 0, need_ = 0, accepted_ = 0, storing_ = 0, held_ = 0;
-  base::SteadyTime deadline_, hard_deadline_;
+  base::SteadyTime collecting_since_, deadline_, hard_deadline_;
+
+  // Until Start.
+  std::optional<absl::Duration> resumed_after_;  // of a round that collects
+  bool resumed_abandoned_ = false, resumed_committed_ = false, resumed_evaluated_ = false;
 
   bool initial_evaluated_ = false, evaluation_missed_ = false;
   Evaluation evaluation_;

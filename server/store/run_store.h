@@ -1,15 +1,18 @@
 #ifndef QUANTFL_SERVER_STORE_RUN_STORE_H_
 #define QUANTFL_SERVER_STORE_RUN_STORE_H_
 
-// Everything that a coordinator has to keep passes through here: issued tasks, uploads, committed
-// models. FileRunStore keeps uploads in one segment file a round and checkpoints under atomic
-// names; a store that also resumes is a second implementation of the same interface.
+// Everything that a coordinator has to keep passes through here: members, issued tasks, uploads,
+// committed models, and what else it wants to find again (notes). SqliteRunStore resumes a run
+// after a kill or a power cut; FileRunStore, for simulations in memory, keeps uploads and models
+// alone.
 //
 // Not thread-safe: called from the storage executor, one call at a time, except ReadChunk, which
 // the fold calls from its own thread for committed updates.
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +29,7 @@ struct IssuedTask {
   base::RoundId round;
   uint32_t attempt = 1;
   base::MemberId member;
+  bool evaluation = false;  // not a training task
 };
 
 struct AcceptedUpdate {
@@ -33,19 +37,81 @@ struct AcceptedUpdate {
   base::RoundId round;
   base::Digest digest;
   uint32_t weight = 0;
+  std::string details = {};  // the coordinator's own, given back by Load
 };
+
+// What the coordinator wants to find again, by key; a later value replaces an earlier one. Keys
+// that begin with "attempt/" go with the tasks of the attempt under way.
+using Notes = std::map<std::string, std::string>;
 
 struct CommittedRound {
   base::RoundId round;
   base::Digest model;
   uint32_t accepted = 0;
+  std::vector<base::TaskId> folded = {};  // whose updates are in the model
+  Notes notes = {};                       // kept with the row, or not at all
+};
+
+struct MemberRow {
+  base::MemberId member;  // they count from 0 without gaps
+  std::string device;
+  uint32_t ordinal = 0;
+  uint32_t role = 0;
+  std::optional<base::ClientIndex> client_index;
+  std::string evicted = {};  // why; empty: it is not
+  // Of the last update that was folded or, of the round under way, is durable.
+  base::TaskId last_accepted = {};
+  base::RoundId last_round = {};
+};
+
+// What identifies a run, and what it was configured as.
+struct RunRow {
+  std::string run_id;
+  std::map<std::string, std::string> settings;
+};
+
+struct RecoveredUpdate {
+  AcceptedUpdate update;
+  std::string codec_header;
+  uint32_t chunks = 0;
+};
+
+struct RecoveredRun {
+  RunRow run;  // no run_id: there is nothing to resume
+  std::vector<MemberRow> members;
+  uint64_t next_task = 1;  // larger than every one that was issued
+  // How the last round that was begun stands. kNone: no round was.
+  enum class Stage { kNone, kCollecting, kAbandoned, kCommitted } stage = Stage::kNone;
+  base::RoundId round;
+  uint32_t attempt = 0;
+  // kCollecting: the attempt's tasks, and its durable updates in the order of their commits.
+  std::vector<IssuedTask> tasks;
+  std::vector<RecoveredUpdate> updates;
+  // The last committed model; of round 0 there is none but the initial one.
+  base::RoundId model_round;
+  base::Digest model;
+  std::string safetensors;
+  Notes notes;
 };
 
 class RunStore {
  public:
   virtual ~RunStore() = default;
 
-  // Durable before the tasks are sent.
+  // What an earlier process left; once, before every other call. DATA_LOSS naming what is missing
+  // or wrong. A store that does not resume has nothing.
+  virtual absl::StatusOr<RecoveredRun> Load() { return RecoveredRun(); }
+  // A new run begins. FAILED_PRECONDITION if there is one already.
+  virtual absl::Status BeginRun(const RunRow&) { return absl::OkStatus(); }
+  // New members, or members that have changed (their last_* are not). All or none; durable before
+  // they are told.
+  virtual absl::Status RecordMembers(const std::vector<MemberRow>&) { return absl::OkStatus(); }
+  // All or none. `durable`: also against a power cut, else against a kill alone, which costs no
+  // fsync.
+  virtual absl::Status Put(const Notes&, bool /*durable*/) { return absl::OkStatus(); }
+
+  // Durable before the tasks are sent. Training tasks take the place of those of an earlier
+  // attempt, whose uploads are dropped.
   virtual absl::Status RecordTasks(const std::vector<IssuedTask>& tasks) = 0;
 
   // A new upload's header; the partial of the same task, if any, is discarded. FAILED_PRECONDITION
@@ -73,15 +139,28 @@ class RunStore {
   virtual absl::Status AbandonRound(base::RoundId round) = 0;
 };
 
-// In `folder` (created): round-000001.segment, checkpoint-000001.safetensors (the last
-// `checkpoints_kept`, at least 1), latest.safetensors. It does not resume: segments that an earlier
-// process left are removed. Segments are a log of records, so that a store that does resume can
-// read them:
-//   u8 kind ('T' task, 'H' header, 'C' chunk, 'A' accepted), u32 argument, u64 task, u32 size,
-//   u32 CRC-32C of all these and the data, then `size` bytes of data; little-endian.
+// In `folder` (created): round-000001.segment (see upload_segments.h),
+// checkpoint-000001.safetensors (the last `checkpoints_kept`, at least 1), latest.safetensors. It
+// does not resume: segments that an earlier process left are removed.
 absl::StatusOr<std::unique_ptr<RunStore>> OpenFileRunStore(base::Env& env,
                                                            const std::string& folder,
                                                            uint32_t checkpoints_kept = 2);
+
+// The same files, and run.db (SQLite) in `folder`, which is one of the real file system: `env` is
+// PosixEnv or decorates it. Order of every promise: bytes durable, row durable, OK. Errors:
+// UNAVAILABLE if another process has the database, DATA_LOSS if it is damaged or none of ours (with
+// the way out), FAILED_PRECONDITION if it is of another version, RESOURCE_EXHAUSTED on a full disk.
+absl::StatusOr<std::unique_ptr<RunStore>> OpenSqliteRunStore(base::Env& env,
+                                                             const std::string& folder,
+                                                             uint32_t checkpoints_kept = 2);
+
+// Removes what either store keeps in `folder`; OK where there is nothing. Not while it is open.
+absl::Status RemoveRun(base::Env& env, const std::string& folder);
+
+// checkpoint-000001.safetensors; latest.safetensors.
+std::string CheckpointName(base::RoundId round);
+inline constexpr char kLatestName[] = "latest.safetensors";
+absl::Status CheckCheckpointsKept(uint32_t checkpoints_kept);
 
 }  // namespace quantfl::store
 

@@ -86,7 +86,7 @@ struct FakeUpdate {
 };
 
 class CoordinatorTest : public testing::Test {
- protected:
+ public:
   CoordinatorTest() : loop(clock), schema(MakeSchema()) {
     options.run.name = "test";
     options.run.seed = 7;

@@ -1,0 +1,141 @@
+// What a run keeps besides its updates and models, and how it goes on from that.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/check.h"
+#include "server/coordinator/engine.h"
+#include "server/coordinator/records.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+using base::LogLevel;
+using base::MemberId;
+
+}  // namespace
+
+void Engine::RestoreMembers(const KeptRun& kept) {
+  for (const KeptMember& from : kept.members) {
+    const MemberId id(static_cast<uint32_t>(members_.size()));
+    Member member;
+    member.name = from.name;
+    member.role = from.role;
+    member.client_index = from.client_index;
+    member.evicted = from.evicted;
+    members_.push_back(std::move(member));
+    by_name_[from.name] = id;
+    if (from.client_index) by_index_[*from.client_index] = id;
+  }
+}
+
+// As BeginRecord and the verdicts left it.
+void Engine::RestoreAttempt(const KeptRun& kept) {
+  const round::Resumption& machine = kept.machine;
+  const auto same = [&](const RoundRecord& record) {
+    return record.round == machine.round && record.attempt == machine.attempt;
+  };
+  // An abandonment that did not become durable.
+  if (!records_.empty() && same(records_.back())) records_.pop_back();
+  const size_t index = records_.size();
+  RoundRecord record;
+  record.round = machine.round;
+  record.attempt = machine.attempt;
+  record.cohort = static_cast<uint32_t>(machine.tasks.size());
+  record.parameters = schema_->update_layout().n();
+  record.model = model_.artifact->digest;
+  current_tasks_ = machine.tasks.front().task;
+  for (const round::Resumption::Task& task : machine.tasks) {
+    TaskNote& note = notes_[task.task];
+    note.member = task.member;
+    note.record = index;
+    const auto report = kept.reports.find(task.task);
+    if (report != kept.reports.end()) note.report = report->second;
+    members_[task.member.value()].task = task.task;
+  }
+  for (const std::shared_ptr<UploadState>& update : kept.updates) {
+    // Those beyond the goal are durable, but do not count.
+    if (record.accepted == machine_.goal()) break;
+    const UploadPlan& plan = update->plan();
+    uploads_[plan.task] = update;
+    TaskNote& note = notes_[plan.task];
+    note.accepted = true;
+    note.weight = plan.weight;
+    CountAccepted(record, update->payload(), plan.weight);
+  }
+  records_.push_back(std::move(record));
+  RecordReports(index);
+}
+
+absl::Duration Engine::Uptime() const {
+  return uptime_before_ + (started_ ? Now() - started_at_ : absl::ZeroDuration());
+}
+
+void Engine::NoteResumed() {
+  const absl::Duration collected = machine_.collected_for(Now());
+  round_began_ = phase_began_ = Now() - collected;
+  uint32_t committed = 0;
+  for (const RoundRecord& record : records_) {
+    if (record.committed && record.round > base::RoundId(0)) ++committed;
+  }
+  Note(LogLevel::kInfo, "run_recovered",
+       {{"run", options_.run.run_id},
+        {"name", options_.run.name},
+        {"members", members_.size()},
+        {"rounds_committed", committed},
+        {"model", model_.artifact->digest.ShortHex()},
+        {"round", machine_.round().value()},
+        {"attempt", machine_.attempt()},
+        {"phase", round::ToString(machine_.phase())},
+        {"cohort", machine_.cohort()},
+        {"accepted", machine_.accepted()},
+        {"collected", absl::FormatDuration(collected)},
+        {"paused", machine_.paused()}});
+}
+
+void Engine::Keep(store::Notes notes, bool durable, Callback<absl::Status> done) {
+  deps_.storage->Post([this, notes = std::move(notes), durable, done = std::move(done)] {
+    const absl::Status status = deps_.store->Put(notes, durable);
+    if (!status.ok()) {
+      deps_.logger->Warning("not_kept",
+                            {{"what", notes.begin()->first}, {"reason", status.message()}});
+    }
+    if (done == nullptr) return;
+    Post([done, status] {
+      done(status.ok() ? status
+                       : absl::UnavailableError(absl::StrCat(
+                             "done, but a restart would forget it: ", status.message())));
+    });
+  });
+}
+
+void Engine::KeepRecord(size_t index) {
+  Keep({{RecordKey(index), SerializeRecord(records_[index])}}, /*durable=*/false);
+}
+
+store::Notes Engine::TotalsNotes(const Totals& totals) const {
+  return {{kNoteTrainers, SerializeCounters(totals.trainers)},
+          {kNoteEvaluators, SerializeCounters(totals.evaluators)}};
+}
+
+// A deadline survives as time elapsed: what is kept lags by this at most.
+void Engine::KeepTime() {
+  if (time_armed_ || machine_.phase() != round::Phase::kCollecting) return;
+  time_armed_ = true;
+  const absl::Duration every =
+      std::clamp(options_.policy.round_deadline / 100, absl::Seconds(1), absl::Minutes(1));
+  deps_.engine->PostAt(Now() + every, [this] {
+    time_armed_ = false;
+    if (machine_.phase() != round::Phase::kCollecting) return;
+    const auto seconds = [](absl::Duration d) {
+      return absl::StrFormat("%.3f", absl::ToDoubleSeconds(d));
+    };
+    Keep({{kNoteCollected, seconds(machine_.collected_for(Now()))},
+          {kNoteUptime, seconds(Uptime())}},
+         /*durable=*/false);
+    KeepTime();
+  });
+}
+
+}  // namespace quantfl::coordinator

@@ -1,0 +1,79 @@
+#ifndef QUANTFL_SERVER_STORE_SQLITE_H_
+#define QUANTFL_SERVER_STORE_SQLITE_H_
+
+// The little of SQLite's interface that the store needs, with absl::Status.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace quantfl::store {
+
+// A prepared statement. Bind in order, then Step until it says false, which resets it. The texts
+// that are bound live until then.
+class Statement {
+ public:
+  Statement(Statement&& other) noexcept;
+  Statement& operator=(Statement&& other) noexcept;
+  ~Statement();
+
+  Statement& Bind(uint64_t value);
+  Statement& Bind(std::optional<uint32_t> value);
+  Statement& BindText(absl::string_view value);
+  Statement& BindBlob(absl::string_view value);
+  // Whether there is a row; after an error the statement is reset.
+  absl::StatusOr<bool> Step();
+  // Of a statement without rows.
+  absl::Status Run();
+
+  uint64_t Integer(int column) const;
+  bool IsNull(int column) const;
+  std::string Bytes(int column) const;  // of text or blob
+
+ private:
+  friend class Database;
+  Statement(sqlite3* database, sqlite3_stmt* statement)
+      : database_(database), statement_(statement) {}
+  void Reset();
+
+  sqlite3* database_ = nullptr;
+  sqlite3_stmt* statement_ = nullptr;
+  int next_ = 1;
+  int bind_error_ = 0;
+};
+
+// WAL, opened for this process alone. Not thread-safe.
+class Database {
+ public:
+  // Created if it is missing. Errors as OpenSqliteRunStore's.
+  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path);
+  ~Database();
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  absl::Status Execute(const char* sql);
+  absl::StatusOr<Statement> Prepare(const char* sql);
+  // `body` in one transaction: all of it or, if it or the commit fails, nothing. `durable`: synced
+  // when it returns OK.
+  absl::Status InTransaction(bool durable, const std::function<absl::Status()>& body);
+
+ private:
+  explicit Database(sqlite3* database) : database_(database) {}
+  absl::Status SetDurable(bool durable);
+
+  sqlite3* const database_;
+  std::optional<bool> durable_;
+};
+
+}  // namespace quantfl::store
+
+#endif  // QUANTFL_SERVER_STORE_SQLITE_H_

@@ -1,0 +1,481 @@
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/digest.h"
+#include "common/base/status.h"
+#include "server/store/run_store.h"
+#include "server/store/sqlite.h"
+#include "server/store/upload_segments.h"
+
+namespace quantfl::store {
+namespace {
+
+using base::ClientIndex;
+using base::Digest;
+using base::MemberId;
+using base::RoundId;
+using base::TaskId;
+using Stage = RecoveredRun::Stage;
+
+constexpr char kDatabaseName[] = "run.db";
+constexpr uint64_t kVersion = 1;
+constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
+constexpr size_t kExtentBytes = 16;
+
+// `state` has one row once a run has begun.
+constexpr char kSchema[] = R"(
+CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), run_id TEXT NOT NULL,
+                   next_task INTEGER NOT NULL, stage INTEGER NOT NULL, round INTEGER NOT NULL,
+                   attempt INTEGER NOT NULL, model_round INTEGER NOT NULL, model BLOB);
+CREATE TABLE settings(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE members(member INTEGER PRIMARY KEY, device TEXT NOT NULL, ordinal INTEGER NOT NULL,
+                     role INTEGER NOT NULL, client_index INTEGER, evicted TEXT NOT NULL,
+                     last_task INTEGER NOT NULL DEFAULT 0, last_round INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE tasks(task INTEGER PRIMARY KEY, member INTEGER NOT NULL);
+CREATE TABLE uploads(sequence INTEGER PRIMARY KEY, task INTEGER NOT NULL UNIQUE,
+                     digest BLOB NOT NULL, weight INTEGER NOT NULL, details BLOB NOT NULL,
+                     segment TEXT NOT NULL, header BLOB NOT NULL, chunks BLOB NOT NULL);
+CREATE TABLE notes(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 1;
+)";
+
+std::string PackExtents(const std::vector<Extent>& extents) {
+  std::string packed;
+  packed.reserve(kExtentBytes * extents.size());
+  for (const Extent& extent : extents) {
+    PutInteger(packed, extent.offset);
+    PutInteger(packed, extent.size);
+    PutInteger(packed, extent.crc);
+  }
+  return packed;
+}
+
+template <typename T>
+T GetInteger(absl::string_view bytes) {
+  T value = 0;
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    value |= static_cast<T>(static_cast<T>(static_cast<uint8_t>(bytes[i])) << (8 * i));
+  }
+  return value;
+}
+
+std::vector<Extent> UnpackExtents(absl::string_view packed) {
+  std::vector<Extent> extents(packed.size() / kExtentBytes);
+  for (size_t i = 0; i < extents.size(); ++i) {
+    const absl::string_view one = packed.substr(kExtentBytes * i, kExtentBytes);
+    extents[i] = {GetInteger<uint64_t>(one.substr(0)), GetInteger<uint32_t>(one.substr(8)),
+                  GetInteger<uint32_t>(one.substr(12))};
+  }
+  return extents;
+}
+
+class SqliteRunStore final : public RunStore {
+ public:
+  SqliteRunStore(base::Env& env, std::string folder, uint32_t checkpoints_kept)
+      : env_(env),
+        folder_(std::move(folder)),
+        checkpoints_kept_(checkpoints_kept),
+        segments_(env, folder_) {}
+
+  absl::Status Open() {
+    QFL_RETURN_IF_ERROR(env_.CreateDirs(folder_));
+    QFL_ASSIGN_OR_RETURN(database_, Database::Open(PathOf(kDatabaseName)));
+    QFL_ASSIGN_OR_RETURN(Statement read, database_->Prepare("PRAGMA user_version"));
+    QFL_ASSIGN_OR_RETURN(const bool row, read.Step());
+    const uint64_t version = row ? read.Integer(0) : 0;
+    if (row) QFL_RETURN_IF_ERROR(read.Step().status());
+    if (version == 0) {
+      return database_->InTransaction(true, [&] { return database_->Execute(kSchema); });
+    }
+    if (version == kVersion) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(
+        PathOf(kDatabaseName), " is of format ", version, ", this program's is ", kVersion,
+        ": finish the run with the program that began it, or begin it anew ", "(--fresh)"));
+  }
+
+  absl::StatusOr<RecoveredRun> Load() override;
+  absl::Status BeginRun(const RunRow& run) override;
+  absl::Status RecordMembers(const std::vector<MemberRow>& members) override;
+  absl::Status Put(const Notes& notes, bool durable) override {
+    return database_->InTransaction(durable, [&] { return PutNotes(notes); });
+  }
+  absl::Status RecordTasks(const std::vector<IssuedTask>& tasks) override;
+
+  absl::Status BeginUpload(RoundId round, TaskId task, const std::string& codec_header) override {
+    return segments_.Begin(round, task, codec_header);
+  }
+  absl::Status AppendChunk(TaskId task, uint32_t index, absl::string_view chunk) override {
+    return segments_.Append(task, index, chunk);
+  }
+  absl::Status DiscardUpload(TaskId task) override { return segments_.Discard(task); }
+  absl::Status CommitUploads(const std::vector<AcceptedUpdate>& updates) override;
+  absl::StatusOr<std::string> ReadChunk(TaskId task, uint32_t index) const override {
+    return segments_.Read(task, index);
+  }
+  absl::Status CommitRound(const CommittedRound& round, absl::string_view safetensors) override;
+  absl::Status AbandonRound(RoundId round) override;
+
+ private:
+  std::string PathOf(absl::string_view name) const { return absl::StrCat(folder_, "/", name); }
+  absl::Status Damaged(absl::string_view what) const {
+    return absl::DataLossError(absl::StrCat(
+        PathOf(kDatabaseName), ": ", what,
+        ": the state is damaged; restore the folder, or begin the run anew (--fresh)"));
+  }
+  absl::Status PutNotes(const Notes& notes);
+  // The last attempt's tasks and uploads are of no more use.
+  absl::Status ClearRound() {
+    return database_->Execute(
+        "DELETE FROM tasks; DELETE FROM uploads; DELETE FROM notes WHERE key >= 'attempt/' AND "
+        "key < 'attempt0'");
+  }
+  absl::Status LoadMembers(RecoveredRun& run);
+  absl::Status LoadAttempt(RecoveredRun& run);
+  absl::Status LoadModel(RecoveredRun& run);
+  absl::Status LoadTexts(RecoveredRun& run);
+  absl::Status FindCheckpoints(RoundId newest);
+
+  base::Env& env_;
+  const std::string folder_;
+  const uint32_t checkpoints_kept_;
+  std::unique_ptr<Database> database_;
+  UploadSegments segments_;
+  std::vector<std::string> checkpoints_;  // paths, oldest first
+};
+
+// ---- what is read back ----
+
+absl::StatusOr<RecoveredRun> SqliteRunStore::Load() {
+  RecoveredRun run;
+  QFL_ASSIGN_OR_RETURN(Statement read,
+                       database_->Prepare("SELECT run_id, next_task, stage, round, attempt, "
+                                          "model_round, model FROM state"));
+  QFL_ASSIGN_OR_RETURN(const bool begun, read.Step());
+  if (begun) {
+    run.run.run_id = read.Bytes(0);
+    run.next_task = read.Integer(1);
+    const uint64_t stage = read.Integer(2);
+    if (stage > static_cast<uint64_t>(Stage::kCommitted)) return Damaged("an unknown stage");
+    run.stage = static_cast<Stage>(stage);
+    run.round = RoundId(static_cast<uint32_t>(read.Integer(3)));
+    run.attempt = static_cast<uint32_t>(read.Integer(4));
+    run.model_round = RoundId(static_cast<uint32_t>(read.Integer(5)));
+    if (!read.IsNull(6)) {
+      auto model = Digest::FromBytes(read.Bytes(6));
+      if (!model.ok()) return Damaged("a digest of a wrong size");
+      run.model = *model;
+    }
+    QFL_RETURN_IF_ERROR(read.Step().status());
+    QFL_RETURN_IF_ERROR(LoadTexts(run));
+    QFL_RETURN_IF_ERROR(LoadMembers(run));
+    if (run.stage == Stage::kCollecting) QFL_RETURN_IF_ERROR(LoadAttempt(run));
+    if (run.model_round > RoundId(0)) QFL_RETURN_IF_ERROR(LoadModel(run));
+  }
+  QFL_RETURN_IF_ERROR(segments_.RemoveUnknown());
+  QFL_RETURN_IF_ERROR(FindCheckpoints(run.model_round));
+  return run;
+}
+
+absl::Status SqliteRunStore::LoadTexts(RecoveredRun& run) {
+  QFL_ASSIGN_OR_RETURN(Statement settings, database_->Prepare("SELECT key, value FROM settings"));
+  for (;;) {
+    QFL_ASSIGN_OR_RETURN(const bool row, settings.Step());
+    if (!row) break;
+    run.run.settings[settings.Bytes(0)] = settings.Bytes(1);
+  }
+  QFL_ASSIGN_OR_RETURN(Statement notes, database_->Prepare("SELECT key, value FROM notes"));
+  for (;;) {
+    QFL_ASSIGN_OR_RETURN(const bool row, notes.Step());
+    if (!row) return absl::OkStatus();
+    run.notes[notes.Bytes(0)] = notes.Bytes(1);
+  }
+}
+
+absl::Status SqliteRunStore::LoadMembers(RecoveredRun& run) {
+  QFL_ASSIGN_OR_RETURN(Statement read,
+                       database_->Prepare("SELECT member, device, ordinal, role, client_index, "
+                                          "evicted, last_task, last_round FROM members "
+                                          "ORDER BY member"));
+  for (;;) {
+    QFL_ASSIGN_OR_RETURN(const bool row, read.Step());
+    if (!row) return absl::OkStatus();
+    if (read.Integer(0) != run.members.size()) return Damaged("a member is missing");
+    MemberRow member;
+    member.member = MemberId(static_cast<uint32_t>(run.members.size()));
+    member.device = read.Bytes(1);
+    member.ordinal = static_cast<uint32_t>(read.Integer(2));
+    member.role = static_cast<uint32_t>(read.Integer(3));
+    if (!read.IsNull(4)) member.client_index = ClientIndex(static_cast<uint32_t>(read.Integer(4)));
+    member.evicted = read.Bytes(5);
+    member.last_accepted = TaskId(read.Integer(6));
+    member.last_round = RoundId(static_cast<uint32_t>(read.Integer(7)));
+    run.members.push_back(std::move(member));
+  }
+}
+
+absl::Status SqliteRunStore::LoadAttempt(RecoveredRun& run) {
+  QFL_ASSIGN_OR_RETURN(Statement tasks,
+                       database_->Prepare("SELECT task, member FROM tasks ORDER BY task"));
+  for (;;) {
+    QFL_ASSIGN_OR_RETURN(const bool row, tasks.Step());
+    if (!row) break;
+    if (tasks.Integer(1) >= run.members.size()) return Damaged("a task of an unknown member");
+    run.tasks.push_back({TaskId(tasks.Integer(0)), run.round, run.attempt,
+                         MemberId(static_cast<uint32_t>(tasks.Integer(1)))});
+  }
+  QFL_ASSIGN_OR_RETURN(
+      Statement uploads,
+      database_->Prepare("SELECT task, digest, weight, details, segment, header, chunks "
+                         "FROM uploads ORDER BY sequence"));
+  for (;;) {
+    QFL_ASSIGN_OR_RETURN(const bool row, uploads.Step());
+    if (!row) return absl::OkStatus();
+    RecoveredUpdate update;
+    update.update.task = TaskId(uploads.Integer(0));
+    update.update.round = run.round;
+    const auto digest = Digest::FromBytes(uploads.Bytes(1));
+    if (!digest.ok()) return Damaged("a digest of a wrong size");
+    update.update.digest = *digest;
+    update.update.weight = static_cast<uint32_t>(uploads.Integer(2));
+    update.update.details = uploads.Bytes(3);
+    update.codec_header = uploads.Bytes(5);
+    UploadSegments::Place place{uploads.Bytes(4), update.codec_header,
+                                UnpackExtents(uploads.Bytes(6))};
+    update.chunks = static_cast<uint32_t>(place.chunks.size());
+    const auto issued =
+        std::find_if(run.tasks.begin(), run.tasks.end(),
+                     [&](const IssuedTask& task) { return task.task == update.update.task; });
+    if (issued == run.tasks.end()) return Damaged("an update of an unknown task");
+    if (absl::Status restored = segments_.Restore(run.round, update.update.task, std::move(place));
+        !restored.ok()) {
+      return base::Annotate(restored, "an acknowledged update cannot be read");
+    }
+    run.updates.push_back(std::move(update));
+  }
+}
+
+absl::Status SqliteRunStore::LoadModel(RecoveredRun& run) {
+  const std::string path = PathOf(CheckpointName(run.model_round));
+  if (!env_.Exists(path)) {
+    return absl::DataLossError(
+        absl::StrCat(path, " is missing; it is the model after round ", run.model_round.value()));
+  }
+  QFL_ASSIGN_OR_RETURN(run.safetensors, env_.ReadFile(path, kCheckpointBytesMax));
+  const Digest digest = base::Sha256(run.safetensors);
+  if (digest == run.model) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(path, " has the digest ", digest.ShortHex(),
+                                          "...; round ", run.model_round.value(), " committed ",
+                                          run.model.ShortHex(), "..."));
+}
+
+// A checkpoint later than the newest that is committed will be written again.
+absl::Status SqliteRunStore::FindCheckpoints(RoundId newest) {
+  QFL_ASSIGN_OR_RETURN(const std::vector<std::string> names, env_.List(folder_));
+  for (const std::string& name : names) {
+    if (absl::StartsWith(name, "checkpoint-") && absl::EndsWith(name, ".safetensors") &&
+        name.size() == CheckpointName(newest).size() && name <= CheckpointName(newest)) {
+      checkpoints_.push_back(PathOf(name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ---- what is written ----
+
+absl::Status SqliteRunStore::BeginRun(const RunRow& run) {
+  return database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(Statement read, database_->Prepare("SELECT run_id FROM state"));
+    QFL_ASSIGN_OR_RETURN(const bool begun, read.Step());
+    if (begun) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder_, " holds the run ", read.Bytes(0), " already"));
+    }
+    QFL_ASSIGN_OR_RETURN(
+        Statement insert,
+        database_->Prepare("INSERT INTO state VALUES (1, ?, 1, 0, 0, 0, 0, NULL)"));
+    QFL_RETURN_IF_ERROR(insert.BindText(run.run_id).Run());
+    QFL_ASSIGN_OR_RETURN(Statement setting,
+                         database_->Prepare("INSERT INTO settings VALUES (?, ?)"));
+    for (const auto& [key, value] : run.settings) {
+      QFL_RETURN_IF_ERROR(setting.BindText(key).BindText(value).Run());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status SqliteRunStore::PutNotes(const Notes& notes) {
+  QFL_ASSIGN_OR_RETURN(Statement put,
+                       database_->Prepare("INSERT OR REPLACE INTO notes VALUES (?, ?)"));
+  for (const auto& [key, value] : notes) {
+    QFL_RETURN_IF_ERROR(put.BindText(key).BindBlob(value).Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteRunStore::RecordMembers(const std::vector<MemberRow>& members) {
+  return database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(
+        Statement put,
+        database_->Prepare("INSERT INTO members(member, device, ordinal, role, client_index, "
+                           "evicted) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(member) DO UPDATE SET "
+                           "device = excluded.device, ordinal = excluded.ordinal, "
+                           "role = excluded.role, client_index = excluded.client_index, "
+                           "evicted = excluded.evicted"));
+    for (const MemberRow& row : members) {
+      std::optional<uint32_t> index;
+      if (row.client_index) index = row.client_index->value();
+      QFL_RETURN_IF_ERROR(put.Bind(uint64_t{row.member.value()})
+                              .BindText(row.device)
+                              .Bind(uint64_t{row.ordinal})
+                              .Bind(uint64_t{row.role})
+                              .Bind(index)
+                              .BindText(row.evicted)
+                              .Run());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status SqliteRunStore::RecordTasks(const std::vector<IssuedTask>& tasks) {
+  if (tasks.empty()) return absl::OkStatus();
+  uint64_t next = 0;
+  for (const IssuedTask& task : tasks) next = std::max(next, task.task.value() + 1);
+  const bool training = !tasks.front().evaluation;
+  return database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(Statement issued, database_->Prepare("UPDATE state SET next_task = ?"));
+    QFL_RETURN_IF_ERROR(issued.Bind(next).Run());
+    if (!training) return absl::OkStatus();
+    QFL_RETURN_IF_ERROR(ClearRound());
+    QFL_ASSIGN_OR_RETURN(Statement stage,
+                         database_->Prepare("UPDATE state SET stage = ?, round = ?, attempt = ?"));
+    QFL_RETURN_IF_ERROR(stage.Bind(static_cast<uint64_t>(Stage::kCollecting))
+                            .Bind(uint64_t{tasks.front().round.value()})
+                            .Bind(uint64_t{tasks.front().attempt})
+                            .Run());
+    QFL_ASSIGN_OR_RETURN(Statement put, database_->Prepare("INSERT INTO tasks VALUES (?, ?)"));
+    for (const IssuedTask& task : tasks) {
+      QFL_RETURN_IF_ERROR(put.Bind(task.task.value()).Bind(uint64_t{task.member.value()}).Run());
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status SqliteRunStore::CommitUploads(const std::vector<AcceptedUpdate>& updates) {
+  std::map<TaskId, std::string> records;
+  std::vector<TaskId> tasks;
+  for (const AcceptedUpdate& update : updates) {
+    records[update.task];
+    tasks.push_back(update.task);
+  }
+  QFL_RETURN_IF_ERROR(segments_.Sync(records));
+  const absl::Status status = database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(
+        Statement put,
+        database_->Prepare("INSERT OR REPLACE INTO uploads(task, digest, weight, details, segment, "
+                           "header, chunks) VALUES (?, ?, ?, ?, ?, ?, ?)"));
+    for (const AcceptedUpdate& update : updates) {
+      QFL_ASSIGN_OR_RETURN(const UploadSegments::Place place, segments_.PlaceOf(update.task));
+      const std::string chunks = PackExtents(place.chunks);
+      QFL_RETURN_IF_ERROR(put.Bind(update.task.value())
+                              .BindBlob(update.digest.AsBytes())
+                              .Bind(uint64_t{update.weight})
+                              .BindBlob(update.details)
+                              .BindText(place.segment)
+                              .BindBlob(place.header)
+                              .BindBlob(chunks)
+                              .Run());
+    }
+    return absl::OkStatus();
+  });
+  if (status.ok()) {
+    segments_.MarkCommitted(tasks);
+  } else {
+    segments_.GiveUp(tasks);
+  }
+  return status;
+}
+
+absl::Status SqliteRunStore::CommitRound(const CommittedRound& round,
+                                         absl::string_view safetensors) {
+  const std::string checkpoint = PathOf(CheckpointName(round.round));
+  QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(checkpoint, safetensors));
+  QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(PathOf(kLatestName), safetensors));
+  // The commit point: until here the round is folded again after a kill, to the same bytes.
+  const absl::Status status = database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(Statement state,
+                         database_->Prepare("UPDATE state SET stage = ?1, round = ?2, "
+                                            "model_round = ?2, model = ?3"));
+    QFL_RETURN_IF_ERROR(state.Bind(static_cast<uint64_t>(Stage::kCommitted))
+                            .Bind(uint64_t{round.round.value()})
+                            .BindBlob(round.model.AsBytes())
+                            .Run());
+    QFL_ASSIGN_OR_RETURN(Statement last,
+                         database_->Prepare("UPDATE members SET last_task = ?1, last_round = ?2 "
+                                            "WHERE member = (SELECT member FROM tasks "
+                                            "WHERE task = ?1)"));
+    for (const TaskId task : round.folded) {
+      QFL_RETURN_IF_ERROR(last.Bind(task.value()).Bind(uint64_t{round.round.value()}).Run());
+    }
+    QFL_RETURN_IF_ERROR(ClearRound());
+    return PutNotes(round.notes);
+  });
+  if (!status.ok()) return status;
+  if (std::find(checkpoints_.begin(), checkpoints_.end(), checkpoint) == checkpoints_.end()) {
+    checkpoints_.push_back(checkpoint);
+  }
+  while (checkpoints_.size() > checkpoints_kept_) {
+    segments_.AddGarbage(checkpoints_.front());
+    checkpoints_.erase(checkpoints_.begin());
+  }
+  segments_.Drop(round.round);
+  return absl::OkStatus();
+}
+
+absl::Status SqliteRunStore::AbandonRound(RoundId round) {
+  const absl::Status status = database_->InTransaction(true, [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(Statement stage, database_->Prepare("UPDATE state SET stage = ?"));
+    QFL_RETURN_IF_ERROR(stage.Bind(static_cast<uint64_t>(Stage::kAbandoned)).Run());
+    QFL_RETURN_IF_ERROR(database_->Execute(
+        "UPDATE members SET (last_task, last_round) = (SELECT uploads.task, state.round "
+        "FROM uploads JOIN tasks ON uploads.task = tasks.task JOIN state "
+        "WHERE tasks.member = members.member) WHERE member IN (SELECT member FROM uploads "
+        "JOIN tasks ON uploads.task = tasks.task)"));
+    return ClearRound();
+  });
+  // Without the row a kill would resume the attempt from these files.
+  if (status.ok()) segments_.Drop(round);
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RunStore>> OpenSqliteRunStore(base::Env& env,
+                                                             const std::string& folder,
+                                                             uint32_t checkpoints_kept) {
+  QFL_RETURN_IF_ERROR(CheckCheckpointsKept(checkpoints_kept));
+  auto store = std::make_unique<SqliteRunStore>(env, folder, checkpoints_kept);
+  QFL_RETURN_IF_ERROR(store->Open());
+  return std::unique_ptr<RunStore>(std::move(store));
+}
+
+absl::Status RemoveRun(base::Env& env, const std::string& folder) {
+  if (!env.Exists(folder)) return absl::OkStatus();
+  // The database first: files that it does not name are nothing.
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", kDatabaseName, suffix)));
+  }
+  QFL_ASSIGN_OR_RETURN(const std::vector<std::string> names, env.List(folder));
+  for (const std::string& name : names) {
+    const bool ours =
+        (absl::StartsWith(name, "round-") && absl::StrContains(name, ".segment")) ||
+        (absl::StartsWith(name, "checkpoint-") && absl::StrContains(name, ".safetensors")) ||
+        absl::StartsWith(name, kLatestName);
+    if (ours) QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", name)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quantfl::store

@@ -1,0 +1,391 @@
+// A coordinator that is killed and started again on the same folder.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/unit/server/coordinator/coordinator_fixture.h"
+// After the fixture, which says testing:: and means ::testing.
+#include "tests/support/temp_dir.h"
+
+namespace quantfl::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Killed {};
+
+// Counts the calls of a store and ends the process, as far as a test can, before or after one.
+class KillingStore : public store::RunStore {
+  // Before its users: its type is what they deduce.
+  template <typename Call>
+  auto Step(Call call) const {
+    const uint64_t number = calls_++;
+    if (point_ == 2 * number) throw Killed();
+    auto result = call();
+    if (point_ == 2 * number + 1) throw Killed();
+    return result;
+  }
+
+ public:
+  // Even points are before, odd ones after call point / 2.
+  KillingStore(std::unique_ptr<store::RunStore> inner, std::optional<uint64_t> point)
+      : inner_(std::move(inner)), point_(point) {}
+
+  absl::StatusOr<store::RecoveredRun> Load() override {
+    return Step([&] { return inner_->Load(); });
+  }
+  absl::Status BeginRun(const store::RunRow& run) override {
+    return Step([&] { return inner_->BeginRun(run); });
+  }
+  absl::Status RecordMembers(const std::vector<store::MemberRow>& members) override {
+    return Step([&] { return inner_->RecordMembers(members); });
+  }
+  absl::Status Put(const store::Notes& notes, bool durable) override {
+    return Step([&] { return inner_->Put(notes, durable); });
+  }
+  absl::Status RecordTasks(const std::vector<store::IssuedTask>& tasks) override {
+    return Step([&] { return inner_->RecordTasks(tasks); });
+  }
+  absl::Status BeginUpload(RoundId round, TaskId task, const std::string& header) override {
+    return Step([&] { return inner_->BeginUpload(round, task, header); });
+  }
+  absl::Status AppendChunk(TaskId task, uint32_t index, absl::string_view chunk) override {
+    return Step([&] { return inner_->AppendChunk(task, index, chunk); });
+  }
+  absl::Status DiscardUpload(TaskId task) override {
+    return Step([&] { return inner_->DiscardUpload(task); });
+  }
+  absl::Status CommitUploads(const std::vector<store::AcceptedUpdate>& updates) override {
+    return Step([&] { return inner_->CommitUploads(updates); });
+  }
+  absl::StatusOr<std::string> ReadChunk(TaskId task, uint32_t index) const override {
+    return Step([&] { return inner_->ReadChunk(task, index); });
+  }
+  absl::Status CommitRound(const store::CommittedRound& round,
+                           absl::string_view safetensors) override {
+    return Step([&] { return inner_->CommitRound(round, safetensors); });
+  }
+  absl::Status AbandonRound(RoundId round) override {
+    return Step([&] { return inner_->AbandonRound(round); });
+  }
+
+  uint64_t calls() const { return calls_; }
+
+ private:
+  const std::unique_ptr<store::RunStore> inner_;
+  const std::optional<uint64_t> point_;
+  mutable uint64_t calls_ = 0;
+};
+
+constexpr uint32_t kTrainers = 3;
+
+// What clients remember, whatever becomes of the coordinator.
+struct ClientMemory {
+  std::map<uint32_t, std::set<uint32_t>> acknowledged;  // rounds, by client
+  std::map<std::pair<uint32_t, uint32_t>, FakeUpdate> updates;
+  std::string run_id;
+};
+
+// One process of the coordinator.
+class Life : public CoordinatorTest {
+ public:
+  Life(const std::string& folder, ClientMemory& memory, std::optional<uint64_t> point)
+      : folder_(folder), memory_(memory), point_(point) {
+    schema = SmallSchema();
+    options.policy.min_clients = kTrainers;
+    options.policy.rounds = 2;
+    options.evaluate = true;
+  }
+  void TestBody() override {}
+
+  static model::Schema SmallSchema() {
+    auto made =
+        model::Schema::Create("small", {{"layer.weight", {200, 300}, model::Policy::kQuantise},
+                                        {"layer.bias", {10}, model::Policy::kFp32}});
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *std::move(made);
+  }
+
+  absl::Status Create() {
+    auto opened = store::OpenSqliteRunStore(base::PosixEnv(), folder_);
+    if (!opened.ok()) return opened.status();
+    auto killing = std::make_unique<KillingStore>(*std::move(opened), point_);
+    killing_ = killing.get();
+    store = std::move(killing);
+    auto created = Coordinator::Create(options, schema, InitialBytes(), Deps());
+    if (!created.ok()) return created.status();
+    coordinator = *std::move(created);
+    return absl::OkStatus();
+  }
+  void Begin() {
+    ASSERT_TRUE(Create().ok());
+    coordinator->Start([this](RunStatus status) { ended = std::move(status); });
+    Run();
+  }
+
+  // Clients that come back and do what they are told, to the end of the run.
+  void Finish() {
+    Begin();
+    for (uint32_t i = 0; i < kTrainers; ++i) clients_.push_back(Client(Name(i), i));
+    clients_.push_back(Client("judge", std::nullopt, Role::kEvaluator));
+    Evaluate();
+    for (int turn = 0; !ended && turn < 100; ++turn) {
+      for (uint32_t i = 0; i < kTrainers && !ended; ++i) {
+        Train(i);
+        Evaluate();
+      }
+      if (!ended) loop.RunNext();
+    }
+    ASSERT_TRUE(ended.has_value()) << "the run did not end";
+    if (memory_.run_id.empty()) memory_.run_id = ended->run.run_id;
+  }
+
+  static std::string Name(uint32_t i) { return absl::StrCat("c", i); }
+  uint64_t calls() const { return killing_->calls(); }
+  FakeClient& client(size_t i) { return clients_[i]; }
+  void Connect(uint32_t trainers) {
+    for (uint32_t i = 0; i < trainers; ++i) clients_.push_back(Client(Name(i), i));
+  }
+
+  void Train(uint32_t i) {
+    FakeClient& client = clients_[i];
+    if (client.sink->closed) {
+      Close(client);
+      if (!ended) Open(client);
+      return;
+    }
+    const auto* last = client.sink->Last<federation::TrainTask>();
+    if (last == nullptr) return;
+    const federation::TrainTask task = *last;
+    const uint32_t round = task.round.value();
+    EXPECT_EQ(memory_.acknowledged[i].count(round), 0u)
+        << "the acknowledged update of " << Name(i) << " in round " << round << " is gone";
+    FakeUpdate& update = memory_.updates[{round, i}];
+    if (update.chunks.empty()) update = Update(task.task_id, 100 * round + i);
+    update.offer.task_id = task.task_id;
+    federation::ClientReport report;
+    report.task_id = task.task_id;
+    federation::TrainingReport training;
+    training.loss = 1.0 / (1 + i + round);
+    report.what = training;
+    coordinator->Report(client.peer, client.session, report, [](absl::Status) {});
+    const auto verdict = Send(client, update);
+    ASSERT_TRUE(verdict.ok()) << verdict.status();
+    EXPECT_TRUE(verdict->verdict == Verdict::kAccepted ||
+                verdict->verdict == Verdict::kAlreadyAccepted)
+        << verdict->reason;
+    memory_.acknowledged[i].insert(round);
+  }
+
+  void Evaluate() {
+    FakeClient& judge = clients_.back();
+    if (judge.sink->closed) {
+      Close(judge);
+      if (!ended) Open(judge);
+      return;
+    }
+    const auto* task = judge.sink->Last<federation::EvaluateTask>();
+    if (task == nullptr) return;
+    federation::EvaluationReport evaluation;
+    evaluation.accuracy = task->model.bytes[0] / 256.0;
+    evaluation.loss = 1 - evaluation.accuracy;
+    coordinator->Report(judge.peer, judge.session, {task->task_id, evaluation, {}},
+                        [](absl::Status) {});
+    Run();
+  }
+
+ private:
+  const std::string folder_;
+  ClientMemory& memory_;
+  const std::optional<uint64_t> point_;
+  KillingStore* killing_ = nullptr;
+  std::vector<FakeClient> clients_;
+};
+
+// What must not depend on kills.
+std::string Outcome(const RunStatus& status) {
+  std::string text = absl::StrCat(status.state, " ", status.reason, " ", status.model.Hex(), "\n");
+  for (const RoundRecord& record : status.rounds) {
+    absl::StrAppend(&text, record.round.value(), "/", record.attempt, " ", record.committed, " ",
+                    record.reason, " ", record.cohort, " ", record.accepted, " ");
+    absl::StrAppend(&text, record.examples, " ", record.train_loss, " ",
+                    record.accuracy.value_or(-1), " ", record.payload.codes, " ",
+                    record.payload.total(), " ", record.bits_per_parameter, " ", record.model.Hex(),
+                    "\n");
+  }
+  return text;
+}
+
+TEST(CoordinatorResume, KilledAtEveryStep_EndsLikeAnUndisturbedRun) {
+  std::string expected;
+  uint64_t calls = 0;
+  ClientMemory cache;
+  {
+    const quantfl::testing::TempDir folder;
+    Life life(folder.path(), cache, std::nullopt);
+    life.Finish();
+    ASSERT_TRUE(life.ended.has_value());
+    expected = Outcome(*life.ended);
+    calls = life.calls();
+  }
+  ASSERT_GT(calls, 30u);
+  for (uint64_t point = 0; point < 2 * calls; ++point) {
+    SCOPED_TRACE(absl::StrCat("killed ", point % 2 == 0 ? "before" : "after", " call ", point / 2));
+    const quantfl::testing::TempDir folder;
+    ClientMemory memory;
+    memory.updates = cache.updates;
+    bool killed = false;
+    try {
+      Life life(folder.path(), memory, point);
+      life.Finish();
+    } catch (const Killed&) {
+      killed = true;
+    }
+    EXPECT_TRUE(killed);
+    // The second life is killed as well, soon after it has begun.
+    try {
+      Life life(folder.path(), memory, 7 + point % 11);
+      life.Finish();
+    } catch (const Killed&) {
+    }
+    Life life(folder.path(), memory, std::nullopt);
+    life.Finish();
+    ASSERT_TRUE(life.ended.has_value());
+    ASSERT_EQ(Outcome(*life.ended), expected);
+  }
+}
+
+class ResumeTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Life> NewLife() {
+    return std::make_unique<Life>(folder.path(), memory, std::nullopt);
+  }
+
+  const quantfl::testing::TempDir folder;
+  ClientMemory memory;
+};
+
+TEST_F(ResumeTest, RunIdAndMembersSurvive_SessionsDoNot) {
+  auto life = NewLife();
+  life->Begin();
+  life->Connect(2);
+  const std::string run_id = life->Status().run.run_id;
+  const FakeClient before = life->client(0);
+  life.reset();
+
+  life = NewLife();
+  life->Begin();
+  EXPECT_EQ(life->Status().run.run_id, run_id);
+  EXPECT_EQ(life->Status().members, 2u);
+  EXPECT_TRUE(life->logger.Has("run_recovered"));
+  EXPECT_EQ(life->coordinator->MemberOf(before.peer, before.session).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  const auto taken = life->Join({}, [] {
+    auto request = Life::Request("other");
+    request.client_index = ClientIndex(1);
+    return request;
+  }());
+  EXPECT_THAT(std::string(taken.status().message()), HasSubstr("taken by c1/0"));
+}
+
+TEST_F(ResumeTest, AnotherConfiguration_IsRefusedByTheKeysName) {
+  NewLife()->Begin();
+  auto life = NewLife();
+  life->options.training.learning_rate = 0.25;
+  const absl::Status status = life->Create();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("training.learning_rate is 0.25"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--fresh"));
+}
+
+TEST_F(ResumeTest, LimitsMayChange) {
+  NewLife()->Begin();
+  auto life = NewLife();
+  life->options.policy.round_deadline = absl::Hours(3);
+  life->options.max_concurrent_uploads = 2;
+  EXPECT_TRUE(life->Create().ok());
+}
+
+TEST_F(ResumeTest, PauseAndEvictionSurvive) {
+  auto life = NewLife();
+  life->Begin();
+  life->Connect(2);
+  EXPECT_TRUE(life->Command(RunCommand::kPause).ok());
+  absl::Status evicted = absl::UnknownError("no answer");
+  life->coordinator->Evict({"c1", 0}, "",
+                           [&](absl::Status status) { evicted = std::move(status); });
+  life->Run();
+  EXPECT_TRUE(evicted.ok()) << evicted;
+  life.reset();
+
+  life = NewLife();
+  life->Begin();
+  EXPECT_EQ(life->Status().state, "paused");
+  EXPECT_EQ(life->Join({}, Life::Request("c1")).status().code(),
+            absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(ResumeTest, StopSurvives_TheRunEndsAtOnce) {
+  auto life = NewLife();
+  life->Begin();
+  EXPECT_TRUE(life->Command(RunCommand::kStop).ok());
+  life.reset();
+  life = NewLife();
+  life->Begin();
+  EXPECT_EQ(life->Status().state, "stopped");
+}
+
+TEST_F(ResumeTest, ADeadlineGoesOnWhereItWas) {
+  const auto policy = [](Life& life) {
+    life.options.evaluate = false;
+    life.options.policy.round_deadline = absl::Minutes(30);
+    life.options.policy.idle_timeout = absl::Hours(2);
+    life.options.policy.min_fraction = 0.3;
+  };
+  auto life = NewLife();
+  policy(*life);
+  life->Begin();
+  life->Connect(kTrainers);
+  life->Train(0);
+  life->Wait(absl::Minutes(20));
+  life.reset();
+
+  life = NewLife();
+  policy(*life);
+  life->Begin();
+  EXPECT_EQ(life->Status().accepted, 1u);
+  life->Wait(absl::Minutes(9));
+  EXPECT_EQ(life->Status().round, RoundId(1));
+  life->Wait(absl::Minutes(2));
+  EXPECT_EQ(life->Status().rounds.front().committed, true);
+  EXPECT_EQ(life->Status().rounds.front().accepted, 1u);
+}
+
+TEST_F(ResumeTest, AnAcknowledgedUpdateIsAlreadyAccepted) {
+  auto life = NewLife();
+  life->options.evaluate = false;
+  life->Begin();
+  life->Connect(kTrainers);
+  life->Train(0);
+  const FakeUpdate update = memory.updates.begin()->second;
+  life.reset();
+
+  life = NewLife();
+  life->options.evaluate = false;
+  life->Begin();
+  life->Connect(kTrainers);
+  const auto answer = life->Offer(life->client(0), update.offer);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  ASSERT_TRUE(answer->verdict.has_value());
+  EXPECT_EQ(answer->verdict->verdict, Verdict::kAlreadyAccepted);
+  EXPECT_EQ(life->Status().accepted, 1u);
+}
+
+}  // namespace
+}  // namespace quantfl::coordinator
