@@ -1,6 +1,8 @@
 #include "server/coordinator/engine.h"
 
+#include <algorithm>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -178,6 +180,15 @@ void Engine::Dispatch(const round::Event& event) {
   std::vector<round::Effect> effects = machine_.Handle(event, Now());
   if (machine_.phase() != before && machine_.phase() == round::Phase::kEvaluating) {
     phase_began_ = Now();
+    const bool asked = std::any_of(effects.begin(), effects.end(), [](const round::Effect& e) {
+      return std::holds_alternative<round::StoreTasks>(e);
+    });
+    // Somebody looks at a run that stands still, and must learn what it waits for.
+    if (!asked) {
+      Note(LogLevel::kWarning, "waiting_for_evaluator",
+           {{"round", machine_.round().value()},
+            {"at_most_s", absl::ToInt64Seconds(options_.policy.evaluation_deadline)}});
+    }
   }
   for (round::Effect& effect : effects) {
     std::visit([this](auto& e) { Apply(e); }, effect);

@@ -205,6 +205,7 @@ TEST_F(CoordinatorTest, Evaluation_NobodyCame_IsLoggedAndTheRunGoesOn) {
   Begin();
   FakeClient a = Client("a", 0);
   Client("b", 1);
+  EXPECT_TRUE(logger.Has("waiting_for_evaluator round=0 at_most_s=20"));
   Wait(absl::Seconds(20));
   EXPECT_TRUE(logger.Has("evaluation_skipped round=0"));
   EXPECT_EQ(a.Task().round, RoundId(1));
