@@ -106,6 +106,21 @@ class Federation(FederationTest):
         self.assertEqual(spread, one)
         self.assertEqual(self.summary("one")["data"]["shards_per_client"], 2)
 
+    def test_every_codec_travels_at_about_its_width(self):
+        # Bits a parameter, from and to; entropy-coded ones depend on the data.
+        widths = {"fp16": (16, 16.1), "int8": (8, 8.1), "bq:8": (3, 3.2), "bu:16,repr=mean": (4, 4.2),
+                  "bu:16,scope=block:64": (4, 4.8), "bu:16,pack=rans": (0.3, 2.5),
+                  "bu:4,round=stochastic,pack=rans": (0.1, 2.0)}
+        for i, (codec, (least, most)) in enumerate(widths.items()):
+            with self.subTest(codec=codec):
+                four = lambda address: [self.client(address, f"box-{i}", "--clients", 4, "--first_index", 0,
+                                                    "--runs", 1)]
+                self.federate(f"codec-{i}", four, codec__uplink=codec, round__rounds=1)
+                last = self.summary(f"codec-{i}")["rounds"][-1]
+                self.assertEqual(last["accepted"], 4)
+                self.assertGreaterEqual(last["bits_per_parameter"], least)
+                self.assertLessEqual(last["bits_per_parameter"], most)
+
     def test_client_away_when_the_run_starts_comes_back_by_itself(self):
         coordinator, ready = self.coordinator(self.config(evaluation__enabled=False))
         clients = self.clients(ready["federation"], 4)
