@@ -7,7 +7,7 @@ set -euo pipefail
 from="$PWD"   # what --runs and --bin are relative to
 cd "$(dirname "$0")/.."
 
-rounds=10 port="${QUANTFL_DEMO_PORT:-7447}" clients=4 runs=runs bin=""
+rounds=14 port="${QUANTFL_DEMO_PORT:-7447}" clients=4 runs=runs bin=""
 absolute() { case "$1" in /*) echo "$1" ;; *) echo "$from/$1" ;; esac; }
 usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
