@@ -1,5 +1,6 @@
 """deploy/demo.sh as a user runs it, with programs that are already built."""
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -68,6 +69,21 @@ class Demo(unittest.TestCase):
                     demo.kill()
                 self.assertEqual(demo.returncode, status)
                 self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+
+    def test_no_network_is_one_line_that_says_what_to_do(self):
+        # A machine where nothing is installed and apt reaches nobody.
+        fakes = self.folder / "fakes"
+        fakes.mkdir()
+        for name, text in (("dpkg-query", "exit 1"), ("apt-get", 'echo "E: Failed to fetch"; exit 100'),
+                           ("sudo", 'exec "$@"')):
+            (fakes / name).write_text(f"#!/bin/sh\n{text}\n")
+            (fakes / name).chmod(0o755)
+        demo = subprocess.run([ROOT / "deploy/demo.sh", "--port", str(self.port)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "PATH": f"{fakes}:{os.environ['PATH']}"})
+        self.assertEqual(demo.returncode, 69, demo.stdout + demo.stderr)
+        self.assertEqual(len(demo.stderr.strip().splitlines()), 1, demo.stderr)
+        self.assertIn("network", demo.stderr)
 
     def test_busy_port_is_one_line_that_says_what_to_do(self):
         with socket.socket() as taken:
