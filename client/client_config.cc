@@ -44,7 +44,7 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
       {.help = "trainer: trains on its data. evaluator: holds the test set and measures the "
                "global model."});
   config.Integer(
-      "clients", &d->clients, 1, 100'000,
+      "clients", &d->clients, 1, daemon::kClientsMax,
       {.help = "Logical clients in this process; an evaluator has one.", .unit = "clients"});
   config.Integer(
       "first_index", &d->first_index, 0, UINT32_MAX,
@@ -66,6 +66,9 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
   config.Integer(
       "runs", &d->runs, 0, UINT32_MAX,
       {.help = "Leave after so many finished runs; 0: stay for the next one.", .unit = "runs"});
+  config.Duration("away_ms_max", &d->away_max, absl::ZeroDuration(), absl::Hours(24 * 30),
+                  {.help = "Leave when the coordinator has not answered for so long: exit code 0 "
+                           "after taking part, else 69; 0: stay."});
   config.Duration("retry_min_ms", &d->retry_min, absl::Milliseconds(1), absl::Hours(1),
                   {.help = "First pause when the coordinator is away; doubles, with jitter."});
   config.Duration("retry_max_ms", &d->retry_max, absl::Milliseconds(1), absl::Hours(24),
@@ -74,6 +77,16 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
     if (d->retry_min <= d->retry_max) return absl::OkStatus();
     return absl::InvalidArgumentError("got retry_min_ms above retry_max_ms, expected it not to be");
   });
+  config.Duration("progress_timeout_ms", &c->progress_timeout, absl::Milliseconds(1),
+                  absl::Hours(24),
+                  {.help = "A coordinator that owes the next step of a download or an upload and "
+                           "takes longer is tried anew."});
+  config.Text("dump_deltas", &d->dump_deltas, {},
+              {.help = "For measurements: a folder for every delta as it was trained, in full "
+                       "precision, as <run_id>/round-<R>-client-<client_index>.safetensors. It "
+                       "grows without limit, and shows what this device learned.",
+               .unset = "none",
+               .flag = "dump-deltas"});
   config.Integer("artifact_cache_bytes", &d->artifact_cache_bytes, 1 << 20, INT64_MAX,
                  {.help = "Fetched files are kept up to so much, the newest.", .unit = "bytes"});
   config.Integer("artifact_bytes_max", &d->artifact_bytes_max, 1 << 10, INT64_MAX,
@@ -124,10 +137,34 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
       {.help = "idx: MNIST's files, plain or .gz. cifar10, cifar100: the publisher's binary "
                "files, unpacked. safetensors: your own images, train.safetensors and "
                "test.safetensors with x, uint8 [n, channels, height, width], and y, "
-               "integers [n], perhaps subject for the natural partition. A trainer reads the "
+               "integers [n], perhaps subject for the natural partition; x may be signals, "
+               "float32 [n, channels, samples]. uci_har: the publisher's folder, unpacked. A trainer reads the "
                "training split, an evaluator the test "
                "split.",
        .flag = "data-format"});
+  config.Real("data.holdout", &c->holdout, {.min = 0, .max = 0.9},
+              {.help = "The share of a trainer's own examples that it does not train on but "
+                       "evaluates on, where the run asks clients to (evaluation.clients_every)."});
+  config.Bool("data.test_split", &c->test_split,
+              {.help = "A trainer evaluates on the test split of data.dir instead."});
+  config.Check({"data.holdout", "data.test_split"}, [c]() -> absl::Status {
+    if (!c->test_split || c->holdout == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("got data.holdout = ", c->holdout,
+                     " with data.test_split = true, expected one of them"));
+  });
+
+  config.Section("cache",
+                 "Where a run trains the last layers alone, the first ones run once for each "
+                 "example; what they give is kept from round to round.");
+  config.Text("cache.mode", &c->cache_mode, {.choices = {"off", "memory", "file"}},
+              {.help = "Where it is kept. file: in <state_dir>/activations, also for the time after "
+                       "a restart. off: nowhere, every layer runs every time."});
+  config.Integer("cache.bytes_max", &c->cache_bytes_max, 1, INT64_MAX,
+                 {.help = "Of all clients of this process. What one client needs must fit, else "
+                          "its task fails, and the reason says how much it is; where not all fit, "
+                          "the oldest are computed again.",
+                  .unit = "bytes"});
   app::DeclareLogKeys(config, &c->log);
 }
 

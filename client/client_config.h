@@ -22,9 +22,15 @@ struct ClientConfig {
   std::string token_file;
   std::string server_name;
   bool allow_insecure = false;
+  absl::Duration progress_timeout = absl::Seconds(60);
 
   std::string data_dir;
   std::string data_format = "idx";
+  double holdout = 0;
+  bool test_split = false;
+
+  std::string cache_mode = "memory";  // "off", "memory", "file"
+  uint64_t cache_bytes_max = uint64_t{1} << 30;
   app::LogOptions log;
 
   // What depends on other keys. Call once, after Load.

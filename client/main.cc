@@ -28,6 +28,7 @@
 #include "common/base/executor.h"
 #include "common/base/status.h"
 #include "common/data/formats.h"
+#include "common/learn/activation_cache.h"
 #include "common/learn/learner.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/tokens.h"
@@ -53,6 +54,7 @@ absl::StatusOr<rpc::GrpcTransportOptions> TransportOptions(const ClientConfig& c
   rpc::GrpcTransportOptions options;
   options.address = c.coordinator;
   options.allow_insecure = c.allow_insecure;
+  options.progress_timeout = c.progress_timeout;
   if (c.tls == "token") {
     QFL_ASSIGN_OR_RETURN(options.tls, rpc::LoadClientTls(env, c.ca, c.server_name));
     QFL_ASSIGN_OR_RETURN(const std::string text, env.ReadFile(c.token_file, kTokenFileBytesMax));
@@ -87,7 +89,8 @@ int Run(int argc, char** argv) {
   learn::ConfigureProcess();
   const absl::StatusOr<data::Format> format = data::ParseFormat(c.data_format);
   if (!format.ok()) return Refuse(format.status());
-  auto workload = training::TrainingWorkload::Create({c.data_dir, c.daemon.role, *format}, env);
+  auto workload = training::TrainingWorkload::Create(
+      {c.data_dir, c.daemon.role, *format, c.holdout, c.test_split}, env);
   if (!workload.ok()) return Refuse(workload.status());
   absl::StatusOr<rpc::GrpcTransportOptions> transport = TransportOptions(c, env);
   if (!transport.ok()) return Refuse(transport.status());
@@ -102,6 +105,16 @@ int Run(int argc, char** argv) {
   if (!logger.ok()) return Refuse(logger.status(), app::kExitCannotCreate);
   base::Logger& log = **logger;
   app::LogOverrides(loaded, log);
+  std::unique_ptr<learn::ActivationCache> cache;
+  if (c.cache_mode != "off") {
+    auto made = learn::ActivationCache::Create({.in_files = c.cache_mode == "file",
+                                                .bytes_max = c.cache_bytes_max,
+                                                .folder = c.daemon.state_dir + "/activations"},
+                                               env, log);
+    if (!made.ok()) return Refuse(made.status(), app::kExitCannotCreate);
+    cache = *std::move(made);
+    (*workload)->UseCache(cache.get());
+  }
 
   base::ThreadEventLoop loop(clock, "sessions");
   base::ThreadPool training(static_cast<int>(c.daemon.train_slots), "train");

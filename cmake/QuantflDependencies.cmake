@@ -1,6 +1,7 @@
 # Debian's packages, Debian 12 and 13. deploy/packages.sh names them; this file finds them.
 include_guard()
 find_package(absl CONFIG REQUIRED)
+find_package(hwy CONFIG REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(Threads REQUIRED)
@@ -15,6 +16,8 @@ if(NOT QUANTFL_CORE_ONLY)
   find_package(LibArchive REQUIRED)
   find_package(Protobuf REQUIRED)
   find_package(gRPC CONFIG REQUIRED)
+  find_package(PkgConfig REQUIRED)  # cpp-httplib has no CMake configuration in Debian
+  pkg_check_modules(QUANTFL_HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
   find_program(QUANTFL_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 endif()
 # LibTorch is looked for in common/learn alone: its flags and definitions stay there.

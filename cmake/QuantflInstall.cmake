@@ -19,5 +19,5 @@ install(FILES "${CMAKE_BINARY_DIR}/quantflConfig.cmake" "${CMAKE_BINARY_DIR}/qua
         DESTINATION ${_cmake_dir} COMPONENT dev)
 install(DIRECTORY proto/quantfl DESTINATION ${CMAKE_INSTALL_DATADIR}/quantfl/proto COMPONENT dev
         FILES_MATCHING PATTERN "*.proto")
-install(DIRECTORY deploy/pretrained DESTINATION ${CMAKE_INSTALL_DATADIR}/quantfl
+install(DIRECTORY deploy/pretrained DESTINATION ${CMAKE_INSTALL_DATADIR}/quantfl COMPONENT coordinator
         FILES_MATCHING PATTERN "*.safetensors" PATTERN "README.md")

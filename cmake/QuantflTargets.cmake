@@ -1,8 +1,8 @@
 # quantfl_library(NAME [SOURCES ...] [DEPS ...] [PRIVATE_DEPS ...])
 #   One target a folder, alias quantfl::NAME. Sources are named relative to the folder.
 #   A library's place in the architecture is what it links: tests/install/link_lines_test checks it.
-# quantfl_program(NAME SOURCES ... DEPS ...)
-#   An installed executable, build/.../bin/NAME.
+# quantfl_program(NAME SOURCES ... DEPS ... COMPONENT ...)
+#   An installed executable, build/.../bin/NAME; COMPONENT is the Debian package that it is in.
 # quantfl_test(NAME SOURCES ... DEPS ... [LABELS ...] [ONE_ENTRY])
 #   A GoogleTest binary. ONE_ENTRY registers the binary as a single ctest entry: LibTorch costs half
 #   a second at every start, which gtest_discover_tests would pay for each test.
@@ -36,11 +36,11 @@ function(quantfl_library name)
 endfunction()
 
 function(quantfl_program name)
-  cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(A "" "COMPONENT" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${A_SOURCES})
   target_link_libraries(${name} PRIVATE quantfl_build_flags ${A_DEPS})
   set_property(GLOBAL APPEND PROPERTY QUANTFL_TARGETS ${name})
-  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT ${A_COMPONENT})
 endfunction()
 
 function(quantfl_test name)

@@ -74,7 +74,9 @@ daemon() {  # name, then arguments
     --device "$name" --state_dir "$work/$name" --log.file "$work/$name.log" \
     --retry_min_ms 100 --retry_max_ms 500 "$@" >/dev/null 2>"$work/$name.err" &
   daemons+=("$!")
+  names[$!]="$name"
 }
+declare -A names=()   # of the client daemons, by process id
 daemon evaluator --role evaluator
 for i in $(seq 0 $((clients - 1))); do daemon "client-$i" --first_index "$i"; done
 
@@ -91,8 +93,17 @@ federation() {  # run's name, codec
   echo "$name: $clients clients, $rounds rounds, uplink $codec"
   # Not in the foreground: bash would keep a signal until it ends.
   "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 &
-  daemons+=("$!")
-  wait "$!" || status=$?
+  local watch=$! ended=""
+  daemons+=("$watch")
+  # A round needs all the daemons: without one of them the run would wait for ever.
+  while [ "$ended" != "$watch" ]; do
+    status=0
+    wait -n -p ended "$watch" "${!names[@]}" || status=$?
+    [ "$ended" = "$watch" ] && break
+    local lost="${names[$ended]:-}"
+    [ -n "$lost" ] || continue
+    die "the daemon $lost ended with status $status: $(tail -n 1 "$work/$lost.err")" 1
+  done
   unset "daemons[-1]"
   wait "$pid" || status=$?
   mkdir -p "$runs/$name/clients"
@@ -104,5 +115,7 @@ federation demo-bu16 bu:16
 
 echo
 "$bin/quantflctl" compare "$runs/demo-fp32" "$runs/demo-bu16"
+"$bin/quantflctl" report "$runs/demo-fp32" "$runs/demo-bu16" --out "$runs/demo" >/dev/null
 echo
-echo "$runs/demo-fp32 and $runs/demo-bu16 hold summary.json, rounds.csv, effective.toml, logs and the final checkpoint."
+echo "$runs/demo/report.html shows both in pictures; $runs/demo-fp32 and $runs/demo-bu16 hold"
+echo "summary.json, rounds.csv, clients.csv, effective.toml, logs and the final checkpoint."

@@ -1,30 +1,32 @@
 #!/usr/bin/env bash
 # The Debian packages that QuantFL needs, and their installation. Debian 12 and 13.
-#   deploy/packages.sh list run|build|test|all     print names
-#   deploy/packages.sh install run|build|test|all  install what is missing, quietly; nothing missing: no output
-# `build` is what the programs are built from, `run` the demo's data, `test` adds the test tools,
-# `all` what tests/run.sh --all needs.
+#   deploy/packages.sh list run|build|check|test|all     print names
+#   deploy/packages.sh install run|build|check|test|all  install what is missing, quietly; nothing missing: no output
+# `build` is what the programs are built from, `run` the demo's data, `check` adds what ctest needs, `test` the
+# fuzz targets' compiler, `all` what tests/run.sh --all needs.
 set -euo pipefail
 
 build=(g++ cmake ninja-build pkg-config ccache
        libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libprotoc-dev
-       libc-ares-dev libre2-dev libabsl-dev
+       libc-ares-dev libre2-dev libabsl-dev libhwy-dev
        libspdlog-dev libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev
        libssl-dev zlib1g-dev libsqlite3-dev libcurl4-openssl-dev libarchive-dev
+       libcpp-httplib-dev libjs-chart.js
        libtorch-dev libopenblas0-pthread)   # Debian's default BLAS is the reference one, 14 times slower
 run=(dataset-fashion-mnist openssl)
-test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils)
+test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iproute2 dpkg-dev)
 # libFuzzer needs clang's runtime, which is a package of its own version.
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
-all=(clang-format clang-tidy python3-torch tmux)
+all=(clang-format clang-tidy python3-torch tmux tshark)
 
 names() {
   case "$1" in
     build) printf '%s\n' "${build[@]}" ;;
     run) printf '%s\n' "${build[@]}" "${run[@]}" ;;
-    test) printf '%s\n' "${build[@]}" "${run[@]}" "${test[@]}" clang "libclang-rt-$(clang_version)-dev" ;;
+    check) printf '%s\n' "${build[@]}" "${run[@]}" "${test[@]}" ;;
+    test) names check; printf '%s\n' clang "libclang-rt-$(clang_version)-dev" ;;
     all) names test; printf '%s\n' "${all[@]}" ;;
-    *) echo "packages.sh: \"$1\": run, build, test or all" >&2; exit 64 ;;
+    *) echo "packages.sh: \"$1\": run, build, check, test or all" >&2; exit 64 ;;
   esac
 }
 
@@ -66,5 +68,5 @@ install() {
 case "${1:-}" in
   list) names "${2:-all}" ;;
   install) install "${2:-all}" ;;
-  *) echo "usage: deploy/packages.sh list|install run|build|test|all" >&2; exit 64 ;;
+  *) echo "usage: deploy/packages.sh list|install run|build|check|test|all" >&2; exit 64 ;;
 esac

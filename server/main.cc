@@ -15,7 +15,6 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/app/config.h"
@@ -28,6 +27,7 @@
 #include "common/app/stop_request.h"
 #include "common/app/version.h"
 #include "common/base/clock.h"
+#include "common/base/disk_space.h"
 #include "common/base/env.h"
 #include "common/base/executor.h"
 #include "common/base/status.h"
@@ -43,15 +43,21 @@
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/records.h"
 #include "server/ctl/endpoint.h"
+#include "server/rpc/health_client.h"
 #include "server/rpc/server.h"
 #include "server/run_config.h"
 #include "server/store/run_store.h"
+#include "server/web/web_server.h"
 
 namespace quantfl {
 namespace {
 
 constexpr char kProgram[] = "quantfl-coordinator";
+// No keys of run.toml: what is written there is done at every start.
 constexpr char kFresh[] = "--fresh";
+constexpr char kOnce[] = "--once";
+constexpr char kHealth[] = "--health";
+constexpr absl::Duration kHealthPatience = absl::Seconds(5);
 constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
 constexpr uint64_t kTokensBytesMax = 32u << 20;
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
@@ -68,37 +74,21 @@ struct StartModel {
   model::Schema schema;
 };
 
-// A number in a checkpoint's metadata, where the configuration leaves it to that.
-absl::Status FromMetadata(const model::SafetensorsView& file, const char* key,
-                          std::optional<double>& target) {
-  const auto found = file.metadata.find(key);
-  if (target.has_value() || found == file.metadata.end()) return absl::OkStatus();
-  double value = 0;
-  if (!absl::SimpleAtod(found->second, &value)) {
-    return absl::DataLossError(
-        absl::StrCat("metadata ", key, " is \"", found->second, "\", not a number"));
-  }
-  target = value;
-  return absl::OkStatus();
-}
-
-// The checkpoint and its schema; fills in the configuration's input.
+// The checkpoint and its schema; fills in what the configuration leaves to it.
 absl::StatusOr<StartModel> LoadModel(RunConfig& c, base::Env& env) {
   QFL_ASSIGN_OR_RETURN(std::string bytes, env.ReadFile(c.model_file, kCheckpointBytesMax));
   const auto read = [&]() -> absl::StatusOr<model::Schema> {
     QFL_ASSIGN_OR_RETURN(const model::SafetensorsView file, model::ParseSafetensors(bytes));
-    QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputMean, c.input_mean));
-    QFL_RETURN_IF_ERROR(FromMetadata(file, model::kMetadataInputStddev, c.input_stddev));
+    QFL_RETURN_IF_ERROR(c.ResolveInput(file.metadata));
     QFL_ASSIGN_OR_RETURN(const model::Schema all,
                          c.architecture == kCustomArchitecture
                              ? model::SchemaFromSafetensors(c.architecture, bytes)
                              : model::ArchitectureSchema(c.architecture, c.classes));
-    return model::ApplyTrainable(all, c.trainable);
+    QFL_ASSIGN_OR_RETURN(model::Schema schema, model::ApplyTrainable(all, c.trainable));
+    return c.freeze_bn ? model::FreezeStatistics(schema) : schema;
   };
   absl::StatusOr<model::Schema> schema = read();
   if (!schema.ok()) return base::Annotate(schema.status(), c.model_file);
-  if (!c.input_mean.has_value()) c.input_mean = 0;
-  if (!c.input_stddev.has_value()) c.input_stddev = 1;
   return StartModel{std::move(bytes), *std::move(schema)};
 }
 
@@ -143,6 +133,10 @@ absl::StatusOr<rpc::ServerOptions> MakeServerOptions(const RunConfig& c, base::E
   options.federation.connections_max = c.max_connections;
   options.federation.connections_per_host_max = c.max_connections_per_host;
   options.limits.transport_bytes = c.transport_bytes_max;
+  options.limits.streams_per_connection = c.streams_per_connection;
+  options.limits.streams_per_client = c.streams_per_client;
+  options.limits.handshake_timeout = c.handshake_timeout;
+  options.limits.connection_idle = c.connection_idle;
   if (c.tls == "token") {
     QFL_ASSIGN_OR_RETURN(options.federation.tls,
                          rpc::LoadServerTls(env, c.certificate, c.private_key));
@@ -155,6 +149,19 @@ absl::StatusOr<rpc::ServerOptions> MakeServerOptions(const RunConfig& c, base::E
   QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.operator_listen));
   if (local) options.operators->tls.reset();
   return options;
+}
+
+// Of the coordinator that works in this configuration's state folder.
+absl::Status AskHealth(const RunConfig& c, base::Env& env) {
+  QFL_ASSIGN_OR_RETURN(const ctl::Endpoint endpoint,
+                       ctl::LoadEndpoint(absl::StrCat(c.state_dir, "/endpoint.json"), env));
+  rpc::OperatorClientOptions options;
+  options.address = endpoint.operators;
+  options.deadline = kHealthPatience;
+  if (!endpoint.certificate.empty()) {
+    QFL_ASSIGN_OR_RETURN(options.tls, rpc::LoadClientTls(env, endpoint.certificate, ""));
+  }
+  return rpc::CheckHealth(options);
 }
 
 std::string Absolute(const std::string& path) {
@@ -189,11 +196,51 @@ std::string Summary(const coordinator::RunStatus& status, const std::string& res
     if (last->accuracy.has_value()) {
       absl::StrAppendFormat(&text, ", accuracy %.2f %%", 100 * *last->accuracy);
     }
+    if (last->clients.accuracy.has_value()) {
+      absl::StrAppendFormat(&text, ", %.2f %% on clients' data", 100 * *last->clients.accuracy);
+    }
     if (last->accepted > 0) {
       absl::StrAppendFormat(&text, ", %.3f bits a parameter", last->bits_per_parameter);
     }
   }
   return absl::StrCat(text, "; records in ", results_dir);
+}
+
+// The live page. A run does not fail for want of one; an address that would show it to others
+// without having been asked to is refused.
+absl::StatusOr<std::unique_ptr<web::WebServer>> StartWeb(
+    const RunConfig& c, const coordinator::RunOptions& options, const std::string& configuration,
+    coordinator::Coordinator& run, base::Logger& log) {
+  if (!c.web) return std::unique_ptr<web::WebServer>();
+  QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.web_listen));
+  if (!local && !c.web_allow_remote) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "web.listen = \"", c.web_listen, "\" can be reached from elsewhere, and the page has no "
+        "credential: use a loopback address, or write web.allow_remote = true"));
+  }
+  QFL_ASSIGN_OR_RETURN(const rpc::HostPort address, rpc::ParseHostPort(c.web_listen));
+  web::WebOptions web;
+  web.host = address.host.empty() ? "0.0.0.0" : address.host;
+  web.port = address.port;
+  web.streams_max = c.web_streams_max;
+  web.codec = c.uplink;
+  web.configuration = configuration;
+  web.summary = [options](const coordinator::RunStatus& status,
+                          const std::vector<coordinator::MemberStatus>& members) {
+    return coordinator::SummaryJson(status, options, app::kVersion, members);
+  };
+  auto server = web::WebServer::Start(std::move(web), &run, &log);
+  if (absl::IsUnavailable(server.status())) {
+    log.Warning("web_unavailable", {{"reason", server.status().message()}});
+    return std::unique_ptr<web::WebServer>();
+  }
+  return server;
+}
+
+std::vector<coordinator::MemberStatus> Members(coordinator::Coordinator& run) {
+  std::promise<std::vector<coordinator::MemberStatus>> listed;
+  run.ListMembers([&listed](auto members) { listed.set_value(std::move(members)); });
+  return listed.get_future().get();
 }
 
 // Starts the run and waits for its end; writes its records. The program's exit code.
@@ -215,7 +262,8 @@ int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfi
   const auto model = run.Find(status.model);
   const absl::Status written =
       model.ok()
-          ? coordinator::WriteRecords(env, c.results_dir, status, options, app::kVersion, **model)
+          ? coordinator::WriteRecords(env, c.results_dir, status, options, app::kVersion,
+                                      Members(run), **model)
           : model.status();
   if (!written.ok()) log.Error("records_failed", {{"reason", written.message()}});
   std::printf("%s\n", Summary(status, c.results_dir).c_str());
@@ -236,16 +284,23 @@ int Run(int argc, char** argv) {
       kProgram,
       "Coordinates one run of federated fine-tuning: asks clients to train, takes in "
       "their updates, averages them, and keeps records. Leaves when the run is over. Goes on "
-      "with a run that it finds in state_dir; --fresh removes that run first.");
+      "with a run that it finds in state_dir; --fresh removes that run first. A run whose records "
+      "are there is refused; with --once there is nothing left to do: exit code 0. --health asks "
+      "the coordinator that was started with the same configuration whether it serves: 0 or 69.");
   DeclareRunConfig(config, &c);
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  // No key of run.toml: what is written there is done at every start.
   const bool fresh = std::erase(arguments, kFresh) > 0;
+  const bool once = std::erase(arguments, kOnce) > 0;
+  const bool health = std::erase(arguments, kHealth) > 0;
   const app::LoadResult loaded = config.Load(arguments, app::ProcessEnvironment(), env);
   std::fputs(loaded.out.c_str(), stdout);
   std::fputs(loaded.error.c_str(), stderr);
   if (loaded.exit_code.has_value()) return *loaded.exit_code;
   c.ResolveDefaults();
+  if (health) {
+    const absl::Status status = AskHealth(c, env);
+    return status.ok() ? app::kExitOk : Refuse(status);
+  }
 
   absl::StatusOr<StartModel> start = LoadModel(c, env);
   if (!start.ok()) {
@@ -254,6 +309,10 @@ int Run(int argc, char** argv) {
                                       : app::ExitCodeFor(start.status()));
   }
   if (env.Exists(absl::StrCat(c.results_dir, "/summary.json"))) {
+    if (once) {
+      std::printf("the run is over; its records are in %s\n", c.results_dir.c_str());
+      return app::kExitOk;
+    }
     return Refuse(absl::AlreadyExistsError(
                       absl::StrCat(c.results_dir,
                                    " holds the records of another run: choose another name or "
@@ -300,7 +359,8 @@ int Run(int argc, char** argv) {
       codec::kHeaderBytesMax, codec::EncodedHeaderBytesMax(start->schema.update_layout()));
   auto coordinator = coordinator::Coordinator::Create(
       options, std::move(start->schema), std::move(start->bytes),
-      {&engine, &storage, &compute, &clock, &log, store->get(), &ledger});
+      {&engine, &storage, &compute, &clock, &log, store->get(), &ledger,
+       [folder = c.state_dir] { return base::FreeBytes(folder); }});
   if (!coordinator.ok()) {
     const absl::Status& status = coordinator.status();
     if (absl::IsInvalidArgument(status)) {
@@ -326,12 +386,18 @@ int Run(int argc, char** argv) {
   auto server = rpc::Server::Start(*std::move(server_options), {&run, &ledger, &log});
   if (!server.ok()) return Refuse(server.status());
 
+  auto page = StartWeb(c, options, config.Print(), run, log);
+  if (!page.ok()) return Refuse(page.status());
+
   ctl::Endpoint endpoint;
   endpoint.federation = WithPort(c.listen, (*server)->port());
   endpoint.operators = Local(WithPort(c.operator_listen, (*server)->operator_port()));
   endpoint.pid = getpid();
   endpoint.operator_token_file = Absolute(c.operator_token_file);
   if (operator_tls) endpoint.certificate = Absolute(c.certificate);
+  if (*page) {
+    endpoint.web = absl::StrCat("http://", Local(WithPort(c.web_listen, (*page)->port())), "/");
+  }
   const std::string endpoint_file = absl::StrCat(c.state_dir, "/endpoint.json");
   int code = app::kExitCannotCreate;
   if (const absl::Status written =
@@ -339,6 +405,7 @@ int Run(int argc, char** argv) {
       written.ok()) {
     log.Info("ready", {{"federation", endpoint.federation},
                        {"operator", endpoint.operators},
+                       {"web", endpoint.web},
                        {"run", c.name},
                        {"architecture", c.architecture},
                        {"parameters", parameters},
@@ -350,6 +417,7 @@ int Run(int argc, char** argv) {
     Refuse(written);
   }
 
+  if (*page) (*page)->Stop();
   (*server)->Shutdown(kCallGrace);
   if (const absl::Status removed = env.RemoveFile(endpoint_file); !removed.ok()) {
     log.Warning("remove_failed", {{"reason", removed.message()}});

@@ -50,6 +50,7 @@ fuzz() {  # seconds a target
 }
 
 say "packages"
+export QUANTFL_ALL="$all"  # tests that take minutes ask for it
 if [ "$all" = 1 ]; then deploy/packages.sh install all; else deploy/packages.sh install test; fi
 
 if [ -n "$fuzz_minutes" ]; then fuzz "$((fuzz_minutes * 60))"; exit; fi

@@ -36,6 +36,8 @@ void Core::Start(std::function<void(absl::Status)> on_end) {
     const base::Digest digest = base::Sha256(options_.device);
     std::memcpy(&seed, digest.bytes.data(), sizeof(seed));
   }
+  const uint64_t started_us =
+      static_cast<uint64_t>(std::max<int64_t>(1, absl::ToUnixMicros(deps_.clock->WallNow())));
   clients_.resize(options_.clients);
   for (uint32_t ordinal = 0; ordinal < options_.clients; ++ordinal) {
     Client& client = clients_[ordinal];
@@ -49,6 +51,7 @@ void Core::Start(std::function<void(absl::Status)> on_end) {
     s.retry_min = options_.retry_min;
     s.retry_max = options_.retry_max;
     s.backoff_seed = seed;
+    s.started_us = started_us;
     client.ordinal = ordinal;
     client.name = s.name.ToString();
     client.session = std::make_unique<session::ClientSession>(std::move(s));
@@ -92,6 +95,14 @@ void Core::Feed(uint32_t ordinal, const Event& event) {
 
 void Core::Note(Client& client, const Event& event) {
   base::Logger& log = *deps_.logger;
+  if (const auto* join = std::get_if<session::JoinDone>(&event)) {
+    WatchForAbsence(join->answer.status());
+  }
+  // A client that was sent to rest opens its stream again without joining anew.
+  if (std::holds_alternative<session::Instructed>(event)) WatchForAbsence(absl::OkStatus());
+  if (const auto* ended = std::get_if<session::TasksEnded>(&event)) {
+    WatchForAbsence(ended->status);
+  }
   if (const auto* join = std::get_if<session::JoinDone>(&event); join && join->answer.ok()) {
     std::vector<base::LogField> fields = {{"client", client.name},
                                           {"run", join->answer->run.run_id},
@@ -230,8 +241,9 @@ void Core::Do(Client& client, const session::Train& effect) {
       *deps_.training,
       [workload = deps_.workload, cache = cache_, clock = deps_.clock, run = client.run,
        index = effect.client_index, task = effect.task,
+       dump = DumpTo(*deps_.env, options_.dump_deltas),
        cancelled = BeginWork(client, effect.request)] {
-        return TrainOnce(*workload, *cache, *clock, *run, index, task, *cancelled);
+        return TrainOnce(*workload, *cache, *clock, *run, index, task, *cancelled, dump);
       },
       [ordinal = client.ordinal, request = effect.request](Core& core,
                                                            absl::StatusOr<TrainedWork> work) {
@@ -249,8 +261,9 @@ void Core::Do(Client& client, const session::Evaluate& effect) {
   Offload(
       *deps_.training,
       [workload = deps_.workload, cache = cache_, clock = deps_.clock, run = client.run,
-       task = effect.task, cancelled = BeginWork(client, effect.request)] {
-        return EvaluateOnce(*workload, *cache, *clock, *run, task, *cancelled);
+       client_index = effect.client_index, task = effect.task,
+       cancelled = BeginWork(client, effect.request)] {
+        return EvaluateOnce(*workload, *cache, *clock, *run, client_index, task, *cancelled);
       },
       [ordinal = client.ordinal, request = effect.request](
           Core& core, absl::StatusOr<federation::EvaluationReport> report) {
@@ -392,6 +405,25 @@ void Core::Do(Client& client, const session::GiveUp& effect) {
     if (const std::shared_ptr<Core> core = weak.lock()) {
       core->End(base::Annotate(status, absl::StrCat("client ", name)));
     }
+  });
+}
+
+void Core::WatchForAbsence(const absl::Status& joined) {
+  if (!absl::IsUnavailable(joined) && !absl::IsDeadlineExceeded(joined)) {
+    took_part_ = took_part_ || joined.ok();
+    away_since_.reset();
+    return;
+  }
+  const base::SteadyTime now = deps_.loop->Now();
+  if (!away_since_.has_value()) away_since_ = now;
+  if (options_.away_max <= absl::ZeroDuration() || now - *away_since_ < options_.away_max) return;
+  absl::Status status = took_part_ ? absl::OkStatus()
+                                   : base::Annotate(joined, absl::StrCat("nobody answered for ",
+                                         absl::FormatDuration(options_.away_max)));
+  deps_.logger->Info("coordinator_away",
+                     {{"seconds", absl::ToDoubleSeconds(now - *away_since_)}, {"leaving", true}});
+  deps_.loop->Post([weak = weak_from_this(), status] {
+    if (const std::shared_ptr<Core> core = weak.lock()) core->End(status);
   });
 }
 

@@ -106,6 +106,7 @@ class Core : public std::enable_shared_from_this<Core> {
   std::shared_ptr<std::atomic<bool>> BeginWork(Client& client, session::Request request);
   void EndWork(Client& client, session::Request request);
   void MaybeEnd();
+  void WatchForAbsence(const absl::Status& joined);
 
   // A callback for a transport: any thread, lands on the loop.
   template <typename... Args, typename Function>
@@ -125,6 +126,9 @@ class Core : public std::enable_shared_from_this<Core> {
   const std::shared_ptr<spool::Spool> spool_;  // disk executor only
   std::function<void(absl::Status)> on_end_;
   bool ended_ = false;
+  bool took_part_ = false;                      // a Join was answered with a run
+  // The first Join or stream that nobody answered, since the last answer.
+  std::optional<base::SteadyTime> away_since_;
   std::vector<Client> clients_;
   std::vector<Preparation> preparations_;
   // shared_artifacts: who waits for whose download.

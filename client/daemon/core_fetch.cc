@@ -87,8 +87,9 @@ void Core::BeginDownload(uint32_t ordinal, const session::Fetch& effect) {
         const auto weak = core.weak_from_this();
         c.transport->Fetch(
             effect.session, effect.digest, offset,
-            [=](std::string piece) {
-              disk->Post([=, piece = std::move(piece)] {
+            [=](std::string piece, std::shared_ptr<const void> turn) {
+              // The next piece may come when this one is on disk, or dropped.
+              disk->Post([=, piece = std::move(piece), turn = std::move(turn)] {
                 if (progress->ended) return;
                 absl::Status status;
                 if (piece.size() > bytes_max - std::min(bytes_max, download->offset())) {

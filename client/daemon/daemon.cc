@@ -11,7 +11,6 @@
 namespace quantfl::daemon {
 namespace {
 
-constexpr uint32_t kClientsMax = 10'000;
 constexpr uint32_t kTrainSlotsMax = 1024;
 
 absl::Status Validate(const DaemonOptions& options) {

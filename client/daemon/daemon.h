@@ -23,10 +23,12 @@
 
 namespace quantfl::daemon {
 
+inline constexpr uint32_t kClientsMax = 10'000;  // logical clients of a process
+
 struct DaemonOptions {
   std::string device;
   federation::Role role = federation::Role::kTrainer;
-  uint32_t clients = 1;                 // logical clients; an evaluator has one
+  uint32_t clients = 1;                 // 1..kClientsMax; an evaluator has one
   std::optional<uint32_t> first_index;  // client_index of ordinal 0; none: the coordinator assigns
   uint32_t train_slots = 1;             // models alive at once
   std::string state_dir;                // artifacts/ and spool/ (created)
@@ -41,7 +43,13 @@ struct DaemonOptions {
   // bytes are verified, and stored once. True: one download a process, which spares a test bed's
   // time.
   bool shared_artifacts = false;
+  // For measurements: every delta as it was trained goes into this folder as well, before it is
+  // encoded, as <run_id>/round-<R>-client-<client_index>.safetensors. Empty: none.
+  std::string dump_deltas;
   uint32_t runs = 0;          // leave after so many finished runs; 0: stay
+  // Leave at the first failed try to join that comes so long after another one with no answer in
+  // between; 0: stay.
+  absl::Duration away_max = absl::ZeroDuration();
   uint64_t backoff_seed = 0;  // of the jitter; 0: from the device's name
 };
 
@@ -65,8 +73,9 @@ class Daemon {
   static absl::StatusOr<std::unique_ptr<Daemon>> Create(DaemonOptions options, DaemonDeps deps);
   virtual ~Daemon() = default;
 
-  // `on_end` once, on the loop: after `runs` runs, after Stop, or for a reason that no later try
-  // can mend (a refused token, a protocol version): its status says why.
+  // `on_end` once, on the loop: after `runs` runs, after Stop, when the coordinator stayed away for
+  // `away_max` (OK for a daemon that ever took part, else UNAVAILABLE), or for a reason that no
+  // later try can mend (a refused token, a protocol version): its status says why.
   virtual void Start(std::function<void(absl::Status)> on_end) = 0;
   // Finishes the write in flight, keeps the spool, disconnects. Any thread; idempotent.
   virtual void Stop() = 0;

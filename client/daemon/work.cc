@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
+#include "common/model/safetensors.h"
 
 namespace quantfl::daemon {
 namespace {
@@ -16,6 +18,13 @@ absl::StatusOr<std::string> ReadArtifact(ArtifactCache& cache, const base::Diges
   absl::StatusOr<std::string> bytes = cache.Read(digest);
   if (absl::IsNotFound(bytes.status())) return absl::DataLossError(bytes.status().message());
   return bytes;
+}
+
+// The bytes that the workload was given are those that their digest names: what it does not like of
+// them, or of what came of them (a training that diverged), another download would not mend. So
+// DATA_LOSS is said of the disk alone.
+absl::Status FromWorkload(const absl::Status& status) {
+  return absl::IsDataLoss(status) ? absl::InvalidArgumentError(status.message()) : status;
 }
 
 absl::Status CheckWithinBounds(const codec::EncodedUpdate& encoded, const codec::Layout& layout,
@@ -42,15 +51,38 @@ absl::StatusOr<std::shared_ptr<const PreparedRun>> PrepareRun(
     // The bytes have the digest that the run names: another download would bring the same.
     return absl::InvalidArgumentError(absl::StrCat("schema: ", schema.status().message()));
   }
-  QFL_RETURN_IF_ERROR(workload.Prepare(run, *schema));
+  QFL_RETURN_IF_ERROR(FromWorkload(workload.Prepare(run, *schema)));
   return std::make_shared<const PreparedRun>(PreparedRun{run, *std::move(schema)});
+}
+
+DeltaDump DumpTo(base::Env& env, const std::string& folder) {
+  if (folder.empty()) return nullptr;
+  return [&env, folder](const PreparedRun& run, base::ClientIndex client_index,
+                        const federation::TrainTask& task,
+                        const TrainOutput& output) -> absl::Status {
+    std::vector<model::TensorInfo> tensors;
+    for (const model::TensorInfo& tensor : run.schema.tensors()) {
+      if (tensor.policy != model::Policy::kSkip) tensors.push_back(tensor);
+    }
+    QFL_ASSIGN_OR_RETURN(const model::Schema schema,
+                         model::Schema::Create(run.schema.architecture(), std::move(tensors)));
+    const std::string run_folder = absl::StrCat(folder, "/", run.run.run_id);
+    QFL_RETURN_IF_ERROR(env.CreateDirs(run_folder));
+    return env.WriteFileAtomically(
+        absl::StrCat(run_folder, "/round-", task.round.value(), "-client-", client_index.value(),
+                     ".safetensors"),
+        model::SerializeSafetensors(
+            schema, output.delta,
+            {{"quantfl.examples", absl::StrCat(output.examples)},
+             {model::kMetadataArchitecture, run.schema.architecture()}}));
+  };
 }
 
 absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
                                       const base::Clock& clock, const PreparedRun& run,
                                       base::ClientIndex client_index,
                                       const federation::TrainTask& task,
-                                      const std::atomic<bool>& cancelled) {
+                                      const std::atomic<bool>& cancelled, const DeltaDump& dump) {
   // A task that was withdrawn while it waited for its slot.
   if (cancelled) return absl::CancelledError("the task was withdrawn");
   const codec::Layout& layout = run.schema.update_layout();
@@ -64,8 +96,10 @@ absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
   const base::SteadyTime train_from = clock.Now();
   {
     QFL_ASSIGN_OR_RETURN(const std::string model, ReadArtifact(cache, task.model));
-    QFL_ASSIGN_OR_RETURN(output,
-                         workload.Train(run.run, run.schema, client_index, task, model, cancelled));
+    absl::StatusOr<TrainOutput> trained =
+        workload.Train(run.run, run.schema, client_index, task, model, cancelled);
+    if (!trained.ok()) return FromWorkload(trained.status());
+    output = *std::move(trained);
   }
   const base::SteadyTime encode_from = clock.Now();
   if (output.delta.size() != layout.n() || output.examples == 0) {
@@ -73,6 +107,7 @@ absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
                                             " parameters from ", output.examples,
                                             " examples; an update has ", layout.n()));
   }
+  if (dump != nullptr) QFL_RETURN_IF_ERROR(dump(run, client_index, task, output));
   QFL_ASSIGN_OR_RETURN(
       codec::EncodedUpdate encoded,
       codec::Encode(output.delta, layout, task.codec,
@@ -106,16 +141,17 @@ absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
   return work;
 }
 
-absl::StatusOr<federation::EvaluationReport> EvaluateOnce(Workload& workload, ArtifactCache& cache,
-                                                          const base::Clock& clock,
-                                                          const PreparedRun& run,
-                                                          const federation::EvaluateTask& task,
-                                                          const std::atomic<bool>& cancelled) {
+absl::StatusOr<federation::EvaluationReport> EvaluateOnce(
+    Workload& workload, ArtifactCache& cache, const base::Clock& clock, const PreparedRun& run,
+    std::optional<base::ClientIndex> client_index, const federation::EvaluateTask& task,
+    const std::atomic<bool>& cancelled) {
   if (cancelled) return absl::CancelledError("the task was withdrawn");
   const base::SteadyTime from = clock.Now();
   QFL_ASSIGN_OR_RETURN(const std::string model, ReadArtifact(cache, task.model));
-  QFL_ASSIGN_OR_RETURN(const EvaluateOutput output,
-                       workload.Evaluate(run.run, run.schema, task, model, cancelled));
+  const absl::StatusOr<EvaluateOutput> measured =
+      workload.Evaluate(run.run, run.schema, client_index, task, model, cancelled);
+  if (!measured.ok()) return FromWorkload(measured.status());
+  const EvaluateOutput& output = *measured;
   federation::EvaluationReport report;
   report.loss = output.mean_loss;
   report.accuracy = output.accuracy;

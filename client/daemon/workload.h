@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,8 +47,10 @@ class Workload {
                                             const federation::TrainTask& task,
                                             absl::string_view model,
                                             const std::atomic<bool>& cancelled) = 0;
+  //   client_index  of the trainer whose own data is to be evaluated on; an evaluator has none
   virtual absl::StatusOr<EvaluateOutput> Evaluate(const federation::RunDescriptor& run,
                                                   const model::Schema& schema,
+                                                  std::optional<base::ClientIndex> client_index,
                                                   const federation::EvaluateTask& task,
                                                   absl::string_view model,
                                                   const std::atomic<bool>& cancelled) = 0;

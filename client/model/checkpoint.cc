@@ -1,13 +1,11 @@
 #include "client/model/checkpoint.h"
 
-#include <charconv>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/data/input_metadata.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
 
@@ -15,32 +13,6 @@ namespace quantfl::model_tool {
 namespace {
 
 constexpr uint64_t kCheckpointBytesMax = uint64_t{4} << 30;
-
-// The shortest digits that read back the same.
-std::string Digits(double value) {
-  char text[32];
-  const std::to_chars_result end = std::to_chars(text, text + sizeof(text), value);
-  return std::string(text, end.ptr);
-}
-
-absl::Status ReadNumber(const std::map<std::string, std::string>& metadata, const char* key,
-                        double& value) {
-  const auto it = metadata.find(key);
-  if (it == metadata.end()) return absl::OkStatus();
-  if (absl::SimpleAtod(it->second, &value) && std::isfinite(value)) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(
-      "metadata ", key, " is \"", absl::CHexEscape(it->second.substr(0, 40)), "\", not a number"));
-}
-
-// What the metadata says; the rest of `input` stays.
-absl::Status ReadInput(const std::map<std::string, std::string>& metadata,
-                       federation::InputSpec& input) {
-  QFL_RETURN_IF_ERROR(ReadNumber(metadata, model::kMetadataInputMean, input.mean));
-  QFL_RETURN_IF_ERROR(ReadNumber(metadata, model::kMetadataInputStddev, input.stddev));
-  if (input.stddev > 0) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("metadata ", model::kMetadataInputStddev, " is ",
-                                          input.stddev, ", not above 0"));
-}
 
 absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& default_architecture,
                                  const federation::InputSpec& default_input) {
@@ -52,7 +24,7 @@ absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& def
       architecture = absl::CHexEscape(architecture);
   }
   federation::InputSpec input = default_input;
-  QFL_RETURN_IF_ERROR(ReadInput(view.metadata, input));
+  QFL_RETURN_IF_ERROR(data::ReadInputMetadata(view.metadata, input));
   // A file without a usable head is compared with a common one, so that the error says what is
   // missing.
   uint64_t classes = 10;
@@ -100,7 +72,7 @@ absl::Status LoadBody(base::Env& env, const std::string& path, Checkpoint& fresh
                                                      absl::CHexEscape(it->second.substr(0, 256)),
                                                      ", --architecture is ", architecture));
     }
-    QFL_RETURN_IF_ERROR(ReadInput(view.metadata, fresh.input));
+    QFL_RETURN_IF_ERROR(data::ReadInputMetadata(view.metadata, fresh.input));
     QFL_ASSIGN_OR_RETURN(const std::vector<std::string> head, HeadTensors(architecture));
     return model::LoadAllBut(bytes, fresh.schema, head, absl::MakeSpan(fresh.flat));
   };
@@ -109,12 +81,11 @@ absl::Status LoadBody(base::Env& env, const std::string& path, Checkpoint& fresh
 
 absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& path,
                                             const Checkpoint& checkpoint) {
+  std::map<std::string, std::string> metadata = data::InputMetadata(checkpoint.input);
+  metadata[model::kMetadataArchitecture] = checkpoint.schema.architecture();
+  metadata[model::kMetadataClasses] = absl::StrCat(checkpoint.classes);
   const std::string bytes =
-      model::SerializeSafetensors(checkpoint.schema, checkpoint.flat,
-                                  {{model::kMetadataArchitecture, checkpoint.schema.architecture()},
-                                   {model::kMetadataClasses, absl::StrCat(checkpoint.classes)},
-                                   {model::kMetadataInputMean, Digits(checkpoint.input.mean)},
-                                   {model::kMetadataInputStddev, Digits(checkpoint.input.stddev)}});
+      model::SerializeSafetensors(checkpoint.schema, checkpoint.flat, metadata);
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(path, bytes));
   return base::Sha256(bytes);
 }

@@ -27,9 +27,9 @@ struct Checkpoint {
 absl::StatusOr<std::vector<std::string>> HeadTensors(const std::string& architecture);
 
 // Reads a safetensors file. The architecture is the one that its metadata names, else
-// `default_architecture`; the class count is that of its head; the normalisation is the metadata's,
-// else `default_input`. Errors name `path`: those of Env::ReadFile and model::LoadFlat, DATA_LOSS
-// for metadata that is not a number.
+// `default_architecture`; the class count is that of its head; how examples enter it is the
+// metadata's, else `default_input`'s. Errors name `path`: those of Env::ReadFile, model::LoadFlat
+// and data::ReadInputMetadata.
 absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& path,
                                           const std::string& default_architecture,
                                           const federation::InputSpec& default_input);

@@ -1,7 +1,6 @@
 #include "client/model/commands.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "common/base/prng.h"
 #include "common/base/status.h"
 #include "common/data/formats.h"
+#include "common/data/input_metadata.h"
 #include "common/learn/initialise.h"
 #include "common/learn/learner.h"
 #include "common/model/architectures.h"
@@ -24,23 +24,30 @@ using Unit = terminal::ProgressLine::Unit;
 
 constexpr uint32_t kEpochsMax = 10000;
 
+// The published network's, or ours where none was published.
 federation::InputSpec DefaultInput(const std::string& architecture) {
-  const absl::StatusOr<std::vector<uint64_t>> shape = model::ArchitectureInputShape(architecture);
-  if (shape.ok() && shape->front() == 3) return {kRgbMeanDefault, kRgbStddevDefault};
-  return {kInputMeanDefault, kInputStddevDefault};
+  federation::InputSpec input = data::ArchitectureInput(architecture);
+  if (model::ArchitectureNormalisation(architecture).mean.empty()) {
+    input.mean = kInputMeanDefault;
+    input.stddev = kInputStddevDefault;
+  }
+  return input;
 }
 
 absl::Status ApplyInput(const InputOptions& options, federation::InputSpec& input) {
-  if (options.mean) input.mean = *options.mean;
-  if (options.stddev) input.stddev = *options.stddev;
-  if (!std::isfinite(input.mean)) {
-    return absl::InvalidArgumentError(absl::StrCat("--input-mean ", input.mean, " must be finite"));
+  if (!options.mean.empty()) {
+    absl::StatusOr<federation::PerChannel> mean = federation::ParsePerChannel(options.mean);
+    if (!mean.ok()) return base::Annotate(mean.status(), "--input-mean");
+    input.mean = *std::move(mean);
   }
-  if (!std::isfinite(input.stddev) || input.stddev <= 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--input-stddev ", input.stddev, " must be above 0"));
+  if (!options.stddev.empty()) {
+    absl::StatusOr<federation::PerChannel> stddev = federation::ParsePerChannel(options.stddev);
+    if (!stddev.ok()) return base::Annotate(stddev.status(), "--input-stddev");
+    input.stddev = *std::move(stddev);
   }
-  return absl::OkStatus();
+  if (options.height) input.height = input.width = *options.height;
+  if (options.width) input.width = *options.width;
+  return federation::ValidateInput(input);
 }
 
 absl::StatusOr<Checkpoint> FreshCheckpoint(const std::string& architecture, uint32_t classes,
@@ -129,6 +136,7 @@ absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::C
   if (!start.ok()) return start.status();
   Checkpoint& checkpoint = *start;
   QFL_RETURN_IF_ERROR(ApplyInput(options.input, checkpoint.input));
+  checkpoint.input.augment = options.augment;
   QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.data_format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset train,
                        data::LoadFolder(env, options.data_dir, format, data::Split::kTrain));

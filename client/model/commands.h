@@ -21,14 +21,12 @@ namespace quantfl::model_tool {
 // that a network that was pre-trained on the one can be fine-tuned on the other.
 inline constexpr double kInputMeanDefault = 0.2;
 inline constexpr double kInputStddevDefault = 0.33;
-// ImageNet's colours, the mean of its three channels' figures.
-inline constexpr double kRgbMeanDefault = 0.449;
-inline constexpr double kRgbStddevDefault = 0.226;
 
 // Overrides of what a checkpoint says about itself.
 struct InputOptions {
-  std::optional<double> mean;    // of pixel / 255
-  std::optional<double> stddev;  // above 0
+  std::string mean;    // of pixel / 255: a number, or one for each channel with commas; empty: none
+  std::string stddev;  // the same, above 0
+  std::optional<uint32_t> height, width;  // pixels; height alone: both
 };
 
 struct InitOptions {
@@ -58,6 +56,7 @@ struct PretrainOptions {
   uint32_t batch_size = 32;
   uint64_t seed = 1;
   InputOptions input;
+  federation::AugmentSpec augment;
   std::string out;
 };
 

@@ -28,14 +28,22 @@ void AddArchitecture(CLI::App& command, std::string& architecture) {
 void AddInput(CLI::App& command, InputOptions& input, const std::string& otherwise) {
   command
       .add_option("--input-mean", input.mean,
-                  "A pixel p of 0..255 enters the network as (p / 255 - mean) / stddev "
-                  "[default: " +
-                      otherwise + "0.2; for RGB 0.449]")
-      ->type_name("FLOAT");
+                  "A pixel p of 0..255 enters the network as (p / 255 - mean) / stddev; a number, "
+                  "or one for each channel with commas between them [default: " +
+                      otherwise + "0.2; for RGB ImageNet's]")
+      ->type_name("FLOATS");
   command
       .add_option("--input-stddev", input.stddev,
-                  "See --input-mean; above 0 [default: " + otherwise + "0.33; for RGB 0.226]")
-      ->type_name("FLOAT");
+                  "See --input-mean; above 0 [default: " + otherwise + "0.33; for RGB ImageNet's]")
+      ->type_name("FLOATS");
+  command
+      .add_option("--input-height", input.height,
+                  "Images are resized to so many pixels, bilinear [default: " + otherwise +
+                      "as the data is]")
+      ->type_name("PIXELS");
+  command
+      .add_option("--input-width", input.width, "The same for the width [default: --input-height]")
+      ->type_name("PIXELS");
 }
 
 void AddFormat(CLI::App& command, std::string& format) {
@@ -100,6 +108,12 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
   pretrain_command.add_option("--seed", pretrain.seed,
                               "Of fresh weights and of the order of examples");
   AddInput(pretrain_command, pretrain.input, "that of --init, else ");
+  pretrain_command
+      .add_option("--crop-padding", pretrain.augment.crop_padding,
+                  "Random crops in training, of images with so many black pixels at each side")
+      ->type_name("PIXELS");
+  pretrain_command.add_flag("--flip", pretrain.augment.flip,
+                            "Random flips left to right in training");
   pretrain_command.add_option("--out", pretrain.out, "Checkpoint to write")
       ->type_name("FILE")
       ->required();

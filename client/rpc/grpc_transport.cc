@@ -33,9 +33,69 @@ constexpr size_t kHeaderPartBytes = 256 << 10;
 constexpr uint64_t kDescriptorsPerConnection = 2;
 constexpr uint64_t kDescriptorsBesides = 1024;
 
+constexpr int kPatienceForAPlace = 10;  // times progress_timeout
+
+// Ends a stream whose other side owes something for too long. One timer a stream, however many
+// messages it has: when it is due it looks how long ago the last progress was. Thread-safe.
+class Watch : public std::enable_shared_from_this<Watch> {
+ public:
+  // `expire` on the loop, once at most, and never after End has returned unless it runs already.
+  //   loop  the transport's, not owned: a call, and its watch with it, may go on the loop's own
+  //         thread, which cannot end the loop
+  Watch(base::EventLoop* loop, std::function<void()> expire)
+      : loop_(loop), expire_(std::move(expire)) {}
+
+  // The other side is to move within `patience` from now on.
+  void Await(absl::Duration patience) {
+    base::SteadyTime due;
+    {
+      base::MutexLock lock(mutex_);
+      due_ = due = loop_->Now() + patience;
+      if (armed_until_ <= due) return;
+      armed_until_ = due;
+    }
+    loop_->PostAt(due, [weak = weak_from_this()] {
+      if (const std::shared_ptr<Watch> watch = weak.lock()) watch->Look();
+    });
+  }
+  // It owes nothing: we are to move.
+  void Rest() {
+    base::MutexLock lock(mutex_);
+    due_ = base::SteadyTime::InfiniteFuture();
+  }
+  void End() {
+    base::MutexLock lock(mutex_);
+    due_ = base::SteadyTime::InfiniteFuture();
+    expire_ = nullptr;
+  }
+
+ private:
+  void Look() {
+    std::function<void()> expire;
+    absl::Duration left;
+    {
+      base::MutexLock lock(mutex_);
+      armed_until_ = base::SteadyTime::InfiniteFuture();
+      if (due_ == base::SteadyTime::InfiniteFuture()) return;
+      left = due_ - loop_->Now();
+      if (left <= absl::ZeroDuration()) expire = std::exchange(expire_, nullptr);
+    }
+    if (left > absl::ZeroDuration()) return Await(left);
+    if (expire) expire();
+  }
+
+  base::EventLoop* const loop_;
+  base::Mutex mutex_;
+  base::SteadyTime due_ QFL_GUARDED_BY(mutex_) = base::SteadyTime::InfiniteFuture();
+  base::SteadyTime armed_until_ QFL_GUARDED_BY(mutex_) = base::SteadyTime::InfiniteFuture();
+  std::function<void()> expire_ QFL_GUARDED_BY(mutex_);
+};
+
 // One call under way. GrpcTransport::Forget takes it at its end.
 struct Call {
   virtual ~Call() = default;
+  std::shared_ptr<Watch> watch;  // of streams
+  std::atomic<bool> stalled{false};
   grpc::ClientContext context;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Federation::Stub> stub;
@@ -45,11 +105,11 @@ struct Call {
 class GrpcTransport final : public daemon::Transport {
  public:
   GrpcTransport(std::shared_ptr<const GrpcTransportOptions> options, std::string target,
-                uint32_t tag, std::shared_ptr<base::Executor> graveyard)
+                uint32_t tag, std::shared_ptr<base::EventLoop> loop)
       : options_(std::move(options)),
         target_(std::move(target)),
         tag_(tag),
-        graveyard_(std::move(graveyard)),
+        loop_(std::move(loop)),
         sockets_(UserTimeoutMs(tag)) {}
 
   ~GrpcTransport() override {
@@ -63,8 +123,7 @@ class GrpcTransport final : public daemon::Transport {
   void Tasks(std::string session, std::function<void(federation::Instruction)> next,
              std::function<void(absl::Status)> done) override;
   void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             std::function<void(std::string)> piece,
-             std::function<void(absl::Status)> done) override;
+             Piece piece, std::function<void(absl::Status)> done) override;
   void Upload(std::string session, federation::UpdateOffer offer,
               std::shared_ptr<daemon::ChunkSource> chunks,
               std::function<void(absl::StatusOr<daemon::UploadResult>)> done) override;
@@ -97,16 +156,32 @@ class GrpcTransport final : public daemon::Transport {
     calls_.insert(&call);
   }
 
+  // From Begin on. A call is deleted on the loop, where it is also ended here: so it is still there.
+  void BeginWatch(Call& call) {
+    call.watch = std::make_shared<Watch>(loop_.get(), [&call] {
+      call.stalled = true;
+      call.context.TryCancel();
+    });
+    call.watch->Await(progress_timeout());
+  }
+  absl::Duration progress_timeout() const { return options_->progress_timeout; }
+
   void SetDeadline(Call& call) {
     call.context.set_deadline(absl::ToChronoTime(absl::Now() + options_->call_deadline));
   }
 
   // What the call's end means for the session.
   absl::Status Conclude(Call& call, const grpc::Status& grpc_status) {
+    if (call.watch) call.watch->End();
     Observe(/*answered=*/grpc_status.ok());
     absl::Status status = FromGrpc(grpc_status);
     if (status.ok()) return status;
     if (call.disconnected) return absl::CancelledError("disconnected");
+    if (call.stalled) {
+      return absl::UnavailableError(
+          absl::StrCat("coordinator ", options_->address, ": no progress within ",
+                       absl::FormatDuration(options_->progress_timeout), " (progress_timeout)"));
+    }
     switch (status.code()) {
       case absl::StatusCode::kUnavailable:
       case absl::StatusCode::kDeadlineExceeded:
@@ -128,7 +203,7 @@ class GrpcTransport final : public daemon::Transport {
     base::MutexLock lock(mutex_);
     calls_.erase(call);
     calls_changed_.NotifyAll();
-    graveyard_->Post([owned = std::shared_ptr<Call>(call)] {});
+    loop_->Post([owned = std::shared_ptr<Call>(call)] {});
   }
 
   // Looks for the socket of a connection that has just been seen to work.
@@ -174,7 +249,7 @@ class GrpcTransport final : public daemon::Transport {
   const std::shared_ptr<const GrpcTransportOptions> options_;
   const std::string target_;
   const uint32_t tag_;
-  const std::shared_ptr<base::Executor> graveyard_;
+  const std::shared_ptr<base::EventLoop> loop_;
   ledger::Ledger ledger_;
 
   base::Mutex mutex_;
@@ -226,6 +301,7 @@ class TasksCall final : public Call, public grpc::ClientReadReactor<v1::Instruct
 
   void Start() {
     transport_.Begin(*this);
+    transport_.BeginWatch(*this);
     stub->async()->Tasks(&context, &request_, this);
     StartRead(&message_);
     StartCall();
@@ -237,6 +313,9 @@ class TasksCall final : public Call, public grpc::ClientReadReactor<v1::Instruct
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
+    // The first one is due at once; there need not be another for hours, and pings tell whether the
+    // coordinator is there.
+    watch->Rest();
     transport_.CountMessage(Direction::kDownlink, message_.ByteSizeLong());
     absl::StatusOr<federation::Instruction> instruction = FromProto(message_);
     if (!instruction.ok()) {
@@ -269,7 +348,7 @@ class TasksCall final : public Call, public grpc::ClientReadReactor<v1::Instruct
 class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchResponse> {
  public:
   FetchCall(GrpcTransport& transport, std::string session, const base::Digest& digest,
-            uint64_t offset, std::function<void(std::string)> piece,
+            uint64_t offset, daemon::Transport::Piece piece,
             std::function<void(absl::Status)> done)
       : transport_(transport), offset_(offset), piece_(std::move(piece)), done_(std::move(done)) {
     request_.set_session(std::move(session));
@@ -279,6 +358,7 @@ class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchRes
 
   void Start() {
     transport_.Begin(*this);
+    transport_.BeginWatch(*this);
     stub->async()->Fetch(&context, &request_, this);
     StartRead(&message_);
     StartCall();
@@ -301,8 +381,16 @@ class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchRes
       return;
     }
     offset_ += bytes;
-    if (bytes > 0 && !disconnected) piece_(std::move(*message_.mutable_data()));
-    StartRead(&message_);
+    if (bytes == 0 || disconnected) return StartRead(&message_);
+    // Until the piece has been taken we owe the next step: a hold keeps the call for that read.
+    watch->Rest();
+    AddHold();
+    piece_(std::move(*message_.mutable_data()),
+           std::shared_ptr<const void>(this, [this](const void*) {
+             watch->Await(transport_.progress_timeout());
+             StartRead(&message_);
+             RemoveHold();
+           }));
   }
 
   void OnDone(const grpc::Status& grpc_status) override {
@@ -322,7 +410,7 @@ class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchRes
   GrpcTransport& transport_;
   uint64_t offset_;
   std::optional<uint64_t> total_;
-  const std::function<void(std::string)> piece_;
+  const daemon::Transport::Piece piece_;
   const std::function<void(absl::Status)> done_;
   v1::FetchRequest request_;
   v1::FetchResponse message_;
@@ -354,6 +442,7 @@ class UploadCall final
 
   void Start() {
     transport_.Begin(*this);
+    transport_.BeginWatch(*this);
     stub->async()->SubmitUpdate(&context, this);
     StartRead(&response_);
     Write();
@@ -366,6 +455,7 @@ class UploadCall final
 
   void OnWriteDone(bool ok) override {
     if (!ok) return;  // the end of the call says why
+    watch->Await(transport_.progress_timeout());
     transport_.CountMessage(Direction::kUplink, request_bytes_);
     transport_.CountPayload(Direction::kUplink, payload_bytes_);
     if (header_sent_ < header_.size()) {
@@ -379,6 +469,7 @@ class UploadCall final
       base::MutexLock lock(mutex_);
       if (!continue_from_) {
         writer_waits_ = true;
+        watch->Await(kPatienceForAPlace * transport_.progress_timeout());
         return;
       }
       if (!chunks_begun_) BeginChunks(*continue_from_);
@@ -388,6 +479,7 @@ class UploadCall final
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
+    watch->Await(transport_.progress_timeout());
     transport_.CountMessage(Direction::kDownlink, response_.ByteSizeLong());
     if (response_.has_verdict()) {
       verdict_ = FromProto(response_.verdict());
@@ -532,8 +624,7 @@ void GrpcTransport::Tasks(std::string session, std::function<void(federation::In
 }
 
 void GrpcTransport::Fetch(std::string session, base::Digest digest, uint64_t offset,
-                          std::function<void(std::string)> piece,
-                          std::function<void(absl::Status)> done) {
+                          Piece piece, std::function<void(absl::Status)> done) {
   (new FetchCall(*this, std::move(session), digest, offset, std::move(piece), std::move(done)))
       ->Start();
 }
@@ -581,14 +672,14 @@ class GrpcTransportFactoryImpl final : public GrpcTransportFactory {
 
   std::unique_ptr<daemon::Transport> NewTransport() override {
     const uint32_t tag = 1 + next_.fetch_add(1, std::memory_order_relaxed) % kConnectionTagsMax;
-    return std::make_unique<GrpcTransport>(options_, target_, tag, graveyard_);
+    return std::make_unique<GrpcTransport>(options_, target_, tag, loop_);
   }
 
  private:
   const std::shared_ptr<const GrpcTransportOptions> options_;
   const std::string target_;
-  const std::shared_ptr<base::Executor> graveyard_ =
-      std::make_shared<base::ThreadPool>(1, "ended-calls");
+  const std::shared_ptr<base::EventLoop> loop_ =
+      std::make_shared<base::ThreadEventLoop>(base::SystemClock(), "calls");
   std::atomic<uint32_t> next_{0};
 };
 
@@ -598,6 +689,9 @@ absl::StatusOr<std::unique_ptr<GrpcTransportFactory>> GrpcTransportFactory::Crea
     GrpcTransportOptions options) {
   QFL_ASSIGN_OR_RETURN(std::string target, ChannelTarget(options.address, options.tls.has_value(),
                                                          options.allow_insecure));
+  if (options.progress_timeout <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("progress_timeout: more than 0");
+  }
   PrepareGrpc();
   RaiseDescriptorLimit(kConnectionTagsMax * kDescriptorsPerConnection + kDescriptorsBesides);
   return std::make_unique<GrpcTransportFactoryImpl>(std::move(options), std::move(target));

@@ -22,6 +22,10 @@ struct GrpcTransportOptions {
   bool allow_insecure = false;
   absl::Duration call_deadline =
       absl::Seconds(30);  // of Join, Report and FailTask, connecting included
+  // A stream of a coordinator that owes the next step (a piece, the first instruction, room for
+  // what is sent, a verdict) and takes longer is given up: UNAVAILABLE. Ten times as long where an
+  // offer waits for a place among the uploads. More than 0.
+  absl::Duration progress_timeout = absl::Seconds(60);
 };
 
 // Makes the transports of one process. Thread-safe. A process has one factory for an address: it

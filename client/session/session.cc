@@ -137,6 +137,7 @@ void ClientSession::SendJoin() {
   message.role = options_.role;
   message.client_index = options_.client_index;
   message.codecs = options_.codecs;
+  message.started_us = options_.started_us;
   Emit(Join{link_request_, std::move(message)});
 }
 
@@ -409,7 +410,9 @@ void ClientSession::Advance() {
       if (const auto* train = std::get_if<TrainTask>(&task_->what)) {
         Emit(Train{request, *client_index_, *train});
       } else {
-        Emit(Evaluate{request, std::get<EvaluateTask>(task_->what)});
+        const bool own = options_.role == federation::Role::kTrainer;
+        Emit(Evaluate{request, own ? client_index_ : std::nullopt,
+                      std::get<EvaluateTask>(task_->what)});
       }
       break;
     case Phase::kSpooling:

@@ -42,6 +42,7 @@ struct SessionOptions {
   absl::Duration retry_min = absl::Milliseconds(500);
   absl::Duration retry_max = absl::Seconds(30);
   uint64_t backoff_seed = 0;
+  uint64_t started_us = 0;  // as in JoinRequest
 };
 
 inline constexpr int kCorruptFetchesMax = 3;   // of one task's model, before the task is failed
@@ -156,6 +157,7 @@ struct Train {
 };
 struct Evaluate {
   Request request = 0;
+  std::optional<base::ClientIndex> client_index;  // of a trainer: on its own data
   federation::EvaluateTask task;
 };
 // Of the Train or Evaluate with this request; its completion is not awaited.

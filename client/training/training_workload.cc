@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
+#include "common/data/transform.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
 
@@ -31,8 +32,12 @@ class TrainingWorkload::Lease {
   std::unique_ptr<learn::Learner> learner_;
 };
 
-TrainingWorkload::TrainingWorkload(Role role, data::Dataset dataset)
-    : role_(role), dataset_(std::move(dataset)) {}
+TrainingWorkload::TrainingWorkload(const TrainingWorkloadOptions& options, data::Dataset dataset,
+                                   std::optional<data::Dataset> test)
+    : role_(options.role),
+      holdout_(options.holdout),
+      dataset_(std::move(dataset)),
+      test_(std::move(test)) {}
 
 absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
     const TrainingWorkloadOptions& options, base::Env& env) {
@@ -40,7 +45,19 @@ absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
       options.role == Role::kTrainer ? data::Split::kTrain : data::Split::kTest;
   QFL_ASSIGN_OR_RETURN(data::Dataset dataset,
                        data::LoadFolder(env, options.data_dir, options.format, split));
-  return std::unique_ptr<TrainingWorkload>(new TrainingWorkload(options.role, std::move(dataset)));
+  std::optional<data::Dataset> test;
+  if (options.test_split && options.role == Role::kTrainer) {
+    QFL_ASSIGN_OR_RETURN(
+        test, data::LoadFolder(env, options.data_dir, options.format, data::Split::kTest));
+    if (test->example_bytes() != dataset.example_bytes() || test->height != dataset.height) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(options.data_dir, ": training examples of ", dataset.channels, " x ",
+                       dataset.height, " x ", dataset.width, ", test examples of ", test->channels,
+                       " x ", test->height, " x ", test->width));
+    }
+  }
+  return std::unique_ptr<TrainingWorkload>(
+      new TrainingWorkload(options, std::move(dataset), std::move(test)));
 }
 
 absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Schema& schema) {
@@ -51,10 +68,16 @@ absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Sc
         absl::StrCat("the run's schema has other tensors than this program's ", run.architecture,
                      " with ", run.classes, " classes"));
   }
-  if (const absl::Status fits = model::CheckInputShape(
-          run.architecture, {dataset_.channels, dataset_.height, dataset_.width});
+  const absl::StatusOr<data::Transform> transform = data::Transform::Create(run.input, dataset_);
+  if (!transform.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("this device's data and the run's input: ", transform.status().message()));
+  }
+  if (const absl::Status fits = model::CheckInputShape(run.architecture, transform->shape());
       !fits.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat("the data holds ", fits.message()));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the data holds ", fits.message(),
+                     "; the run's input.height and input.width resize images"));
   }
   if (dataset_.classes() > run.classes) {
     return absl::FailedPreconditionError(absl::StrCat("the data has label ", dataset_.classes() - 1,
@@ -62,6 +85,18 @@ absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Sc
   }
   if (role_ == Role::kTrainer) return GetPartitions(run.partition).status();
   return absl::OkStatus();
+}
+
+void TrainingWorkload::UseCache(learn::ActivationCache* cache) {
+  cache_ = cache;
+  if (cache == nullptr) return;
+  base::Sha256Hasher hasher;
+  hasher.Update(absl::StrCat(dataset_.count(), " of ", dataset_.channels, "x", dataset_.height, "x",
+                             dataset_.width, "\n"));
+  hasher.Update({reinterpret_cast<const char*>(dataset_.pixels.data()), dataset_.pixels.size()});
+  hasher.Update({reinterpret_cast<const char*>(dataset_.features.data()),
+                 dataset_.features.size() * sizeof(float)});
+  dataset_digest_ = std::move(hasher).Finish();
 }
 
 absl::Status TrainingWorkload::CheckRole(Role wanted) const {
@@ -91,10 +126,14 @@ absl::StatusOr<std::unique_ptr<learn::Learner>> TrainingWorkload::TakeLearner(
         idle_classes_ == run.classes) {
       std::unique_ptr<learn::Learner> learner = std::move(idle_.back());
       idle_.pop_back();
+      learner->UseCache(cache_, dataset_digest_);
       return learner;
     }
   }
-  return learn::Learner::Create(schema, run.classes);
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner,
+                       learn::Learner::Create(schema, run.classes));
+  learner->UseCache(cache_, dataset_digest_);
+  return learner;
 }
 
 void TrainingWorkload::ReturnLearner(uint32_t classes, std::unique_ptr<learn::Learner> learner) {
@@ -107,13 +146,8 @@ void TrainingWorkload::ReturnLearner(uint32_t classes, std::unique_ptr<learn::Le
   idle_.push_back(std::move(learner));
 }
 
-absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor& run,
-                                                            const model::Schema& schema,
-                                                            base::ClientIndex client_index,
-                                                            const federation::TrainTask& task,
-                                                            absl::string_view model,
-                                                            const std::atomic<bool>& cancelled) {
-  QFL_RETURN_IF_ERROR(CheckRole(Role::kTrainer));
+absl::StatusOr<data::HeldOut> TrainingWorkload::ExamplesOf(const RunDescriptor& run,
+                                                           base::ClientIndex client_index) {
   QFL_ASSIGN_OR_RETURN(const std::shared_ptr<const Partitions> partitions,
                        GetPartitions(run.partition));
   const bool own = run.partition.kind == federation::PartitionKind::kOwn;
@@ -122,7 +156,19 @@ absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor&
                                                    " of a run with ", partitions->size(),
                                                    " partitions"));
   }
-  const std::vector<uint32_t>& examples = (*partitions)[own ? 0 : client_index.value()];
+  return data::HoldOut((*partitions)[own ? 0 : client_index.value()], holdout_, run.partition.seed,
+                       client_index.value());
+}
+
+absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor& run,
+                                                            const model::Schema& schema,
+                                                            base::ClientIndex client_index,
+                                                            const federation::TrainTask& task,
+                                                            absl::string_view model,
+                                                            const std::atomic<bool>& cancelled) {
+  QFL_RETURN_IF_ERROR(CheckRole(Role::kTrainer));
+  QFL_ASSIGN_OR_RETURN(const data::HeldOut parts, ExamplesOf(run, client_index));
+  const std::vector<uint32_t>& examples = parts.train;
   QFL_ASSIGN_OR_RETURN(const std::vector<float> before, model::LoadFlat(model, schema));
   std::vector<float> after = before;
 
@@ -146,14 +192,29 @@ absl::StatusOr<daemon::TrainOutput> TrainingWorkload::Train(const RunDescriptor&
 }
 
 absl::StatusOr<daemon::EvaluateOutput> TrainingWorkload::Evaluate(
-    const RunDescriptor& run, const model::Schema& schema, const federation::EvaluateTask&,
+    const RunDescriptor& run, const model::Schema& schema,
+    std::optional<base::ClientIndex> client_index, const federation::EvaluateTask&,
     absl::string_view model, const std::atomic<bool>& cancelled) {
-  QFL_RETURN_IF_ERROR(CheckRole(Role::kEvaluator));
+  QFL_RETURN_IF_ERROR(CheckRole(client_index ? Role::kTrainer : Role::kEvaluator));
+  const data::Dataset* on = test_ ? &*test_ : &dataset_;
+  data::Dataset held_out;
+  if (client_index && !test_) {
+    QFL_ASSIGN_OR_RETURN(const data::HeldOut parts, ExamplesOf(run, *client_index));
+    if (parts.held_out.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("of ", parts.train.size(), " examples none is held out (data.holdout = ",
+                       holdout_, ", data.test_split = false): there is nothing to evaluate on"));
+    }
+    held_out = data::Subset(dataset_, parts.held_out);
+    on = &held_out;
+  }
   QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(model, schema));
   QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run, schema));
   Lease lease(*this, run, std::move(learner));
+  // The cache knows examples by their position in dataset_.
+  if (on != &dataset_) lease->UseCache(nullptr, base::Digest());
   QFL_ASSIGN_OR_RETURN(const learn::EvaluateResult result,
-                       lease->Evaluate(flat, dataset_, run.input, [&](uint64_t, uint64_t) {
+                       lease->Evaluate(flat, *on, run.input, [&](uint64_t, uint64_t) {
                          return !cancelled.load(std::memory_order_relaxed);
                        }));
   return daemon::EvaluateOutput{result.mean_loss, result.accuracy, result.examples};

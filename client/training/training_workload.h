@@ -16,7 +16,9 @@
 #include "common/base/mutex.h"
 #include "common/data/dataset.h"
 #include "common/data/formats.h"
+#include "common/data/holdout.h"
 #include "common/federation/types.h"
+#include "common/learn/activation_cache.h"
 #include "common/learn/learner.h"
 
 namespace quantfl::training {
@@ -26,6 +28,10 @@ struct TrainingWorkloadOptions {
   federation::Role role = federation::Role::kTrainer;  // a trainer loads the training split, an
                                                        // evaluator the test split
   data::Format format = data::Format::kIdx;
+  // What a trainer evaluates on: this share of its examples, [0, 1), which it then does not train
+  // on; or its folder's test split, loaded beside the training split.
+  double holdout = 0;
+  bool test_split = false;
 };
 
 // What a client computes, with learn::Learner. All logical clients of a process share one data set;
@@ -37,13 +43,17 @@ class TrainingWorkload : public daemon::Workload {
   static absl::StatusOr<std::unique_ptr<TrainingWorkload>> Create(
       const TrainingWorkloadOptions& options, base::Env& env);
 
+  // Where the activations of frozen layers are kept (learn::Learner::UseCache); outlives this. Null,
+  // as at first: nowhere. Call before the other calls.
+  void UseCache(learn::ActivationCache* cache);
+
   // FAILED_PRECONDITION: an architecture this build does not know, a schema with other tensors than
   // the architecture's (policies may differ), images of another shape, a label beyond the run's
   // classes; INVALID_ARGUMENT: a partition that leaves a client without data, or that does not
   // exist.
   absl::Status Prepare(const federation::RunDescriptor& run, const model::Schema& schema) override;
 
-  // As Workload says. TrainOutput::examples is the size of the client's partition: whoever offers
+  // As Workload says. TrainOutput::examples is what the client trained on: whoever offers
   // the update caps its weight at task.max_examples. INVALID_ARGUMENT: a client_index past the
   // partitions, what learn::Learner refuses; DATA_LOSS: a damaged model, training that diverged;
   // FAILED_PRECONDITION: a task of the other role.
@@ -53,8 +63,10 @@ class TrainingWorkload : public daemon::Workload {
                                             const federation::TrainTask& task,
                                             absl::string_view model,
                                             const std::atomic<bool>& cancelled) override;
+  // An evaluator's: on the test split. A trainer's: FAILED_PRECONDITION if it holds nothing out.
   absl::StatusOr<daemon::EvaluateOutput> Evaluate(const federation::RunDescriptor& run,
                                                   const model::Schema& schema,
+                                                  std::optional<base::ClientIndex> client_index,
                                                   const federation::EvaluateTask& task,
                                                   absl::string_view model,
                                                   const std::atomic<bool>& cancelled) override;
@@ -66,7 +78,11 @@ class TrainingWorkload : public daemon::Workload {
   using Partitions = std::vector<std::vector<uint32_t>>;
   class Lease;
 
-  TrainingWorkload(federation::Role role, data::Dataset dataset);
+  TrainingWorkload(const TrainingWorkloadOptions& options, data::Dataset dataset,
+                   std::optional<data::Dataset> test);
+  // What a client trains on and what it holds out.
+  absl::StatusOr<data::HeldOut> ExamplesOf(const federation::RunDescriptor& run,
+                                           base::ClientIndex client_index);
   absl::Status CheckRole(federation::Role wanted) const;
   absl::StatusOr<std::shared_ptr<const Partitions>> GetPartitions(
       const federation::PartitionSpec& spec);
@@ -75,7 +91,11 @@ class TrainingWorkload : public daemon::Workload {
   void ReturnLearner(uint32_t classes, std::unique_ptr<learn::Learner> learner);
 
   const federation::Role role_;
+  const double holdout_;
   const data::Dataset dataset_;
+  const std::optional<data::Dataset> test_;  // a trainer's own
+  learn::ActivationCache* cache_ = nullptr;
+  base::Digest dataset_digest_;  // where there is a cache
 
   base::Mutex mutex_;
   // Of the newest spec; calls of an older run keep theirs alive.

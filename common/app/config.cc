@@ -173,6 +173,34 @@ void Config::Real(const std::string& name, std::optional<double>* target, RealRa
       std::move(doc));
 }
 
+void Config::Reals(const std::string& name, std::vector<double>* target, RealRange range, Doc doc) {
+  Key key;
+  key.name = name;
+  key.type = Type::kReals;
+  key.range = RangeText(range);
+  key.expected = WithUnit(absl::StrCat("a real number or a list of them",
+                                       key.range.empty() ? "" : ", each ",
+                                       range.min > -1e300 && range.max < 1e300 ? "in " : "",
+                                       key.range),
+                          doc);
+  key.doc = std::move(doc);
+  key.check = [range](const Value& value) -> absl::Status {
+    const auto& numbers = std::get<std::vector<double>>(value);
+    for (const double v : numbers) {
+      const bool low = range.min_excluded ? v > range.min : v >= range.min;
+      const bool high = range.max_excluded ? v < range.max : v <= range.max;
+      if (!std::isfinite(v) || !low || !high) return absl::InvalidArgumentError("");
+    }
+    return numbers.empty() ? absl::InvalidArgumentError("") : absl::OkStatus();
+  };
+  key.assign = [target](const Value& value) { *target = std::get<std::vector<double>>(value); };
+  key.current = [target]() -> std::optional<Value> {
+    if (target->empty()) return std::nullopt;
+    return Value(*target);
+  };
+  Add(std::move(key));
+}
+
 void Config::Duration(const std::string& name, absl::Duration* target, absl::Duration min,
                       absl::Duration max, Doc doc) {
   const auto has_unit = [&name](absl::string_view unit) {
@@ -317,6 +345,9 @@ std::string Config::Help() const {
           break;
         case Type::kList:
           kind = "LIST";
+          break;
+        case Type::kReals:
+          kind = "REALS";
           break;
       }
       absl::StrAppend(&out, "  --", key.name,

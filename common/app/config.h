@@ -35,7 +35,8 @@
 
 namespace quantfl::app {
 
-using Value = std::variant<std::string, int64_t, double, bool, std::vector<std::string>>;
+using Value = std::variant<std::string, int64_t, double, bool, std::vector<std::string>,
+                           std::vector<double>>;
 
 // What --help says of a key besides its name, type, range and default.
 struct Doc {
@@ -97,6 +98,9 @@ class Config {
   void Real(const std::string& name, double* target, RealRange range, Doc doc);
   void Real(const std::string& name, std::optional<double>* target, RealRange range, Doc doc);
   void List(const std::string& name, std::vector<std::string>* target, Doc doc);
+  // Real numbers; one alone may stand without brackets. An empty target means unset, and no list
+  // that is read is empty.
+  void Reals(const std::string& name, std::vector<double>* target, RealRange range, Doc doc);
   // In seconds or milliseconds, which the name says near its end (wait_s, wait_ms_max; CHECKed);
   // fractions are allowed.
   void Duration(const std::string& name, absl::Duration* target, absl::Duration min,
@@ -139,7 +143,7 @@ class Config {
   std::string Help() const;
 
  private:
-  enum class Type { kText, kInteger, kReal, kBool, kList };
+  enum class Type { kText, kInteger, kReal, kBool, kList, kReals };
   struct Key {
     std::string name;
     Type type = Type::kText;

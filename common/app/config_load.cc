@@ -123,6 +123,20 @@ struct Config::Loader {
           return Value(std::move(items));
         }
         break;
+      case Type::kReals: {
+        std::vector<double> numbers;
+        const auto add = [&numbers](const toml::node& item) {
+          const std::optional<Value> real = FromNode(Type::kReal, item);
+          if (real.has_value()) numbers.push_back(std::get<double>(*real));
+          return real.has_value();
+        };
+        if (const auto* array = node.as_array()) {
+          if (!std::all_of(array->begin(), array->end(), add)) return std::nullopt;
+        } else if (!add(node)) {
+          return std::nullopt;
+        }
+        return Value(std::move(numbers));
+      }
     }
     return std::nullopt;
   }
@@ -155,6 +169,18 @@ struct Config::Loader {
         }
         if (text.empty()) return Value(std::vector<std::string>());
         return Value(std::vector<std::string>(absl::StrSplit(text, ',')));
+      case Type::kReals: {
+        absl::string_view rest = text;
+        if (absl::ConsumePrefix(&rest, "[") && !absl::ConsumeSuffix(&rest, "]")) {
+          return std::nullopt;
+        }
+        std::vector<double> numbers;
+        for (const absl::string_view part : absl::StrSplit(rest, ',')) {
+          if (!absl::SimpleAtod(part, &real)) return std::nullopt;
+          numbers.push_back(real);
+        }
+        return Value(std::move(numbers));
+      }
     }
     return std::nullopt;
   }

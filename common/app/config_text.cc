@@ -75,6 +75,12 @@ std::string ToToml(const Value& value) {
   if (const auto* whole = std::get_if<int64_t>(&value)) return absl::StrCat(*whole);
   if (const auto* real = std::get_if<double>(&value)) return RealToToml(*real);
   if (const auto* truth = std::get_if<bool>(&value)) return *truth ? "true" : "false";
+  if (const auto* reals = std::get_if<std::vector<double>>(&value)) {
+    if (reals->size() == 1) return RealToToml(reals->front());
+    return absl::StrCat("[", absl::StrJoin(*reals, ", ", [](std::string* out, double v) {
+                          *out += RealToToml(v);
+                        }), "]");
+  }
   return absl::StrCat(
       "[",
       absl::StrJoin(std::get<std::vector<std::string>>(value), ", ",

@@ -33,6 +33,7 @@ class AppendFile {
 
 // The file system, small: POSIX in the programs, in memory with faults in tests. Thread-safe.
 // Errors name the path and the operating system's reason: NOT_FOUND, PERMISSION_DENIED,
+// INVALID_ARGUMENT (the path names a thing of another kind: a folder for a file, a device),
 // RESOURCE_EXHAUSTED (no space, no inode, too large, too many open files), else INTERNAL.
 // Folders are not made on the way: see CreateDirs.
 class Env {
@@ -42,7 +43,8 @@ class Env {
   // `max_bytes`; DATA_LOSS if it changes while it is read.
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;
   // Temporary name, write, fsync, rename, fsync of the folder: readers see the old or the new file.
-  // `mode` is lowered by the umask. A crash may leave the temporary file, `<path>.tmp-<16 digits>`.
+  // A link stays, and leads to the new file; what is neither file nor link is INVALID_ARGUMENT and
+  // stays too. `mode` is lowered by the umask. A crash may leave the temporary file, `<path>.tmp-<16 digits>`.
   virtual absl::Status WriteFileAtomically(const std::string& path, absl::string_view data,
                                            int mode = 0644) = 0;
   // Creates or, if `truncate` is false, continues at the end. Regular files only. That the file is
@@ -54,6 +56,7 @@ class Env {
   // Not durable by itself: a power cut may bring the file back. OK also where there is no such
   // file.
   virtual absl::Status RemoveFile(const std::string& path) = 0;
+  // True also where it cannot be found out, so that the next call says why (no permission).
   virtual bool Exists(const std::string& path) = 0;
   // Names of files and folders in `folder`, without it, sorted.
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& folder) = 0;

@@ -70,7 +70,7 @@ struct MemoryEnv::State {
 
   // That a file of this name may stand here.
   absl::Status CheckPlace(const std::string& path) QFL_REQUIRES(mutex) {
-    if (folders.count(path) > 0) return absl::InternalError(absl::StrCat(path, ": is a folder"));
+    if (folders.count(path) > 0) return absl::InvalidArgumentError(absl::StrCat(path, ": is a folder"));
     if (folders.count(FolderOf(path)) == 0) return NoSuch("folder", FolderOf(path));
     return absl::OkStatus();
   }
@@ -166,7 +166,7 @@ absl::Status MemoryEnv::CreateDirs(const std::string& path) {
   for (std::string name = Normalise(path); state_->folders.count(name) == 0;
        name = FolderOf(name)) {
     if (state_->files.count(name) > 0) {
-      return absl::InternalError(
+      return absl::InvalidArgumentError(
           absl::StrCat("cannot create folder ", path, ": ", name, " is a file"));
     }
     state_->folders.insert(name);
@@ -178,7 +178,7 @@ absl::Status MemoryEnv::RemoveFile(const std::string& path) {
   const std::string name = Normalise(path);
   MutexLock lock(state_->mutex);
   if (state_->folders.count(name) > 0) {
-    return absl::InternalError(absl::StrCat("cannot remove ", path, ": is a folder"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot remove ", path, ": is a folder"));
   }
   state_->files.erase(name);
   return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -33,6 +34,11 @@ absl::StatusCode CodeOf(int error_number) {
     case EPERM:
     case EROFS:
       return absl::StatusCode::kPermissionDenied;
+    case EISDIR:
+    case ENOTDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return absl::StatusCode::kInvalidArgument;
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
@@ -80,7 +86,7 @@ absl::StatusOr<struct stat> StatRegularFile(const FileDescriptor& fd, const std:
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "examine", path);
   if (S_ISDIR(info.st_mode)) return ErrnoStatus(EISDIR, "open", path);
   if (!S_ISREG(info.st_mode)) {
-    return absl::InternalError(absl::StrCat("cannot open ", path, ": not a regular file"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot open ", path, ": not a regular file"));
   }
   return info;
 }
@@ -116,6 +122,28 @@ std::string FolderOf(const std::string& path) {
 absl::Status SyncFolder(const std::string& folder) {
   QFL_ASSIGN_OR_RETURN(const FileDescriptor fd, Open(folder, O_RDONLY | O_DIRECTORY));
   return SyncDescriptor(fd, folder);
+}
+
+// Where a new file takes the place of what `path` names: a link keeps leading to it. Whatever else
+// is no file (a device, a pipe, a folder) is not replaced by one.
+absl::StatusOr<std::string> ReplaceableTarget(const std::string& path) {
+  struct stat info {};
+  if (lstat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT) return path;
+    return ErrnoStatus(errno, "write", path);
+  }
+  if (S_ISREG(info.st_mode)) return path;
+  if (S_ISDIR(info.st_mode)) return ErrnoStatus(EISDIR, "write", path);
+  if (!S_ISLNK(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot write ", path, ": not a regular file"));
+  }
+  char* const resolved = realpath(path.c_str(), nullptr);
+  if (resolved == nullptr) {
+    return ErrnoStatus(errno, "write", absl::StrCat(path, ", a link that leads nowhere"));
+  }
+  std::string target = resolved;
+  free(resolved);
+  return ReplaceableTarget(target);
 }
 
 class PosixAppendFile final : public AppendFile {
@@ -209,8 +237,9 @@ class RealEnv final : public Env {
     return data;
   }
 
-  absl::Status WriteFileAtomically(const std::string& path, absl::string_view data,
+  absl::Status WriteFileAtomically(const std::string& named, absl::string_view data,
                                    int mode) override {
+    QFL_ASSIGN_OR_RETURN(const std::string path, ReplaceableTarget(named));
     // Random, so that what a crash left, or another process writes, is not in the way.
     const std::string temporary =
         absl::StrCat(path, ".tmp-", absl::BytesToHexString(SecureRandomBytes(8)));
@@ -268,7 +297,7 @@ class RealEnv final : public Env {
 
   bool Exists(const std::string& path) override {
     struct stat info {};
-    return stat(path.c_str(), &info) == 0;
+    return stat(path.c_str(), &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
   }
 
   absl::StatusOr<std::vector<std::string>> List(const std::string& folder) override {

@@ -20,6 +20,7 @@ enum class PrngPurpose : uint32_t {
   kBackoff = 6,
   kSynthetic = 7,
   kSimulation = 8,
+  kAugment = 9,
 };
 
 // Names a stream. Equal keys give equal streams on every machine.

@@ -11,7 +11,7 @@ namespace quantfl::codec {
 // The part of a tensor that lies in a chunk.
 struct Extent {
   uint32_t tensor;
-  uint32_t range;  // among the quantised tensors; 0 with scope model
+  uint32_t range;  // among the quantised tensors; 0 where they share one codebook
   uint64_t first;  // parameter index in the update
   uint64_t count;
   bool is_fp32;
@@ -24,6 +24,8 @@ uint64_t BlockSideBytes(const Spec& spec);
 // In the header: how many scopes it describes, and with how many bytes each.
 uint64_t HeaderScopes(const Spec& spec, const Layout& layout);
 uint64_t ScopeSideBytes(const Spec& spec);
+// Both together, and the gains of tensors.
+uint64_t HeaderSideBytes(const Spec& spec, const Layout& layout);
 
 bool TravelsAsFp32(const Spec& spec, const Layout::Tensor& tensor);
 

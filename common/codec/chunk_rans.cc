@@ -25,7 +25,8 @@ uint64_t PlainBytes(const Extent& extent) {
   return extent.is_fp32 ? extent.bytes : extent.side_bytes;
 }
 
-Plan MakePlan(absl::Span<const Extent> extents) {
+Plan MakePlan(absl::Span<const Extent> extents, const Layout& layout,
+              const ContextModel* contexts) {
   Plan plan;
   for (const Extent& extent : extents) {
     plan.fixed_bytes += extent.bytes;
@@ -33,6 +34,16 @@ Plan MakePlan(absl::Span<const Extent> extents) {
     if (extent.is_fp32) continue;
     plan.codes += extent.count;
     plan.class_count = std::min(plan.class_count + 1, kRansClassesMax);
+  }
+  if (contexts != nullptr) {
+    plan.classes.resize(plan.codes);
+    uint8_t* classes = plan.classes.data();
+    for (const Extent& extent : extents) {
+      if (extent.is_fp32) continue;
+      FillClasses(*contexts, layout, extent, classes);
+      classes += extent.count;
+    }
+    return plan;
   }
   if (plan.class_count < 2) return plan;
   plan.classes.reserve(plan.codes);
@@ -49,9 +60,10 @@ Plan MakePlan(absl::Span<const Extent> extents) {
 }  // namespace
 
 std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<const Extent> extents,
-                                         const Spec& spec) {
+                                         const Spec& spec, const Layout& layout,
+                                         const ContextModel* contexts) {
   QFL_CHECK(HasCodes(spec));
-  const Plan plan = MakePlan(extents);
+  const Plan plan = MakePlan(extents, layout, contexts);
   QFL_CHECK(fixed.size() == plan.fixed_bytes);
   if (plan.codes == 0) return std::nullopt;
   const int bits = BitsPerCode(spec);
@@ -68,8 +80,12 @@ std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<con
     }
     fixed.remove_prefix(extent.bytes);
   }
-  const std::optional<RansStream> stream = RansEncode(
-      codes, plan.classes, plan.class_count, spec.levels, plan.fixed_bytes - plan.plain_bytes);
+  const uint64_t room = plan.fixed_bytes - plan.plain_bytes;
+  const std::optional<RansStream> stream =
+      contexts != nullptr
+          ? RansEncodeWith(codes, plan.classes, contexts->tables, contexts->scale,
+                           1 + ((plan.codes * contexts->cost_per_code) >> 19), room)
+          : RansEncode(codes, plan.classes, plan.class_count, spec.levels, room);
   if (!stream.has_value()) return std::nullopt;
   segments.bytes.append(stream->bytes);
   segments.table_bytes = stream->table_bytes;
@@ -77,9 +93,10 @@ std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<con
 }
 
 absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<const Extent> extents,
-                                          const Spec& spec) {
+                                          const Spec& spec, const Layout& layout,
+                                         const ContextModel* contexts) {
   QFL_CHECK(HasCodes(spec));
-  const Plan plan = MakePlan(extents);
+  const Plan plan = MakePlan(extents, layout, contexts);
   if (plan.codes == 0) return absl::DataLossError("pack 'rans' in a chunk without codes");
   if (rans.size() < plan.plain_bytes || rans.size() >= plan.fixed_bytes) {
     return absl::DataLossError(absl::StrCat(
@@ -89,9 +106,15 @@ absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<con
   const int bits = BitsPerCode(spec);
   std::vector<uint8_t> codes(plan.codes);
   ChunkSegments segments;
-  QFL_ASSIGN_OR_RETURN(segments.table_bytes,
-                       RansDecode(rans.substr(plan.plain_bytes), plan.classes, plan.class_count,
-                                  spec.levels, absl::MakeSpan(codes)));
+  const absl::string_view stream = rans.substr(plan.plain_bytes);
+  if (contexts != nullptr) {
+    QFL_RETURN_IF_ERROR(RansDecodeWith(stream, plan.classes, contexts->tables, contexts->scale,
+                                       absl::MakeSpan(codes)));
+  } else {
+    QFL_ASSIGN_OR_RETURN(segments.table_bytes,
+                         RansDecode(stream, plan.classes, plan.class_count, spec.levels,
+                                    absl::MakeSpan(codes)));
+  }
   segments.bytes.resize(plan.fixed_bytes);
   size_t at = 0;
   size_t from = 0;

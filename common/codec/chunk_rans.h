@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/codec/chunk_extents.h"
+#include "common/codec/context.h"
 #include "common/codec/spec.h"
 
 namespace quantfl::codec {
@@ -23,13 +24,18 @@ struct ChunkSegments {
   uint64_t table_bytes = 0;  // entropy tables in the pack rans of it
 };
 
+// With contexts the classes are the model's, and so are the tables, which stand in the header. Null:
+// without.
+
 // Nothing if the pack rans is not smaller. `fixed` holds the segments of `extents`.
 std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<const Extent> extents,
-                                         const Spec& spec);
+                                         const Spec& spec, const Layout& layout,
+                                         const ContextModel* contexts);
 
 // DATA_LOSS with the reason. Allocates a few bytes a parameter of the extents.
 absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<const Extent> extents,
-                                          const Spec& spec);
+                                          const Spec& spec, const Layout& layout,
+                                          const ContextModel* contexts);
 
 }  // namespace quantfl::codec
 

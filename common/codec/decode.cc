@@ -15,6 +15,8 @@
 #include "common/codec/chunk_extents.h"
 #include "common/codec/chunk_rans.h"
 #include "common/codec/half.h"
+#include "common/codec/kernels.h"
+#include "common/codec/transform.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
 
@@ -24,7 +26,9 @@ namespace {
 constexpr size_t kBlock = 4096;  // parameters at a time; their codes end on a byte for any width
 constexpr uint32_t kExponentMask = 0x7f800000u;
 constexpr size_t kDigestShown = 6;          // bytes of a digest in a message
-constexpr int kInt8Zero = kInt8Levels / 2;  // the code of 0
+// Of tensors that share a step.
+constexpr float kGainMin = 0x1p-4f;
+constexpr float kGainMax = 0x1p4f;
 
 absl::Status HeaderLoss(absl::string_view reason) {
   return absl::DataLossError(absl::StrCat("update header: ", reason));
@@ -54,9 +58,12 @@ absl::StatusOr<Spec> ParseSpecFields(absl::string_view bytes) {
   spec.context = wire::Load<Context>(bytes, wire::kContext);
   spec.class_rule = wire::Load<ClassRule>(bytes, wire::kClassRule);
   spec.transform = wire::Load<Transform>(bytes, wire::kTransform);
+  const bool is_uniform = spec.quantiser == QuantiserId::kUniform;
+  spec.step = is_uniform ? 1 : 0;  // until its side information is read
   absl::Status valid = Validate(spec);
   if (absl::IsInvalidArgument(valid)) return HeaderLoss(valid.message());
   QFL_RETURN_IF_ERROR(base::Annotate(valid, "update header"));
+  spec.step = 0;
   return spec;
 }
 
@@ -96,8 +103,7 @@ absl::Status CheckCodes(const Segment& segment, uint32_t index, int bits, uint16
     const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
     UnpackBits(segment.bytes.substr(PackedBytes(done, bits), PackedBytes(count, bits)), bits,
                absl::MakeSpan(codes.data(), count));
-    uint8_t largest = 0;
-    for (size_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
+    const uint8_t largest = kernels::LargestCode(codes.data(), count);
     if (largest < levels) continue;
     const auto bad = std::find(codes.begin(), codes.begin() + count, largest);
     return ChunkLoss(
@@ -126,9 +132,8 @@ absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, Upda
     return absl::OkStatus();
   }
   const float scale = wire::Load<float>(bytes, at);
-  const bool is_int8 = spec.quantiser == QuantiserId::kInt8;
   if (!std::isfinite(scale) || std::signbit(scale) ||
-      (is_int8 && !std::isfinite(static_cast<float>(kInt8Zero) * scale))) {
+      (IsSymmetric(spec) && !std::isfinite(static_cast<float>(spec.levels / 2) * scale))) {
     return HeaderLoss(absl::StrCat("scale ", index, ": ", scale,
                                    " is not finite and at least 0, with finite representatives"));
   }
@@ -142,6 +147,26 @@ absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, Upda
                                      " is not finite"));
     }
     header.codebooks.push_back(half);
+  }
+  return absl::OkStatus();
+}
+
+// The step of the model becomes the scales of its tensors.
+absl::Status ParseGains(absl::string_view gains, UpdateHeader& header) {
+  const size_t count = gains.size() / wire::kHalfBytes;
+  const float step = header.spec.step;
+  header.scales.clear();
+  header.scales.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    const uint16_t half = wire::Load<uint16_t>(gains, i * wire::kHalfBytes);
+    const float gain = IsFiniteHalf(half) ? FromHalf(half) : 0.0f;
+    const float scale = gain * step;
+    if (!(gain >= kGainMin && gain <= kGainMax) ||
+        !std::isfinite(static_cast<float>(header.spec.levels / 2) * scale)) {
+      return HeaderLoss(absl::StrCat("gain ", i, ": ", gain, " is outside ", kGainMin, " to ",
+                                     kGainMax, ", or its representatives are not finite"));
+    }
+    header.scales.push_back(scale);
   }
   return absl::OkStatus();
 }
@@ -239,7 +264,8 @@ absl::Status BeyondBound(size_t tensor, float value, int8_t exponent) {
 
 uint64_t EncodedHeaderBytesMax(const Layout& layout) {
   return wire::kHeaderFixedBytes +
-         uint64_t{layout.tensors().size()} * (wire::kScaleBytes + kLevelsMax * wire::kHalfBytes);
+         uint64_t{layout.tensors().size()} * (wire::kScaleBytes + kLevelsMax * wire::kHalfBytes) +
+         ContextSectionBytesMax(layout);
 }
 
 absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& layout) {
@@ -295,15 +321,34 @@ absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& 
 
   const uint64_t scopes = HeaderScopes(header.spec, layout);
   const uint64_t scope_bytes = ScopeSideBytes(header.spec);
-  header.side_bytes = scopes * scope_bytes;
-  if (wire::Load<uint32_t>(bytes, wire::kSideSize) != header.side_bytes ||
-      bytes.size() != wire::kHeaderFixedBytes + header.side_bytes) {
+  const uint64_t scope_side_bytes = HeaderSideBytes(header.spec, layout);
+  header.side_bytes = wire::Load<uint32_t>(bytes, wire::kSideSize);
+  const bool has_contexts = header.spec.context != Context::kNone;
+  if (bytes.size() != wire::kHeaderFixedBytes + header.side_bytes ||
+      (has_contexts ? header.side_bytes < scope_side_bytes
+                    : header.side_bytes != scope_side_bytes)) {
     return HeaderLoss(absl::StrCat(
         "side information of ", wire::Load<uint32_t>(bytes, wire::kSideSize), " bytes in ",
-        bytes.size(), "; ", scopes, " of ", scope_bytes, " bytes have ", header.side_bytes));
+        bytes.size(), "; for this schema they are ", scope_side_bytes,
+        has_contexts ? ", and contexts follow" : ""));
   }
   for (uint64_t i = 0; i < scopes; ++i) {
     QFL_RETURN_IF_ERROR(ParseScope(bytes, wire::kSide + i * scope_bytes, i, header));
+  }
+  if (header.spec.quantiser == QuantiserId::kUniform && scopes > 0) {
+    header.spec.step = header.scales[0];
+    if (header.spec.representative == Representative::kGain) {
+      QFL_RETURN_IF_ERROR(ParseGains(
+          bytes.substr(wire::kSide + scope_bytes, scope_side_bytes - scope_bytes), header));
+    }
+  }
+  if (has_contexts) {
+    absl::StatusOr<ContextModel> contexts = ParseContextSection(
+        bytes.substr(wire::kSide + scope_side_bytes, header.side_bytes - scope_side_bytes), layout,
+        header.spec.levels);
+    if (!contexts.ok()) return HeaderLoss(contexts.status().message());
+    header.table_bytes = contexts->table_bytes;
+    header.contexts = std::make_shared<const ContextModel>(*std::move(contexts));
   }
   return header;
 }
@@ -361,7 +406,7 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
   for (const Extent& extent : extents) chunk.payload.side_information += extent.side_bytes;
   absl::string_view segments = bytes.substr(wire::kChunkCodes, stated);
   if (is_rans) {
-    absl::StatusOr<ChunkSegments> fixed = RansToFixed(segments, extents, header.spec);
+    absl::StatusOr<ChunkSegments> fixed = RansToFixed(segments, extents, header.spec, layout, header.contexts.get());
     if (!fixed.ok()) return ChunkLoss(index, fixed.status().message());
     chunk.payload.tables = fixed->table_bytes;
     chunk.unpacked = std::make_shared<const std::string>(std::move(fixed->bytes));
@@ -396,9 +441,10 @@ void FillCodebook(const UpdateHeader& header, const Segment& segment, uint64_t b
   };
   if (!header.ranges.empty()) return fill_affine(header.ranges[segment.range]);
   const float scale = header.scales[segment.range];
-  if (spec.quantiser == QuantiserId::kInt8) {
-    for (int code = 0; code < kInt8Levels; ++code) {
-      codebook[static_cast<size_t>(code)] = static_cast<float>(code - kInt8Zero) * scale;
+  if (IsSymmetric(spec)) {
+    const int zero = spec.levels / 2;
+    for (int code = 0; code < spec.levels; ++code) {
+      codebook[static_cast<size_t>(code)] = static_cast<float>(code - zero) * scale;
     }
     return;
   }
@@ -527,6 +573,15 @@ absl::StatusOr<std::vector<float>> Decode(absl::string_view header_bytes,
   if (checksum.value() != header.codes_crc32c) {
     return absl::DataLossError(
         "update: the checksum of the decoded codes does not match the header");
+  }
+  if (header.spec.transform == Transform::kDct) {
+    InverseTransform(layout, absl::MakeSpan(values));
+    const size_t bad =
+        FirstNotFinite(reinterpret_cast<const char*>(values.data()), values.size());
+    if (bad != values.size()) {
+      return absl::DataLossError(
+          absl::StrCat("update: parameter ", bad, " is not finite once it is transformed back"));
+    }
   }
   return values;
 }

@@ -10,52 +10,19 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/codec/half.h"
+#include "common/codec/kernels.h"
+#include "common/codec/uniform.h"
 #include "common/codec/wire.h"
 
 namespace quantfl::codec {
 namespace {
 
-// Extremes are taken over fixed lanes: the compiler may vectorise them without changing a bit.
-constexpr size_t kLanes = 16;
 constexpr size_t kBlock = 4096;
 constexpr int kInt8Zero = kInt8Levels / 2;
-
-struct Extremes {
-  float lo;
-  float hi;
-};
-
-Extremes ExtremesOf(absl::Span<const float> values) {
-  std::array<float, kLanes> low;
-  std::array<float, kLanes> high;
-  low.fill(values[0]);
-  high.fill(values[0]);
-  size_t i = 0;
-  for (; i + kLanes <= values.size(); i += kLanes) {
-    for (size_t j = 0; j < kLanes; ++j) {
-      const float x = values[i + j];
-      low[j] = x < low[j] ? x : low[j];
-      high[j] = x > high[j] ? x : high[j];
-    }
-  }
-  for (; i < values.size(); ++i) {
-    low[0] = std::min(low[0], values[i]);
-    high[0] = std::max(high[0], values[i]);
-  }
-  // Adding +0 turns -0 into +0: which of the two is the least must not depend on the order.
-  return {*std::min_element(low.begin(), low.end()) + 0.0f,
-          *std::max_element(high.begin(), high.end()) + 0.0f};
-}
-
-Extremes ExtremesOf(Parts parts) {
-  Extremes all = ExtremesOf(parts[0]);
-  for (const absl::Span<const float> part : parts.subspan(1)) {
-    const Extremes one = ExtremesOf(part);
-    all.lo = std::min(all.lo, one.lo);
-    all.hi = std::max(all.hi, one.hi);
-  }
-  return all;
-}
+// The most that unbias multiplies means with. In blocks they are in units of the tensor's scale, in
+// which the largest value may grow to 65504 / 2^14 times itself.
+constexpr double kUnbiasMax = 0x1p10;
+constexpr double kUnbiasOfBlocksMax = 3.5;
 
 // A step below the least normal fp32 becomes 0, all values lo: with its few bits, representatives
 // would pass the largest value.
@@ -129,6 +96,27 @@ std::vector<float> QuantilesOf(Parts parts, uint16_t levels) {
   return edges;
 }
 
+// <x, x> / <Q(x), x>, where the values of a bucket are decoded to their mean.
+double UnbiasOf(Parts parts, const std::array<double, kLevelsMax>& means,
+                const std::array<uint64_t, kLevelsMax>& counts, const Spec& spec) {
+  std::array<double, kernels::kSumLanes> squares{};
+  for (const absl::Span<const float> part : parts) {
+    for (size_t i = 0; i < part.size(); ++i) {
+      const double x = static_cast<double>(part[i]);
+      squares[i % kernels::kSumLanes] += x * x;
+    }
+  }
+  double squared_norm = 0;
+  for (const double lane : squares) squared_norm += lane;
+  double product = 0;
+  for (uint32_t code = 0; code < spec.levels; ++code) {
+    if (counts[code] > 0) product += static_cast<double>(counts[code]) * means[code] * means[code];
+  }
+  if (product == 0) return 1;
+  return std::clamp(squared_norm / product, 1.0,
+                    spec.scope == Scope::kBlock ? kUnbiasOfBlocksMax : kUnbiasMax);
+}
+
 // What the codes of explicit codebooks stand for, before rounding: the mean of the values of each
 // bucket, summed in order. An empty bucket has its lower edge (bq), or its middle (bu).
 std::array<double, kLevelsMax> MeansOf(Parts parts, const Spec& spec, const Fit& fit) {
@@ -154,6 +142,11 @@ std::array<double, kLevelsMax> MeansOf(Parts parts, const Spec& spec, const Fit&
       sums[code] = static_cast<double>(fit.edges[code == 0 ? 0 : code - 1]);
     }
   }
+  if (!spec.unbias) return sums;
+  const double factor = UnbiasOf(parts, sums, counts, spec);
+  for (uint32_t code = 0; code < spec.levels; ++code) {
+    if (counts[code] > 0) sums[code] *= factor;
+  }
   return sums;
 }
 
@@ -173,18 +166,17 @@ absl::Status SetCodebook(const std::array<double, kLevelsMax>& values, float sca
   return absl::OkStatus();
 }
 
-absl::Status ChooseBuckets(Parts parts, const Spec& spec, Fit& fit) {
+absl::Status ChooseBuckets(Parts parts, Extremes extremes, const Spec& spec, Fit& fit) {
   if (spec.quantiser == QuantiserId::kBq) {
     fit.edges = QuantilesOf(parts, spec.levels);
     return absl::OkStatus();
   }
-  QFL_ASSIGN_OR_RETURN(fit.buckets, BucketsOf(ExtremesOf(parts), spec.levels));
+  QFL_ASSIGN_OR_RETURN(fit.buckets, BucketsOf(extremes, spec.levels));
   return absl::OkStatus();
 }
 
-Fit FitInt8(Parts parts) {
-  float largest = 0;
-  for (const absl::Span<const float> part : parts) largest = std::max(largest, LargestOf(part));
+Fit FitInt8(Extremes extremes) {
+  const float largest = extremes.largest();
   constexpr float kLastCode = kInt8Zero;
   Fit fit;
   fit.scale = WithoutDenormal(largest / kLastCode);
@@ -196,62 +188,22 @@ Fit FitInt8(Parts parts) {
   return fit;
 }
 
-// The fp16 range of a block: lo is rounded down and step up, so that no value is outside.
-absl::Status FitBlockRange(Extremes extremes, float scale, const Spec& spec, Fit& fit) {
-  const double unit = static_cast<double>(scale);
-  const double lo = static_cast<double>(extremes.lo) / unit;
-  const double hi = static_cast<double>(extremes.hi) / unit;
-  uint16_t lo_half = 0;
-  double step = 0;
-  if (spec.rounding == Rounding::kStochastic) {
-    // Wider by more than the rounding of lo can move it.
-    const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
-    step = FromHalf(ToHalf((hi - lo + margin) / (spec.levels - 1), HalfRounding::kUp));
-    lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
-  } else {
-    lo_half = ToHalf(lo, HalfRounding::kDown);
-    step = (hi - static_cast<double>(FromHalf(lo_half))) / spec.levels;
-  }
-  const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
-  Append(fit.side, lo_half);
-  Append(fit.side, step_half);
-  SetRange({FromHalf(lo_half) * scale, FromHalf(step_half) * scale}, spec.levels, fit);
-  fit.buckets = fit.range;
-  if (!std::isfinite(fit.range.lo) || !std::isfinite(fit.range.step) ||
-      !std::isfinite(fit.range.Representative(spec.levels - 1u))) {
-    return TooWide(extremes);
-  }
-  return absl::OkStatus();
-}
-
 void QuantiseNearest(const float* values, size_t count, AffineRange range, uint16_t levels,
                      uint8_t* codes) {
   if (range.step == 0.0f) {
     std::memset(codes, 0, count);
     return;
   }
-  const int last = levels - 1;
-  for (size_t i = 0; i < count; ++i) {
-    // The quotient is not negative and below 2 * levels, also where step is denormal, so that the
-    // conversion, which is floor there, is defined.
-    const int code = static_cast<int>((values[i] - range.lo) / range.step);
-    codes[i] = static_cast<uint8_t>(code < last ? code : last);
-  }
+  kernels::QuantiseNearest(values, count, {range.lo, range.step, levels}, codes);
 }
 
-// values[i] lies at position(values[i]) among the representatives, in steps; it goes up with the
-// probability of the fraction.
-template <typename Position>
+// Values of parameters `first` and on; what lies between two positions goes up with the probability
+// of the fraction.
 void QuantiseStochastic(const float* values, size_t count, uint64_t first, const base::PrngKey& key,
-                        int last, Position position, uint8_t* codes) {
-  std::array<uint32_t, 4> words{};
-  for (size_t i = 0; i < count; ++i) {
-    const uint64_t parameter = first + i;
-    if (i == 0 || parameter % 4 == 0) words = base::PrngBlock(key, parameter / 4);
-    const double random = static_cast<double>(words[parameter % 4]) * 0x1p-32;
-    const double code = std::floor(position(static_cast<double>(values[i])) + random);
-    codes[i] = static_cast<uint8_t>(std::clamp(code, 0.0, static_cast<double>(last)));
-  }
+                        const kernels::Positions& positions, uint8_t* codes) {
+  std::array<uint32_t, kBlock> words;
+  kernels::RandomWords(key, first, count, words.data());
+  kernels::QuantiseStochastic(values, words.data(), count, positions, codes);
 }
 
 void QuantiseInt8(const float* values, size_t count, uint64_t first, const Spec& spec, float scale,
@@ -262,8 +214,7 @@ void QuantiseInt8(const float* values, size_t count, uint64_t first, const Spec&
   }
   const double unit = static_cast<double>(scale);
   if (spec.rounding == Rounding::kStochastic) {
-    const auto position = [&](double x) { return x / unit + kInt8Zero; };
-    QuantiseStochastic(values, count, first, key, kInt8Levels - 1, position, codes);
+    QuantiseStochastic(values, count, first, key, {0, unit, kInt8Zero, kInt8Levels - 1}, codes);
     return;
   }
   for (size_t i = 0; i < count; ++i) {
@@ -282,16 +233,16 @@ void QuantiseByEdges(const float* values, size_t count, const std::vector<float>
 
 }  // namespace
 
-float LargestOf(absl::Span<const float> values) {
-  const Extremes extremes = ExtremesOf(values);
-  return std::max(std::fabs(extremes.lo), std::fabs(extremes.hi));
+Extremes ExtremesOf(absl::Span<const float> values) {
+  const kernels::Survey survey = kernels::FindExtremes(values.data(), values.size());
+  return {survey.lo, survey.hi};
 }
 
-absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec) {
-  if (spec.quantiser == QuantiserId::kInt8) return FitInt8(parts);
+absl::StatusOr<Fit> FitScope(Parts parts, Extremes extremes, const Spec& spec) {
+  if (spec.quantiser == QuantiserId::kInt8) return FitInt8(extremes);
   Fit fit;
   if (HasExplicitCodebook(spec)) {
-    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, spec, fit));
+    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, extremes, spec, fit));
     const std::array<double, kLevelsMax> means = MeansOf(parts, spec, fit);
     double largest = 0;
     for (uint32_t code = 0; code < spec.levels; ++code) {
@@ -302,7 +253,6 @@ absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec) {
     QFL_RETURN_IF_ERROR(SetCodebook(means, scale, spec.levels, fit));
     return fit;
   }
-  const Extremes extremes = ExtremesOf(parts);
   QFL_ASSIGN_OR_RETURN(const AffineRange range, spec.rounding == Rounding::kStochastic
                                                     ? GridOf(extremes, spec.levels)
                                                     : BucketsOf(extremes, spec.levels));
@@ -313,29 +263,61 @@ absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec) {
   return fit;
 }
 
+// lo is rounded down and step up, so that no value is outside.
+absl::StatusOr<BlockRange> FitBlockRange(Extremes extremes, float scale, const Spec& spec) {
+  // scale is a power of two: so is its inverse, and multiplying by it divides.
+  const double inverse = 1 / static_cast<double>(scale);
+  const double lo = static_cast<double>(extremes.lo) * inverse;
+  const double hi = static_cast<double>(extremes.hi) * inverse;
+  uint16_t lo_half = 0;
+  double step = 0;
+  if (spec.rounding == Rounding::kStochastic) {
+    // Wider by more than the rounding of lo can move it.
+    const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
+    step = FromHalf(ToHalf((hi - lo + margin) / (spec.levels - 1), HalfRounding::kUp));
+    lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
+  } else {
+    lo_half = ToHalf(lo, HalfRounding::kDown);
+    step = (hi - static_cast<double>(FromHalf(lo_half))) / spec.levels;
+  }
+  const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
+  const BlockRange block{
+      lo_half, step_half, {FromHalf(lo_half) * scale, FromHalf(step_half) * scale}};
+  if (!std::isfinite(block.range.lo) || !std::isfinite(block.range.step) ||
+      !std::isfinite(block.range.Representative(spec.levels - 1u))) {
+    return TooWide(extremes);
+  }
+  return block;
+}
+
 absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const Spec& spec) {
   Fit fit;
   const Parts parts(&values, 1);
   if (HasExplicitCodebook(spec)) {
-    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, spec, fit));
+    QFL_RETURN_IF_ERROR(ChooseBuckets(parts, ExtremesOf(values), spec, fit));
     QFL_RETURN_IF_ERROR(SetCodebook(MeansOf(parts, spec, fit), scale, spec.levels, fit));
     return fit;
   }
-  QFL_RETURN_IF_ERROR(FitBlockRange(ExtremesOf(values), scale, spec, fit));
+  QFL_ASSIGN_OR_RETURN(const BlockRange block, FitBlockRange(ExtremesOf(values), scale, spec));
+  Append(fit.side, block.lo_half);
+  Append(fit.side, block.step_half);
+  SetRange(block.range, spec.levels, fit);
+  fit.buckets = block.range;
   return fit;
 }
 
 void Quantise(const float* values, size_t count, uint64_t first, const Spec& spec, const Fit& fit,
               const base::PrngKey& key, uint8_t* codes) {
-  if (spec.quantiser == QuantiserId::kInt8) {
+  if (spec.quantiser == QuantiserId::kUniform) {
+    QuantiseUniform(values, count, first, spec, fit.buckets.step, key, codes);
+  } else if (spec.quantiser == QuantiserId::kInt8) {
     QuantiseInt8(values, count, first, spec, fit.scale, key, codes);
   } else if (spec.quantiser == QuantiserId::kBq) {
     QuantiseByEdges(values, count, fit.edges, codes);
   } else if (spec.rounding == Rounding::kStochastic && fit.buckets.step != 0.0f) {
     const double lo = static_cast<double>(fit.buckets.lo);
     const double step = static_cast<double>(fit.buckets.step);
-    const auto position = [&](double x) { return (x - lo) / step - 0.5; };
-    QuantiseStochastic(values, count, first, key, spec.levels - 1, position, codes);
+    QuantiseStochastic(values, count, first, key, {lo, step, -0.5, spec.levels - 1u}, codes);
   } else {
     QuantiseNearest(values, count, fit.buckets, spec.levels, codes);
   }

@@ -4,6 +4,8 @@
 // The encoder's choice of a codebook for the values of one scope, and of their codes. Every
 // rounding is part of the format: see proto/README.md.
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -24,7 +26,7 @@ using Parts = absl::Span<const absl::Span<const float>>;
 // A codebook as it travels, and what the encoder knows beside it.
 struct Fit {
   std::string side;          // its bytes in the header, or in front of its segment's codes
-  AffineRange buckets;       // bu: the range that codes are computed with
+  AffineRange buckets;       // bu: the range that codes are computed with; uniform: the step
   float scale = 0;           // of fp16, int8
   std::vector<float> edges;  // bq: levels - 1, not decreasing; a value on an edge is above it
   // What codes decode to; AddErrors takes the range where there is one.
@@ -33,13 +35,27 @@ struct Fit {
   Codebook codebook{};
 };
 
+// -0 as +0.
+struct Extremes {
+  float lo;
+  float hi;
+  float largest() const { return std::max(std::fabs(lo), std::fabs(hi)); }  // magnitude
+};
+Extremes ExtremesOf(absl::Span<const float> values);
+
 // For scope tensor or model; INVALID_ARGUMENT if a range or representative is beyond fp32.
-absl::StatusOr<Fit> FitScope(Parts parts, const Spec& spec);
+//   extremes  of all parts
+absl::StatusOr<Fit> FitScope(Parts parts, Extremes extremes, const Spec& spec);
 // For one block. `scale` is that of its tensor: HalfScale of the largest magnitude.
 absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const Spec& spec);
 
-// The largest magnitude.
-float LargestOf(absl::Span<const float> values);
+// The range of a block that has no explicit codebook: the same, without what a Fit costs.
+struct BlockRange {
+  uint16_t lo_half;
+  uint16_t step_half;
+  AffineRange range;
+};
+absl::StatusOr<BlockRange> FitBlockRange(Extremes extremes, float scale, const Spec& spec);
 
 // Codes of values[0, count), which are the update's parameters from `first` on. count <= 4096.
 void Quantise(const float* values, size_t count, uint64_t first, const Spec& spec, const Fit& fit,

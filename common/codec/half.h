@@ -3,6 +3,7 @@
 
 // fp16 (IEEE 754 binary16) in integers and exact operations: the same bits on every machine.
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -15,13 +16,14 @@ inline bool IsFiniteHalf(uint16_t half) { return (half & kHalfExponentMask) != k
 
 // Exact. `half` must be finite.
 inline float FromHalf(uint16_t half) {
-  const int exponent = (half & kHalfExponentMask) >> kHalfFractionBits;
-  const int fraction = half & ((1 << kHalfFractionBits) - 1);
+  const uint32_t exponent = (half & kHalfExponentMask) >> kHalfFractionBits;
+  const uint32_t fraction = half & ((1u << kHalfFractionBits) - 1);
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const float magnitude =
       exponent == 0
           ? static_cast<float>(fraction) * 0x1p-24f
-          : std::ldexp(static_cast<float>(fraction + (1 << kHalfFractionBits)), exponent - 25);
-  return (half & 0x8000) != 0 ? -magnitude : magnitude;
+          : std::bit_cast<float>((exponent + 127 - 15) << 23 | fraction << (23 - kHalfFractionBits));
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
 }
 
 enum class HalfRounding { kNearest, kDown, kUp };  // to even; towards -infinity; towards +infinity
@@ -30,11 +32,15 @@ enum class HalfRounding { kNearest, kDown, kUp };  // to even; towards -infinity
 inline uint16_t ToHalf(double value, HalfRounding rounding = HalfRounding::kNearest) {
   const double magnitude = std::fabs(value);
   // The spacing of fp16 at this magnitude is 2^(exponent - 10).
-  const int exponent = magnitude < 0x1p-14 ? -14 : std::ilogb(magnitude);
-  const double units = std::ldexp(value, kHalfFractionBits - exponent);
-  const double rounded = rounding == HalfRounding::kNearest ? std::nearbyint(units)
-                         : rounding == HalfRounding::kDown  ? std::floor(units)
-                                                            : std::ceil(units);
+  const int exponent =
+      magnitude < 0x1p-14 ? -14 : static_cast<int>(std::bit_cast<uint64_t>(magnitude) >> 52) - 1023;
+  const double units =
+      value *
+      std::bit_cast<double>(static_cast<uint64_t>(1023 + kHalfFractionBits - exponent) << 52);
+  // Adding 1.5 * 2^52 rounds to the nearest integer, halves to even.
+  double rounded = (units + 0x1.8p52) - 0x1.8p52;
+  if (rounding == HalfRounding::kDown && rounded > units) rounded -= 1;
+  if (rounding == HalfRounding::kUp && rounded < units) rounded += 1;
   // A carry out of the fraction is the next exponent's first number, which is the right one.
   const int bits = static_cast<int>(std::fabs(rounded)) + ((exponent + 14) << kHalfFractionBits);
   return static_cast<uint16_t>(bits | (std::signbit(value) ? 0x8000 : 0));

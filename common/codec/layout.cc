@@ -118,6 +118,12 @@ uint64_t HeaderScopes(const Spec& spec, const Layout& layout) {
   return spec.scope == Scope::kModel ? 1 : layout.quantised_count();
 }
 
+uint64_t HeaderSideBytes(const Spec& spec, const Layout& layout) {
+  const uint64_t gains =
+      spec.representative == Representative::kGain ? layout.quantised_count() : 0;
+  return HeaderScopes(spec, layout) * ScopeSideBytes(spec) + gains * wire::kHalfBytes;
+}
+
 uint64_t ScopeSideBytes(const Spec& spec) {
   if (spec.scope == Scope::kBlock || !HasCodes(spec)) return wire::kScaleBytes;
   if (HasExplicitCodebook(spec)) return wire::kScaleBytes + spec.levels * wire::kHalfBytes;
@@ -143,7 +149,9 @@ std::vector<Extent> ChunkExtents(const Spec& spec, const Layout& layout, uint32_
     const uint64_t first = std::max(begin, tensor->offset);
     const uint64_t count = std::min(end, tensor->offset + tensor->size) - first;
     const bool is_fp32 = TravelsAsFp32(spec, *tensor);
-    const uint32_t range = spec.scope == Scope::kModel ? 0 : tensor->quantised_index;
+    const bool is_shared =
+        spec.scope == Scope::kModel && spec.representative != Representative::kGain;
+    const uint32_t range = is_shared ? 0 : tensor->quantised_index;
     extents.push_back({static_cast<uint32_t>(tensor - tensors.begin()), range, first, count,
                        is_fp32, ExtentBytes(spec, is_fp32, count),
                        ExtentSideBytes(spec, is_fp32, count)});

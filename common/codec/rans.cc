@@ -4,12 +4,14 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
+#include "common/codec/kernels.h"
 
 namespace quantfl::codec {
 namespace {
@@ -18,6 +20,7 @@ static_assert(std::endian::native == std::endian::little, "words are copied as t
 
 constexpr int kLanesLog2Max = 5;
 constexpr size_t kLanesMax = size_t{1} << kLanesLog2Max;
+static_assert(kLanesMax == kernels::kRansStates);
 constexpr uint32_t kLow = 1u << 16;  // states are at least this between codes
 constexpr int kWordBits = 16;
 constexpr size_t kWordBytes = 2;
@@ -176,9 +179,18 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
     x = x << (low * kWordBits) | (word & (0u - low));
     from += low * kWordBytes;
   };
+  size_t i = 0;
+  if constexpr (std::is_same_v<Table, PackedTable>) {
+    if (lanes == kernels::kRansStates) {
+      size_t words_used = 0;
+      i = kernels::DecodeRansRounds({table.slots.data(), scale, kOneClass ? nullptr : classes.data(),
+                                     codes.size(), from, words.size() / kWordBytes},
+                                    states, codes.data(), &words_used);
+      from += words_used * kWordBytes;
+    }
+  }
   std::array<uint32_t, kLanesMax> x;
   std::copy_n(states, lanes, x.begin());
-  size_t i = 0;
   for (; i + lanes <= codes.size() && static_cast<size_t>(end - from) >= lanes * kWordBytes;
        i += lanes) {
     if (lanes % 8 == 0) {
@@ -193,7 +205,7 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
     uint32_t& state = x[i % lanes];
     codes[i] = table.Step(state, kOneClass ? 0 : classes[i], mask, scale);
     if (state >= kLow) continue;
-    if (from == end) return std::nullopt;
+    if (end - from < static_cast<ptrdiff_t>(kWordBytes)) return std::nullopt;
     uint16_t word;
     std::memcpy(&word, from, kWordBytes);
     state = state << kWordBits | word;
@@ -203,8 +215,105 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
   return static_cast<size_t>(from - words.data());
 }
 
+// The stream of codes whose tables have been chosen and written as `table_bytes`.
+//   size  expected, without the states
+std::optional<RansStream> EncodeStream(absl::Span<const uint8_t> codes,
+                                       absl::Span<const uint8_t> classes,
+                                       const std::vector<RansFrequencies>& tables,
+                                       absl::string_view table_bytes, int scale, uint64_t size,
+                                       size_t bytes_limit) {
+  int lanes_log2 = kLanesLog2Max;
+  while (lanes_log2 > 0 && (kStateBytes << lanes_log2) * kStatesShare > size) --lanes_log2;
+  const size_t lanes = size_t{1} << lanes_log2;
+  const size_t front = 1 + table_bytes.size() + lanes * kStateBytes;
+  if (front >= bytes_limit) return std::nullopt;
+
+  // Room for one word more than there may be: the coder writes it before it knows whether it
+  // counts.
+  std::string bytes(std::max(bytes_limit, front) + kWordBytes * (lanes + 1), '\0');
+  std::array<uint32_t, kLanesMax> states;
+  states.fill(kLow);
+  const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, scale);
+  char* const end = bytes.data() + bytes.size();
+  const char* const words = tables.size() == 1
+                                ? EncodeWords<true>(codes, classes, entries, lanes, states.data(),
+                                                    bytes.data() + front, end)
+                                : EncodeWords<false>(codes, classes, entries, lanes, states.data(),
+                                                     bytes.data() + front, end);
+  if (words == nullptr) return std::nullopt;
+  const size_t word_bytes = static_cast<size_t>(end - words);
+  if (front + word_bytes >= bytes_limit) return std::nullopt;
+  std::memmove(bytes.data() + front, words, word_bytes);
+  bytes.resize(front + word_bytes);
+  bytes[0] = static_cast<char>(lanes_log2 | scale << 4);
+  bytes.replace(1, table_bytes.size(), table_bytes.data(), table_bytes.size());
+  std::memcpy(bytes.data() + front - lanes * kStateBytes, states.data(), lanes * kStateBytes);
+  return RansStream{std::move(bytes), table_bytes.size()};
+}
+
 absl::Status RansLoss(absl::string_view reason) {
   return absl::DataLossError(absl::StrCat("rans: ", reason));
+}
+
+absl::Status LeftOver(size_t bytes) {
+  return RansLoss(absl::StrCat(bytes, " bytes are left after the last code"));
+}
+
+struct Shape {
+  int lanes_log2;
+  int scale;
+};
+
+absl::StatusOr<Shape> ParseShape(absl::string_view bytes) {
+  if (bytes.empty()) return RansLoss("a stream of 0 bytes");
+  const int first = static_cast<uint8_t>(bytes[0]);
+  const Shape shape{first & 15, first >> 4};
+  if (shape.lanes_log2 > kLanesLog2Max || shape.scale < kRansScaleMin ||
+      shape.scale > kRansScaleMax) {
+    return RansLoss(absl::StrCat("2^", shape.lanes_log2, " states and a scale of ", shape.scale,
+                                 "; there are at most 2^", kLanesLog2Max, ", and scales ",
+                                 kRansScaleMin, " to ", kRansScaleMax));
+  }
+  return shape;
+}
+
+// From the states on. Gives the bytes that were used.
+absl::StatusOr<size_t> DecodeStream(absl::string_view rest, absl::Span<const uint8_t> classes,
+                                    const std::vector<RansFrequencies>& tables, Shape shape,
+                                    absl::Span<uint8_t> codes) {
+  const int scale = shape.scale;
+  const size_t lanes = size_t{1} << shape.lanes_log2;
+  if (rest.size() < lanes * kStateBytes) {
+    return RansLoss(
+        absl::StrCat(rest.size(), " bytes after the tables are not ", lanes, " states"));
+  }
+  const size_t state_bytes = lanes * kStateBytes;
+  std::array<uint32_t, kLanesMax> states;
+  std::memcpy(states.data(), rest.data(), state_bytes);
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    if (states[lane] < kLow) {
+      return RansLoss(
+          absl::StrCat("state ", lane, " is ", states[lane], "; it is at least ", kLow));
+    }
+  }
+  rest.remove_prefix(state_bytes);
+  const auto decode = [&](const auto& table) {
+    return tables.size() == 1
+               ? DecodeWords<true>(rest, classes, table, scale, lanes, states.data(), codes)
+               : DecodeWords<false>(rest, classes, table, scale, lanes, states.data(), codes);
+  };
+  const std::optional<size_t> used =
+      scale <= kPackedScale ? decode(PackedTable(tables, scale)) : decode(WideTable(tables, scale));
+  if (!used.has_value()) {
+    return RansLoss(absl::StrCat("its ", rest.size() / kWordBytes, " words end before the codes"));
+  }
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    if (states[lane] != kLow) {
+      return RansLoss(
+          absl::StrCat("state ", lane, " ends at ", states[lane], " instead of ", kLow));
+    }
+  }
+  return state_bytes + *used;
 }
 
 }  // namespace
@@ -247,85 +356,51 @@ std::optional<RansStream> RansEncode(absl::Span<const uint8_t> codes,
     scale = candidate;
     size = bytes;
   }
-  int lanes_log2 = kLanesLog2Max;
-  while (lanes_log2 > 0 && (kStateBytes << lanes_log2) * kStatesShare > size) --lanes_log2;
-  const size_t lanes = size_t{1} << lanes_log2;
-  const size_t front = 1 + tables.bytes.size() + lanes * kStateBytes;
-  if (front >= bytes_limit) return std::nullopt;
+  return EncodeStream(codes, classes, tables.classes, tables.bytes, scale, size, bytes_limit);
+}
 
-  // Room for one word more than there may be: the coder writes it before it knows whether it
-  // counts.
-  std::string bytes(std::max(bytes_limit, front) + kWordBytes * (lanes + 1), '\0');
-  std::array<uint32_t, kLanesMax> states;
-  states.fill(kLow);
-  const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables.classes, scale);
-  char* const end = bytes.data() + bytes.size();
-  const char* const words = class_count == 1
-                                ? EncodeWords<true>(codes, classes, entries, lanes, states.data(),
-                                                    bytes.data() + front, end)
-                                : EncodeWords<false>(codes, classes, entries, lanes, states.data(),
-                                                     bytes.data() + front, end);
-  if (words == nullptr) return std::nullopt;
-  const size_t word_bytes = static_cast<size_t>(end - words);
-  if (front + word_bytes >= bytes_limit) return std::nullopt;
-  std::memmove(bytes.data() + front, words, word_bytes);
-  bytes.resize(front + word_bytes);
-  bytes[0] = static_cast<char>(lanes_log2 | scale << 4);
-  bytes.replace(1, tables.bytes.size(), tables.bytes);
-  std::memcpy(bytes.data() + front - lanes * kStateBytes, states.data(), lanes * kStateBytes);
-  return RansStream{std::move(bytes), tables.bytes.size()};
+std::optional<RansStream> RansEncodeWith(absl::Span<const uint8_t> codes,
+                                         absl::Span<const uint8_t> classes,
+                                         const std::vector<RansFrequencies>& tables, int scale,
+                                         uint64_t expected_bytes, size_t bytes_limit) {
+  CheckArguments(codes.size(), classes, static_cast<int>(tables.size()), kRansSymbols);
+  return EncodeStream(codes, classes, tables, "", scale, expected_bytes, bytes_limit);
 }
 
 absl::StatusOr<size_t> RansDecode(absl::string_view bytes, absl::Span<const uint8_t> classes,
                                   int class_count, int levels, absl::Span<uint8_t> codes) {
+  QFL_ASSIGN_OR_RETURN(const RansPrefix prefix,
+                       RansDecodePrefix(bytes, classes, class_count, levels, codes));
+  if (prefix.bytes != bytes.size()) return LeftOver(bytes.size() - prefix.bytes);
+  return prefix.table_bytes;
+}
+
+absl::StatusOr<RansPrefix> RansDecodePrefix(absl::string_view bytes,
+                                            absl::Span<const uint8_t> classes, int class_count,
+                                            int levels, absl::Span<uint8_t> codes) {
   CheckArguments(codes.size(), classes, class_count, levels);
-  if (bytes.empty()) return RansLoss("a stream of 0 bytes");
-  const int first = static_cast<uint8_t>(bytes[0]);
-  const int lanes_log2 = first & 15;
-  const int scale = first >> 4;
-  if (lanes_log2 > kLanesLog2Max || scale < kRansScaleMin || scale > kRansScaleMax) {
-    return RansLoss(absl::StrCat("2^", lanes_log2, " states and a scale of ", scale,
-                                 "; there are at most 2^", kLanesLog2Max, ", and scales ",
-                                 kRansScaleMin, " to ", kRansScaleMax));
-  }
+  QFL_ASSIGN_OR_RETURN(const Shape shape, ParseShape(bytes));
   std::vector<RansFrequencies> tables;
   QFL_ASSIGN_OR_RETURN(const size_t table_bytes,
-                       ParseRansTables(bytes.substr(1), class_count, levels, scale, tables));
-  absl::string_view rest = bytes.substr(1 + table_bytes);
-  const size_t lanes = size_t{1} << lanes_log2;
-  if (rest.size() < lanes * kStateBytes || (rest.size() - lanes * kStateBytes) % kWordBytes != 0) {
-    return RansLoss(absl::StrCat(rest.size(), " bytes after the tables are not ", lanes,
-                                 " states and whole words"));
+                       ParseRansTables(bytes.substr(1), class_count, levels, shape.scale, tables));
+  QFL_ASSIGN_OR_RETURN(
+      const size_t used,
+      DecodeStream(bytes.substr(1 + table_bytes), classes, tables, shape, codes));
+  return RansPrefix{1 + table_bytes + used, table_bytes};
+}
+
+absl::Status RansDecodeWith(absl::string_view bytes, absl::Span<const uint8_t> classes,
+                            const std::vector<RansFrequencies>& tables, int scale,
+                            absl::Span<uint8_t> codes) {
+  CheckArguments(codes.size(), classes, static_cast<int>(tables.size()), kRansSymbols);
+  QFL_ASSIGN_OR_RETURN(const Shape shape, ParseShape(bytes));
+  if (shape.scale != scale) {
+    return RansLoss(
+        absl::StrCat("a scale of ", shape.scale, "; the header's tables have ", scale));
   }
-  std::array<uint32_t, kLanesMax> states;
-  std::memcpy(states.data(), rest.data(), lanes * kStateBytes);
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    if (states[lane] < kLow) {
-      return RansLoss(
-          absl::StrCat("state ", lane, " is ", states[lane], "; it is at least ", kLow));
-    }
-  }
-  rest.remove_prefix(lanes * kStateBytes);
-  const auto decode = [&](const auto& table) {
-    return class_count == 1
-               ? DecodeWords<true>(rest, classes, table, scale, lanes, states.data(), codes)
-               : DecodeWords<false>(rest, classes, table, scale, lanes, states.data(), codes);
-  };
-  const std::optional<size_t> used =
-      scale <= kPackedScale ? decode(PackedTable(tables, scale)) : decode(WideTable(tables, scale));
-  if (!used.has_value()) {
-    return RansLoss(absl::StrCat("its ", rest.size() / kWordBytes, " words end before the codes"));
-  }
-  if (*used != rest.size()) {
-    return RansLoss(absl::StrCat(rest.size() - *used, " bytes are left after the last code"));
-  }
-  for (size_t lane = 0; lane < lanes; ++lane) {
-    if (states[lane] != kLow) {
-      return RansLoss(
-          absl::StrCat("state ", lane, " ends at ", states[lane], " instead of ", kLow));
-    }
-  }
-  return table_bytes;
+  QFL_ASSIGN_OR_RETURN(const size_t used,
+                       DecodeStream(bytes.substr(1), classes, tables, shape, codes));
+  return used + 1 == bytes.size() ? absl::OkStatus() : LeftOver(bytes.size() - 1 - used);
 }
 
 }  // namespace quantfl::codec

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -39,6 +40,27 @@ std::optional<RansStream> RansEncode(absl::Span<const uint8_t> codes,
 //   classes, class_count, levels  as for encoding
 absl::StatusOr<size_t> RansDecode(absl::string_view bytes, absl::Span<const uint8_t> classes,
                                   int class_count, int levels, absl::Span<uint8_t> codes);
+
+// A stream that others follow: where it ends is known when its last code is.
+struct RansPrefix {
+  size_t bytes;        // of the stream
+  size_t table_bytes;  // of them, those that are tables
+};
+absl::StatusOr<RansPrefix> RansDecodePrefix(absl::string_view bytes,
+                                            absl::Span<const uint8_t> classes, int class_count,
+                                            int levels, absl::Span<uint8_t> codes);
+
+// The same with tables that stand elsewhere, one for each class: a stream without them.
+//   scale           the tables sum to 2^scale
+//   expected_bytes  about what comes out: says how many states pay
+// Each code has a frequency in the table of its class.
+std::optional<RansStream> RansEncodeWith(absl::Span<const uint8_t> codes,
+                                         absl::Span<const uint8_t> classes,
+                                         const std::vector<RansFrequencies>& tables, int scale,
+                                         uint64_t expected_bytes, size_t bytes_limit);
+absl::Status RansDecodeWith(absl::string_view bytes, absl::Span<const uint8_t> classes,
+                            const std::vector<RansFrequencies>& tables, int scale,
+                            absl::Span<uint8_t> codes);
 
 }  // namespace quantfl::codec
 

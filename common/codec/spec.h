@@ -28,7 +28,8 @@ enum class QuantiserId : uint8_t {
   kEden = 19
 };
 enum class Scope : uint8_t { kTensor = 0, kBlock = 1, kModel = 2 };
-enum class Representative : uint8_t { kMidpoint = 0, kMean = 1 };
+// kGain: the midpoint times a factor for each tensor, of uniform.
+enum class Representative : uint8_t { kMidpoint = 0, kMean = 1, kGain = 2 };
 enum class Rounding : uint8_t { kNearest = 0, kStochastic = 1 };
 enum class Pack : uint8_t { kFixed = 0, kRans = 1 };
 enum class Context : uint8_t { kNone = 0, kOwn = 1, kHistory = 2 };
@@ -43,7 +44,8 @@ enum class Transform : uint8_t { kNone = 0, kDct = 1 };
 
 struct Spec {
   QuantiserId quantiser = QuantiserId::kBu;
-  uint16_t levels = 16;  // 2..256 for bu, bq; 255 for int8; 0 for fp32, fp16
+  // 2..256 for bu, bq; odd, 3..255 for uniform; 255 for int8; 0 for fp32, fp16
+  uint16_t levels = 16;
   Scope scope = Scope::kTensor;
   uint32_t block_size = 0;  // parameters, 8..2^20, a multiple of 8; 0 unless scope is block
   Representative representative = Representative::kMidpoint;
@@ -53,12 +55,35 @@ struct Spec {
   ClassRule class_rule = ClassRule::kNone;
   Transform transform = Transform::kNone;
 
+  // What an encoder is asked for and a decoder has no use for. The spec of a parsed header has
+  // none of it but the step: the one that was used.
+  // Of uniform, exactly one of the two, in units of the update's root mean square or absolute, and
+  // none with rate control.
+  float step_rms = 0;
+  float step = 0;
+  // Of uniform: half the width of the bucket of zero, in steps: 0.5..1 with nearest, 0..1 with
+  // stochastic rounding, below which values become 0. 0 is the least.
+  float zero = 0;
+  // Of bucket means: a factor for each scope with which <Q(x), x> = <x, x>.
+  bool unbias = false;
+  // Rate control of uniform, bu and bq, at most one of the two; levels is then the most that there
+  // may be, of bu and bq. Bytes of the encoded update, header and chunks, at most; or the squared
+  // error, as a part of the squared norm, at most.
+  uint64_t max_bytes = 0;
+  float target_nmse = 0;
+
   friend bool operator==(const Spec&, const Spec&) = default;
 };
 
 inline constexpr uint16_t kLevelsMin = 2;
 inline constexpr uint16_t kLevelsMax = 256;
 inline constexpr uint16_t kInt8Levels = 255;
+inline constexpr uint16_t kUniformLevels = 15;  // unless a text says otherwise
+inline constexpr uint16_t kUniformLevelsOfRate = 255;  // the same with rate control
+inline constexpr float kStepRmsMin = 0x1p-10f;
+inline constexpr float kStepRmsMax = 0x1p10f;
+inline constexpr float kStepMin = 0x1p-100f;
+inline constexpr float kStepMax = 0x1p100f;
 inline constexpr uint32_t kBlockSizeStep = 8;  // so that the codes of a block begin on a byte
 inline constexpr uint32_t kBlockSizeMax = 1u << 20;
 
@@ -67,6 +92,7 @@ Spec Fp16Spec();
 Spec Int8Spec();
 Spec BuSpec(uint16_t levels);
 Spec BqSpec(uint16_t levels);
+Spec UniformSpec(uint16_t levels, float step_rms);
 
 // INVALID_ARGUMENT naming the field, its value and its range, also where two fields do not go
 // together; UNIMPLEMENTED for reserved ids.
@@ -87,10 +113,18 @@ std::vector<std::string> QuantiserNames();
 // ceil(log2(levels)), 1..8; 16 for fp16, 32 for fp32.
 int BitsPerCode(const Spec& spec);
 
+// Whether an update whose header says `encoded` is what was asked for, as far as a header tells: an
+// encoder leaves out contexts that do not pay, and with rate control it chooses within limits.
+bool Fulfils(const Spec& encoded, const Spec& asked);
+
 // Whether values travel as codes of a codebook, and not one by one.
 bool HasCodes(const Spec& spec);
 // Whether representatives travel one by one, as fp16: bq, and bu with bucket means.
 bool HasExplicitCodebook(const Spec& spec);
+// Whether a code stands for its distance from the middle one times a scale: uniform, int8.
+bool IsSymmetric(const Spec& spec);
+// Whether `spec` asks for a size or an error.
+bool HasRateControl(const Spec& spec);
 // Whether the header alone bounds the decoded value of each code: scope tensor, where a codebook
 // has one tensor's bound to respect.
 bool HeaderBoundsCodes(const Spec& spec);

@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <array>
+#include <charconv>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -13,10 +16,17 @@ namespace quantfl::codec {
 namespace {
 
 constexpr absl::string_view kForms =
-    "the forms are 'fp32', 'fp16', 'int8', 'bu:L' and 'bq:L' with L levels, 2 to 256, followed by "
-    "options: bu has ',repr=mean'; bu and int8 have ',round=stochastic'; bu and bq have "
-    "',scope=block:B', B parameters with a codebook of their own, and ',scope=model'; "
-    "those with codes, bu, bq and int8, have ',pack=rans', entropy-coded";
+    "the forms are 'fp32', 'fp16', 'int8', 'bu:L' and 'bq:L' with L levels, 2 to 256, and "
+    "'uniform:L', L odd, 3 to 255, 15 if it is left out, followed by options: bu has ',repr=mean'; "
+    "bq, and bu with that, have ',unbias=true'; bu, uniform and int8 have ',round=stochastic'; bu "
+    "and bq have ',scope=block:B', B parameters with a codebook of their own, and ',scope=model'; "
+    "uniform has ',step=2rms' (of the update; 1rms if it is left out) or ',step=0.01', "
+    "',zero=0.6', half the bucket of zero in steps, and ',repr=gain'; uniform, bu and bq have "
+    "',max_bytes=N' or ',target_nmse=0.05', and choose a step, or levels up to L, accordingly; "
+    "those with codes, bu, bq, uniform and int8, have ',pack=rans', entropy-coded, and with it "
+    "',context=own', with exponents of rows and columns where they make it smaller; int8 and "
+    "uniform have ',transform=dct', the kernels of convolutions as coefficients of a cosine "
+    "transform";
 
 // Only the canonical form, so that equal specs have equal texts.
 bool ParseNumber(absl::string_view digits, uint32_t* value) {
@@ -33,13 +43,36 @@ absl::Status ParseLevels(absl::string_view digits, Spec& spec) {
   return absl::OkStatus();
 }
 
+// A decimal number and nothing else.
+bool ParseReal(absl::string_view digits, float* value) {
+  const char* const end = digits.data() + digits.size();
+  const auto [stop, error] = std::from_chars(digits.data(), end, *value);
+  return error == std::errc() && stop == end;
+}
+
+// The shortest that gives the same number again.
+std::string RealText(float value) {
+  std::array<char, 32> text;
+  return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr);
+}
+
+absl::Status ParseStep(absl::string_view value, Spec& spec) {
+  float* const step = absl::ConsumeSuffix(&value, "rms") ? &spec.step_rms : &spec.step;
+  spec.step_rms = spec.step = 0;
+  if (ParseReal(value, step) && *step > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("step is a positive number, absolute or with 'rms' behind it");
+}
+
 absl::Status ParseHead(absl::string_view head, Spec& spec) {
   const std::vector<absl::string_view> parts = absl::StrSplit(head, absl::MaxSplits(':', 1));
-  for (const Spec& plain : {Fp32Spec(), Fp16Spec(), Int8Spec(), BuSpec(0), BqSpec(0)}) {
+  for (const Spec& plain : {Fp32Spec(), Fp16Spec(), Int8Spec(), BuSpec(0), BqSpec(0),
+                            UniformSpec(kUniformLevels, 1)}) {
     if (parts[0] != QuantiserName(plain.quantiser)) continue;
     spec = plain;
-    const bool has_levels =
-        spec.quantiser == QuantiserId::kBu || spec.quantiser == QuantiserId::kBq;
+    if (spec.quantiser == QuantiserId::kUniform && parts.size() == 1) return absl::OkStatus();
+    const bool has_levels = spec.quantiser == QuantiserId::kBu ||
+                            spec.quantiser == QuantiserId::kBq ||
+                            spec.quantiser == QuantiserId::kUniform;
     if (has_levels) return ParseLevels(parts.size() > 1 ? parts[1] : "", spec);
     if (parts.size() == 1) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("'", parts[0], "' has no levels"));
@@ -48,7 +81,10 @@ absl::Status ParseHead(absl::string_view head, Spec& spec) {
 }
 
 absl::Status ParseScope(absl::string_view value, Spec& spec) {
-  if (value == "tensor") return absl::OkStatus();
+  if (value == "tensor") {
+    spec.scope = Scope::kTensor;
+    return absl::OkStatus();
+  }
   if (value == "model") {
     spec.scope = Scope::kModel;
     return absl::OkStatus();
@@ -63,10 +99,37 @@ absl::Status ParseScope(absl::string_view value, Spec& spec) {
 absl::Status ParseOption(absl::string_view key, absl::string_view value, Spec& spec) {
   if (key == "scope") return ParseScope(value, spec);
   if (key == "repr") {
-    if (value != "mid" && value != "mean") {
-      return absl::InvalidArgumentError("repr is one of mid, mean");
+    if (value != "mid" && value != "mean" && value != "gain") {
+      return absl::InvalidArgumentError("repr is one of mid, mean, gain");
     }
-    spec.representative = value == "mean" ? Representative::kMean : Representative::kMidpoint;
+    spec.representative = value == "mean"   ? Representative::kMean
+                          : value == "gain" ? Representative::kGain
+                                            : Representative::kMidpoint;
+    return absl::OkStatus();
+  }
+  if (key == "unbias") {
+    if (value != "true" && value != "false") {
+      return absl::InvalidArgumentError("unbias is one of true, false");
+    }
+    spec.unbias = value == "true";
+    return absl::OkStatus();
+  }
+  if (key == "step") return ParseStep(value, spec);
+  if (key == "max_bytes") {
+    if (absl::SimpleAtoi(value, &spec.max_bytes) && spec.max_bytes > 0 &&
+        absl::StrCat(spec.max_bytes) == value) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError("max_bytes is a number of bytes for an update");
+  }
+  if (key == "target_nmse") {
+    if (ParseReal(value, &spec.target_nmse) && spec.target_nmse > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError("target_nmse is a part of the squared norm, below 1");
+  }
+  if (key == "zero") {
+    if (!ParseReal(value, &spec.zero)) {
+      return absl::InvalidArgumentError("zero is a number, in steps");
+    }
     return absl::OkStatus();
   }
   if (key == "round") {
@@ -81,6 +144,22 @@ absl::Status ParseOption(absl::string_view key, absl::string_view value, Spec& s
       return absl::InvalidArgumentError("pack is one of fixed, rans");
     }
     spec.pack = value == "rans" ? Pack::kRans : Pack::kFixed;
+    return absl::OkStatus();
+  }
+  if (key == "context") {
+    if (value != "none" && value != "own") {
+      return absl::InvalidArgumentError("context is one of none, own");
+    }
+    const bool is_own = value == "own";
+    spec.context = is_own ? Context::kOwn : Context::kNone;
+    spec.class_rule = is_own ? ClassRule::kRowsByColumns : ClassRule::kNone;
+    return absl::OkStatus();
+  }
+  if (key == "transform") {
+    if (value != "none" && value != "dct") {
+      return absl::InvalidArgumentError("transform is one of none, dct");
+    }
+    spec.transform = value == "dct" ? Transform::kDct : Transform::kNone;
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError("there is no such option");
@@ -100,6 +179,10 @@ absl::StatusOr<Spec> Parse(absl::string_view text) {
     seen.push_back(option.first);
     QFL_RETURN_IF_ERROR(base::Annotate(ParseOption(option.first, option.second, spec),
                                        absl::StrCat("'", parts[i], "'")));
+  }
+  if (spec.quantiser == QuantiserId::kUniform && HasRateControl(spec)) {
+    if (parts[0].find(':') == parts[0].npos) spec.levels = kUniformLevelsOfRate;
+    if (std::find(seen.begin(), seen.end(), "step") == seen.end()) spec.step_rms = 0;
   }
   QFL_RETURN_IF_ERROR(Validate(spec));
   return spec;
@@ -124,10 +207,21 @@ std::string ToString(const Spec& spec) {
   if (spec.representative == Representative::kMean && spec.quantiser != QuantiserId::kBq) {
     absl::StrAppend(&text, ",repr=mean");
   }
+  if (spec.representative == Representative::kGain) absl::StrAppend(&text, ",repr=gain");
+  if (spec.unbias) absl::StrAppend(&text, ",unbias=true");
+  if (spec.step_rms != 0) absl::StrAppend(&text, ",step=", RealText(spec.step_rms), "rms");
+  if (spec.step != 0) absl::StrAppend(&text, ",step=", RealText(spec.step));
+  if (spec.zero != 0) absl::StrAppend(&text, ",zero=", RealText(spec.zero));
+  if (spec.max_bytes != 0) absl::StrAppend(&text, ",max_bytes=", spec.max_bytes);
+  if (spec.target_nmse != 0) absl::StrAppend(&text, ",target_nmse=", RealText(spec.target_nmse));
   if (spec.rounding == Rounding::kStochastic) absl::StrAppend(&text, ",round=stochastic");
   if (spec.scope == Scope::kBlock) absl::StrAppend(&text, ",scope=block:", spec.block_size);
-  if (spec.scope == Scope::kModel) absl::StrAppend(&text, ",scope=model");
+  if (spec.scope == Scope::kModel && spec.quantiser != QuantiserId::kUniform) {
+    absl::StrAppend(&text, ",scope=model");
+  }
   if (spec.pack == Pack::kRans) absl::StrAppend(&text, ",pack=rans");
+  if (spec.context == Context::kOwn) absl::StrAppend(&text, ",context=own");
+  if (spec.transform == Transform::kDct) absl::StrAppend(&text, ",transform=dct");
   return text;
 }
 

@@ -36,8 +36,9 @@ struct EncodedUpdate {
   std::string header;
   std::vector<std::string> chunks;
   PayloadBytes payload;      // total() == header.size() + sum of chunk sizes
-  double squared_error = 0;  // sum of (decoded - delta)^2, for records
-  double squared_norm = 0;   // sum of delta^2
+  double squared_error = 0;  // sum of (decoded - delta)^2, for records; with a transform, which keeps
+                             // it but for roundings, of coefficients
+  double squared_norm = 0;   // sum of delta^2, likewise
 };
 
 // Quantises and packs.
@@ -45,7 +46,10 @@ struct EncodedUpdate {
 //   key    names the random numbers of stochastic rounding: parameter i has word i % 4 of
 //          PrngBlock(key, i / 4); unused by nearest
 // A pure function of its arguments, the same bytes on every machine; retains nothing. bq copies
-// the values of one scope. INVALID_ARGUMENT: wrong length, a value that is not finite (its index
+// the values of one scope; uniform reads the values twice, with gains three times, and what lies
+// beyond its last level becomes the last level. With rate control (Spec::max_bytes, target_nmse)
+// it encodes several times, about ten with uniform: see rate.h; INVALID_ARGUMENT names the least
+// that can be met. INVALID_ARGUMENT: wrong length, a value that is not finite (its index
 // named), a range or representative beyond fp32 (its tensor named), an invalid spec;
 // UNIMPLEMENTED: reserved ids. The floating-point environment must be the default one: to nearest
 // even, denormals kept.
@@ -63,17 +67,24 @@ struct AffineRange {
   }
 };
 
+struct ContextModel;
+
 struct UpdateHeader {
   Spec spec;
   uint64_t n = 0;
   uint32_t params_per_chunk = 0;
   uint32_t chunk_count = 0;
   uint32_t codes_crc32c = 0;  // of the decoded codes: see proto/README.md
-  uint64_t side_bytes = 0;    // of side information in the header
+  uint64_t side_bytes = 0;    // of side information in the header, tables included
+  uint64_t table_bytes = 0;   // of them, those that are entropy tables
   // Side information, as much of it as the spec has: one entry for each quantised tensor in order,
   // or a single one with scope model.
   std::vector<AffineRange> ranges;  // bu with midpoints, unless scope is block
-  std::vector<float> scales;        // of fp16 values, int8, codebooks, the ranges of blocks
+  // Of fp16 values, int8, codebooks, the ranges of blocks; of uniform its step, or with gains one
+  // for each quantised tensor.
+  std::vector<float> scales;
+  // Which table each code has in pack rans; null while context is none.
+  std::shared_ptr<const ContextModel> contexts;
   std::vector<uint16_t> codebooks;  // fp16 patterns, `levels` each, unless scope is block
 };
 
@@ -130,7 +141,7 @@ inline bool HasCodes(const UpdateHeader& header, const Segment& segment) {
 inline uint64_t ParamsPerBlock(const UpdateHeader& header, const Segment& segment) {
   return header.spec.scope == Scope::kBlock ? header.spec.block_size : segment.count;
 }
-// What each code decodes to; entries at `levels` and above are 0.
+// What each code decodes to (with a transform, a coefficient; see transform.h); entries at `levels` and above are 0.
 using Codebook = std::array<float, kLevelsMax>;
 // Of block `block` of a segment of codes.
 void FillCodebook(const UpdateHeader& header, const Segment& segment, uint64_t block,

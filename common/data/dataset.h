@@ -13,18 +13,23 @@
 
 namespace quantfl::data {
 
-// Labelled images in memory, as bytes: count x channels x height x width, row-major.
+// Labelled images in memory, as bytes, or labelled signals, as numbers: count x channels x height x
+// width, row-major.
 struct Dataset {
   uint32_t channels = 1;
   uint32_t height = 0;
   uint32_t width = 0;
+  // One of the two holds the examples, the other is empty.
   std::vector<uint8_t> pixels;
+  std::vector<float> features;
   std::vector<uint16_t> labels;
   // Whom or what each example comes from, any numbers; empty where the data does not say.
   std::vector<uint16_t> subjects;
 
   uint64_t count() const { return labels.size(); }
-  uint64_t example_bytes() const { return uint64_t{channels} * height * width; }
+  bool is_signals() const { return !features.empty(); }
+  uint64_t example_values() const { return uint64_t{channels} * height * width; }
+  uint64_t example_bytes() const { return example_values(); }  // of images
   absl::Span<const uint8_t> example(uint64_t i) const {
     return absl::MakeConstSpan(pixels).subspan(i * example_bytes(), example_bytes());
   }

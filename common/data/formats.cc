@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/data/uci_har.h"
 
 namespace quantfl::data {
 namespace {
@@ -89,7 +90,7 @@ absl::StatusOr<Dataset> LoadTensors(base::Env& env, const std::string& folder, S
     return absl::NotFoundError(
         absl::StrCat(path,
                      " is not there: a safetensors file with the images x, U8 [n, channels, "
-                     "height, width], and the labels y, [n]"));
+                     "height, width], or signals, F32, and the labels y, [n]"));
   }
   QFL_ASSIGN_OR_RETURN(const std::string bytes, env.ReadFile(path, kTensorFileBytesMax));
   absl::StatusOr<Dataset> dataset = ParseTensors(bytes);
@@ -101,7 +102,7 @@ absl::StatusOr<Dataset> LoadTensors(base::Env& env, const std::string& folder, S
 
 const std::vector<std::string>& FormatNames() {
   static const auto* const names =
-      new std::vector<std::string>{"idx", "cifar10", "cifar100", "safetensors"};
+      new std::vector<std::string>{"idx", "cifar10", "cifar100", "safetensors", "uci_har"};
   return *names;
 }
 
@@ -125,6 +126,8 @@ absl::StatusOr<Dataset> LoadFolder(base::Env& env, const std::string& folder, Fo
       return LoadCifar(env, folder, format, split);
     case Format::kSafetensors:
       return LoadTensors(env, folder, split);
+    case Format::kUciHar:
+      return LoadUciHar(env, folder, split);
   }
   return absl::InvalidArgumentError("no such data format");
 }

@@ -15,9 +15,9 @@
 
 namespace quantfl::data {
 
-enum class Format { kIdx, kCifar10, kCifar100, kSafetensors };
+enum class Format { kIdx, kCifar10, kCifar100, kSafetensors, kUciHar };
 
-// "idx", "cifar10", "cifar100", "safetensors": in the order of Format.
+// "idx", "cifar10", "cifar100", "safetensors", "uci_har": in the order of Format.
 const std::vector<std::string>& FormatNames();
 // INVALID_ARGUMENT lists the names.
 absl::StatusOr<Format> ParseFormat(absl::string_view name);
@@ -27,6 +27,7 @@ absl::StatusOr<Format> ParseFormat(absl::string_view name);
 //   kCifar10      data_batch_1.bin to data_batch_5.bin, test_batch.bin, 10,000 records each
 //   kCifar100     train.bin, test.bin, 50,000 and 10,000 records; labels are the 100 fine ones
 //   kSafetensors  train.safetensors, test.safetensors, see ParseTensors
+//   kUciHar       see LoadUciHar
 // CIFAR's files are looked for in the folder that the publisher's archive makes
 // (cifar-10-batches-bin, cifar-100-binary), too. Errors name the file: NOT_FOUND, with what was
 // looked for; DATA_LOSS: another size than the format's, a label that it does not have, what
@@ -41,10 +42,11 @@ absl::StatusOr<Dataset> LoadFolder(base::Env& env, const std::string& folder, Fo
 absl::Status AppendCifar(absl::string_view bytes, Format format, uint64_t records,
                          Dataset& dataset);
 
-// A user's own images, in a safetensors file:
+// A user's own images or signals, in a safetensors file:
 //   x  U8 [n, channels, height, width]  pixels; at most 1024 channels, 4096 x 4096, 2^30 bytes
+//      F32 of the same shape, or [n, channels, samples]: signals, finite, at most 2^28 numbers
 //   y  U8, I16, I32 or I64 [n]          labels, 0 to 65535
-//   subject, as y, or absent            whom each image comes from, for the natural partition
+//   subject, as y, or absent            whom each example comes from, for the natural partition
 // Other tensors are left alone. DATA_LOSS: not safetensors, a tensor missing or of another type or
 // shape, a label out of range; the message names tensor, position, value and limit.
 absl::StatusOr<Dataset> ParseTensors(absl::string_view safetensors_bytes);

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -18,6 +19,8 @@ using Tensor = model::SafetensorsView::Tensor;
 constexpr uint64_t kChannelsMax = 1024;
 constexpr uint64_t kSideMax = 4096;  // pixels
 constexpr uint64_t kPixelsMax = uint64_t{1} << 30;
+constexpr uint64_t kSamplesMax = uint64_t{1} << 20;
+constexpr uint64_t kNumbersMax = uint64_t{1} << 28;
 constexpr int64_t kLabelMax = UINT16_MAX;
 
 absl::string_view NameOf(DType dtype) {
@@ -67,10 +70,41 @@ absl::StatusOr<const Tensor*> Find(const model::SafetensorsView& file, absl::str
                                           names.empty() ? "none" : absl::StrJoin(names, ", ")));
 }
 
+absl::Status ReadSignals(const Tensor& x, Dataset& dataset) {
+  if (x.shape.size() != 3 && x.shape.size() != 4) {
+    return absl::DataLossError(absl::StrCat(
+        "x is ", Shape(x), "; signals are F32 [n, channels, samples] or [n, channels, height, "
+                           "width]"));
+  }
+  const bool flat = x.shape.size() == 3;
+  const uint64_t channels = x.shape[1], height = flat ? 1 : x.shape[2], width = x.shape.back();
+  const uint64_t numbers = x.data.size() / sizeof(float);
+  if (x.shape[0] == 0 || channels == 0 || height == 0 || width == 0 || channels > kChannelsMax ||
+      height > kSideMax || width > kSamplesMax || numbers > kNumbersMax) {
+    return absl::DataLossError(absl::StrCat("x is ", Shape(x), "; there must be one signal, 1 to ",
+                                            kChannelsMax, " channels of 1 to ", kSamplesMax,
+                                            " samples and at most ", kNumbersMax, " numbers"));
+  }
+  dataset.channels = static_cast<uint32_t>(channels);
+  dataset.height = static_cast<uint32_t>(height);
+  dataset.width = static_cast<uint32_t>(width);
+  dataset.features.resize(numbers);
+  std::memcpy(dataset.features.data(), x.data.data(), numbers * sizeof(float));
+  for (uint64_t i = 0; i < numbers; ++i) {
+    if (!std::isfinite(dataset.features[i])) {
+      return absl::DataLossError(absl::StrCat("x holds ", dataset.features[i], " in example ",
+                                              i / dataset.example_values(),
+                                              "; signals are finite"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadImages(const Tensor& x, Dataset& dataset) {
+  if (x.dtype == DType::kF32) return ReadSignals(x, dataset);
   if (x.dtype != DType::kU8 || x.shape.size() != 4) {
     return absl::DataLossError(absl::StrCat(
-        "x is ", Shape(x), "; images are U8 [n, channels, height, width], pixels of 0 to 255"));
+        "x is ", Shape(x), "; images are U8 [n, channels, height, width], pixels of 0 to 255; signals are F32"));
   }
   const uint64_t channels = x.shape[1], height = x.shape[2], width = x.shape[3];
   // With the upper bounds, n x channels x height x width is the size of data that is there.

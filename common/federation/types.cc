@@ -41,6 +41,14 @@ absl::StatusOr<Role> ParseRole(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat("role \"", text.substr(0, 64), "\": trainer or evaluator"));
 }
 
+absl::string_view ToString(Optimiser optimiser) {
+  return optimiser == Optimiser::kAdam ? "adam" : "sgd";
+}
+
+absl::string_view ToString(CacheDtype dtype) {
+  return dtype == CacheDtype::kFp32 ? "fp32" : "fp16";
+}
+
 absl::string_view ToString(PartitionKind kind) {
   switch (kind) {
     case PartitionKind::kOwn:

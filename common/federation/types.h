@@ -17,6 +17,7 @@
 #include "common/base/digest.h"
 #include "common/base/ids.h"
 #include "common/codec/spec.h"
+#include "common/federation/input.h"
 
 namespace quantfl::federation {
 
@@ -66,20 +67,29 @@ struct PartitionSpec {
   friend bool operator==(const PartitionSpec&, const PartitionSpec&) = default;
 };
 
+// Both as PyTorch defines them; their state begins anew in each task.
+enum class Optimiser : uint8_t { kSgd = 0, kAdam = 1 };
+absl::string_view ToString(Optimiser optimiser);  // "sgd", "adam"
+
+// How a client keeps what a frozen prefix makes of its examples.
+enum class CacheDtype : uint8_t { kFp16 = 0, kFp32 = 1 };
+absl::string_view ToString(CacheDtype dtype);  // "fp16", "fp32"
+
 struct TrainingSpec {
   double learning_rate = 0.05;
-  double momentum = 0.9;         // [0, 1)
-  double weight_decay = 0;
+  double momentum = 0.9;         // of kSgd, [0, 1)
+  double weight_decay = 0;       // times the parameter, added to its gradient
   uint32_t batch_size = 32;
   uint32_t local_epochs = 1;
+  uint32_t local_steps = 0;      // of batches; 0: local_epochs says how long
+  Optimiser optimiser = Optimiser::kSgd;
+  double beta1 = 0.9;            // of kAdam, [0, 1)
+  double beta2 = 0.999;          // of kAdam, [0, 1)
+  double epsilon = 1e-8;         // of kAdam, above 0
+  double label_smoothing = 0;    // [0, 1): so much of the target is spread over all classes
+  CacheDtype cache_dtype = CacheDtype::kFp16;
+  uint32_t cache_passes = 4;     // augmented ones of each example, kept and used in turn
   friend bool operator==(const TrainingSpec&, const TrainingSpec&) = default;
-};
-
-// Pixel p in 0..255 enters the network as (p / 255 - mean) / stddev.
-struct InputSpec {
-  double mean = 0;
-  double stddev = 1;
-  friend bool operator==(const InputSpec&, const InputSpec&) = default;
 };
 
 // What a client learns of the run at Join.
@@ -146,6 +156,9 @@ struct JoinRequest {
   Role role = Role::kTrainer;
   std::optional<base::ClientIndex> client_index;  // configured, else assigned
   std::vector<std::string> codecs;                // spec names it can encode: "fp32", "bu"
+  // When the client's process began, microseconds of its own wall clock: of two processes with one
+  // name the later one is in. 0: not told.
+  uint64_t started_us = 0;
 };
 
 struct JoinAnswer {
@@ -179,7 +192,8 @@ struct LevelBytes {
   uint64_t payload = 0;                  // L1
   uint64_t messages = 0;                 // L2
   std::optional<uint64_t> stream;        // L3
-  std::optional<uint64_t> tcp;           // L4
+  std::optional<uint64_t> tcp;           // L4, with retransmissions
+  std::optional<uint64_t> link;          // L5, IP packets with their headers
 };
 struct ByteCounters {
   LevelBytes uplink;    // client -> coordinator

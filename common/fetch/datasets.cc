@@ -10,15 +10,18 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "common/data/dataset.h"
+#include "common/data/uci_har.h"
 #include "common/fetch/download.h"
 
 namespace quantfl::fetch {
 namespace {
 
 constexpr uint64_t kListingBytesMax = 1 << 20;
+constexpr size_t kSha256Digits = 64;
 
 base::Digest MustParse(absl::string_view hex) {
   absl::StatusOr<base::Digest> digest = base::Digest::FromHex(hex);
@@ -97,6 +100,27 @@ DatasetInfo FashionMnist() {
           {}};
 }
 
+// Its publisher states no digest; this one is of the file that its address has given since 2012.
+DatasetInfo UciHar() {
+  constexpr uint64_t kTextBytesMax = uint64_t{32} << 20;
+  std::vector<ArchiveMember> members;
+  for (const data::Split split : {data::Split::kTrain, data::Split::kTest}) {
+    for (const std::string& file : data::UciHarFiles(split)) {
+      members.push_back({absl::StrCat(data::kUciHarFolder, "/", file), kTextBytesMax, true});
+    }
+  }
+  return {"uci_har",
+          "UCI HAR, 7,352 and 2,947 windows of 9 signals, 6 activities, 30 subjects (Anguita and "
+          "others 2013; CC BY 4.0)",
+          {"https://archive.ics.uci.edu/ml/machine-learning-databases/00240/"},
+          {},
+          {{"UCI HAR Dataset.zip",
+            uint64_t{80} << 20,
+            "2045e435c955214b38145fb5fa00776c72814f01b203fec405152dac7d5bfeb0",
+            std::move(members),
+            true}}};
+}
+
 std::string Join(absl::string_view folder, absl::string_view name) {
   return absl::StrCat(folder, !folder.empty() && folder.back() == '/' ? "" : "/", name);
 }
@@ -132,7 +156,7 @@ absl::StatusOr<std::string> FetchFromAny(
   for (const std::string& mirror : mirrors) {
     progress.Start(name, terminal::ProgressLine::Unit::kBytes);
     absl::StatusOr<std::string> content =
-        Fetch({.url = Join(mirror, name), .path = "", .bytes_max = bytes_max, .verify = verify},
+        Fetch({.url = Join(mirror, absl::StrReplaceAll(name, {{" ", "%20"}})), .path = "", .bytes_max = bytes_max, .verify = verify},
               [&](uint64_t done, uint64_t total) {
                 progress.Update(done, total);
                 return true;
@@ -159,7 +183,13 @@ absl::Status GetFile(const DatasetFile& file, const std::string& path,
 
 // MD5 is what the publishers of archives state. It is no protection against somebody who can choose
 // both the archive and the digest, but the digest is in this program.
-absl::Status VerifyMd5(const std::string& expected, absl::string_view content) {
+absl::Status VerifyDigest(const std::string& expected, absl::string_view content) {
+  if (expected.size() == kSha256Digits) {
+    const std::string hex = base::Sha256(content).Hex();
+    if (hex == expected) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("another content than expected: sha256 ", hex, " instead of ", expected));
+  }
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int size = 0;
   if (EVP_Digest(content.data(), content.size(), digest.data(), &size, EVP_md5(), nullptr) != 1) {
@@ -202,20 +232,20 @@ absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder
       const std::string bytes,
       FetchFromAny(
           mirrors, archive.name, archive.bytes_max,
-          [&](absl::string_view content) { return VerifyMd5(archive.md5, content); }, progress));
+          [&](absl::string_view content) { return VerifyDigest(archive.digest, content); }, progress));
   // The listing comes last and goes first: with it, everything is there.
   const std::string listing_path = ListingPath(folder, archive);
   QFL_RETURN_IF_ERROR(env.RemoveFile(listing_path));
   std::string listing;
-  const absl::Status unpacked =
-      ReadTarGz(bytes, archive.members,
-                [&](const ArchiveMember& member, absl::string_view content) -> absl::Status {
-                  if (const size_t slash = member.path.rfind('/'); slash != std::string::npos) {
-                    QFL_RETURN_IF_ERROR(env.CreateDirs(Join(folder, member.path.substr(0, slash))));
-                  }
-                  listing += ListingRow(member, content);
-                  return env.WriteFileAtomically(Join(folder, member.path), content);
-                });
+  const auto sink = [&](const ArchiveMember& member, absl::string_view content) -> absl::Status {
+    if (const size_t slash = member.path.rfind('/'); slash != std::string::npos) {
+      QFL_RETURN_IF_ERROR(env.CreateDirs(Join(folder, member.path.substr(0, slash))));
+    }
+    listing += ListingRow(member, content);
+    return env.WriteFileAtomically(Join(folder, member.path), content);
+  };
+  const absl::Status unpacked = archive.zip ? ReadZip(bytes, archive.members, sink)
+                                            : ReadTarGz(bytes, archive.members, sink);
   QFL_RETURN_IF_ERROR(base::Annotate(unpacked, archive.name));
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(listing_path, listing));
   progress.Print(absl::StrCat(archive.name, "  ", terminal::HumanBytes(bytes.size()),
@@ -227,7 +257,8 @@ absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder
 
 const std::vector<DatasetInfo>& Datasets() {
   static const auto* const datasets =
-      new std::vector<DatasetInfo>{Cifar10(), Cifar100(), FashionMnist(), Mnist()};
+      new std::vector<DatasetInfo>{Cifar10(), Cifar100(), FashionMnist(), Mnist(),
+                                   UciHar()};
   return *datasets;
 }
 

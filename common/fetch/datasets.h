@@ -26,14 +26,16 @@ struct DatasetFile {
   base::Digest content_sha256;  // decompressed
 };
 
-// A tar file in gzip, of which the members named are unpacked. Beside them `<name>.sha256` is
+// A tar file in gzip or a zip file, of which the members named are unpacked. Beside them `<name>.sha256` is
 // written, in the format of sha256sum, when all of them are there: that is how a second call knows
 // that they still are what was verified.
 struct DatasetArchive {
   std::string name;        // "cifar-10-binary.tar.gz", also behind a mirror's address
   uint64_t bytes_max = 0;  // compressed
-  std::string md5;         // of the archive, 32 lower-case digits: what its publisher states
+  // Of the archive, lower-case: the MD5 where its publisher states that, else the SHA-256.
+  std::string digest;
   std::vector<ArchiveMember> members;
+  bool zip = false;
 };
 
 struct DatasetInfo {

@@ -15,6 +15,7 @@ namespace quantfl::fetch {
 struct ArchiveMember {
   std::string path;    // in the archive, and below the folder that it is unpacked into
   uint64_t bytes = 0;  // exactly
+  bool at_most = false;  // then `bytes` is a limit
 };
 
 // Takes a member's content; an error ends the reading and is its result.
@@ -28,6 +29,10 @@ using MemberSink =
 // more than 10,000 entries, or more than 64 MiB of what is not wanted.
 absl::Status ReadTarGz(absl::string_view archive, const std::vector<ArchiveMember>& wanted,
                        const MemberSink& sink);
+
+// The same of a zip file; what is not wanted is not inflated, and its size is not limited.
+absl::Status ReadZip(absl::string_view archive, const std::vector<ArchiveMember>& wanted,
+                     const MemberSink& sink);
 
 }  // namespace quantfl::fetch
 

@@ -3,18 +3,22 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <exception>
 #include <new>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/status.h"
+#include "common/data/transform.h"
+#include "common/learn/batch.h"
+#include "common/learn/check_training.h"
 #include "common/learn/initialise.h"
 #include "common/learn/networks.h"
+#include "common/learn/prefix.h"
 #include "common/model/architectures.h"
 
 namespace quantfl::learn {
@@ -22,12 +26,9 @@ namespace {
 
 namespace F = torch::nn::functional;
 
-constexpr uint32_t kBatchSizeMax = 65536;
-constexpr uint32_t kLocalEpochsMax = 10000;
-// LibTorch computes with these in float32.
-constexpr double kRateMax = 1e38;
 // Of an evaluation's batch, so that its activations stay in the cache's reach: so many examples,
 // and so many positions of all examples together.
+constexpr uint64_t kEvaluateExamplesMin = FrozenPrefix::kExamplesMin;
 constexpr uint64_t kEvaluateExamplesMax = 128;
 constexpr uint64_t kEvaluatePositionsMax = 1u << 18;
 
@@ -47,71 +48,12 @@ auto CatchTorch(absl::string_view doing, Body body) -> decltype(body()) {
   }
 }
 
-absl::Status CheckInput(const federation::InputSpec& input) {
-  if (std::isfinite(input.mean) && std::isfinite(input.stddev) && input.stddev > 0) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat("input mean ", input.mean, " and stddev ",
-                                                 input.stddev, " must be finite, stddev above 0"));
-}
-
-absl::Status CheckTraining(const federation::TrainingSpec& training) {
-  if (!(training.learning_rate > 0 && training.learning_rate <= kRateMax)) {
-    return absl::InvalidArgumentError(absl::StrCat("learning_rate ", training.learning_rate,
-                                                   " must be above 0, at most ", kRateMax));
-  }
-  if (!(training.momentum >= 0 && training.momentum < 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("momentum ", training.momentum, " must be in [0, 1)"));
-  }
-  if (!(training.weight_decay >= 0 && training.weight_decay <= kRateMax)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("weight_decay ", training.weight_decay, " must be 0 to ", kRateMax));
-  }
-  if (training.batch_size < 1 || training.batch_size > kBatchSizeMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("batch_size ", training.batch_size, " must be 1 to ", kBatchSizeMax));
-  }
-  if (training.local_epochs < 1 || training.local_epochs > kLocalEpochsMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("local_epochs ", training.local_epochs, " must be 1 to ", kLocalEpochsMax));
-  }
-  return absl::OkStatus();
-}
-
-// Images and labels of a batch, in memory that is used again for the next one.
-class Batch {
- public:
-  Batch(const data::Dataset& data, const federation::InputSpec& input, uint64_t size)
-      : data_(data),
-        images_(torch::empty({static_cast<int64_t>(size), data.channels, data.height, data.width})),
-        labels_(torch::empty({static_cast<int64_t>(size)}, torch::kLong)) {
-    for (int p = 0; p < 256; ++p) {
-      table_[p] = (static_cast<float>(p) / 255.0f - static_cast<float>(input.mean)) /
-                  static_cast<float>(input.stddev);
-    }
-  }
-
-  // Takes the examples index(0) .. index(count - 1), count <= size.
-  template <typename Index>
-  void Fill(uint64_t count, Index index) {
-    float* to = images_.data_ptr<float>();
-    int64_t* label = labels_.data_ptr<int64_t>();
-    for (uint64_t i = 0; i < count; ++i) {
-      const uint64_t example = index(i);
-      for (uint8_t pixel : data_.example(example)) *to++ = table_[pixel];
-      *label++ = data_.labels[example];
-    }
-    count_ = static_cast<int64_t>(count);
-  }
-  torch::Tensor images() const { return images_.narrow(0, 0, count_); }
-  torch::Tensor labels() const { return labels_.narrow(0, 0, count_); }
-
- private:
-  const data::Dataset& data_;
-  std::array<float, 256> table_;
-  torch::Tensor images_, labels_;
-  int64_t count_ = 0;
+// What a call is to work on.
+struct Examples {
+  const data::Dataset& data;
+  absl::Span<const uint32_t> indices;
+  const federation::InputSpec& input;
+  const data::Transform& transform;  // of `input`
 };
 
 class TorchLearner : public Learner {
@@ -156,9 +98,20 @@ class TorchLearner : public Learner {
         frozen_.push_back(modules[std::string(module)]);
       }
     }
+    // Convolutions are up to twice as fast with the channels of a position side by side.
+    for (torch::Tensor& tensor : tensors_) {
+      if (tensor.dim() != 4) continue;
+      tensor.set_data(
+          tensor.detach().to(tensor.options(), false, false, torch::MemoryFormat::ChannelsLast));
+    }
+    QFL_ASSIGN_OR_RETURN(prefix_, FrozenPrefix::Find(network_, schema_));
     return absl::OkStatus();
   }
 
+  void UseCache(ActivationCache* cache, const base::Digest& data) override {
+    cache_ = cache;
+    cached_data_ = data;
+  }
   const model::Schema& schema() const override { return schema_; }
   std::vector<float> Initialise(base::PrngKey key) override {
     return learn::Initialise(schema_, key);
@@ -170,7 +123,7 @@ class TorchLearner : public Learner {
                                     const federation::TrainingSpec& training, base::PrngKey key,
                                     const Progress& progress) override {
     QFL_RETURN_IF_ERROR(CheckTraining(training));
-    QFL_RETURN_IF_ERROR(CheckCall(flat, data, input));
+    QFL_ASSIGN_OR_RETURN(const data::Transform transform, CheckCall(flat, data, input));
     if (trained_.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("nothing to train: no parameter of this schema of ", schema_.architecture(),
@@ -185,33 +138,34 @@ class TorchLearner : public Learner {
       QFL_RETURN_IF_ERROR(CheckLabel(data, i));
     }
     return CatchTorch("training", [&]() -> absl::StatusOr<TrainResult> {
-      return TrainChecked(flat, data, examples, input, training, key, progress);
+      return TrainChecked(flat, {data, examples, input, transform}, training, key, progress);
     });
   }
 
   absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat, const data::Dataset& data,
                                           const federation::InputSpec& input,
                                           const Progress& progress) override {
-    QFL_RETURN_IF_ERROR(CheckCall(flat, data, input));
+    QFL_ASSIGN_OR_RETURN(const data::Transform transform, CheckCall(flat, data, input));
     if (data.count() == 0) return absl::InvalidArgumentError("no example to evaluate on");
     for (uint64_t i = 0; i < data.count(); ++i) QFL_RETURN_IF_ERROR(CheckLabel(data, i));
     return CatchTorch("evaluating", [&]() -> absl::StatusOr<EvaluateResult> {
-      return EvaluateChecked(flat, data, input, progress);
+      return EvaluateChecked(flat, data, input, transform, progress);
     });
   }
 
   absl::StatusOr<std::vector<float>> Logits(const std::vector<float>& flat,
                                             const data::Dataset& data,
                                             const federation::InputSpec& input) override {
-    QFL_RETURN_IF_ERROR(CheckCall(flat, data, input));
+    QFL_ASSIGN_OR_RETURN(const data::Transform transform, CheckCall(flat, data, input));
     return CatchTorch("evaluating", [&]() -> absl::StatusOr<std::vector<float>> {
       std::vector<float> all;
       all.reserve(data.count() * classes_);
-      QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, nullptr, [&](const Batch& batch) {
-        const torch::Tensor logits = network_->Forward(batch.images()).contiguous();
-        const float* values = logits.data_ptr<float>();
-        all.insert(all.end(), values, values + logits.numel());
-      }));
+      const auto collect = [&](const torch::Tensor& logits, const torch::Tensor&) {
+        const torch::Tensor rows = logits.contiguous();
+        const float* values = rows.data_ptr<float>();
+        all.insert(all.end(), values, values + rows.numel());
+      };
+      QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, transform, nullptr, collect));
       return all;
     });
   }
@@ -224,35 +178,33 @@ class TorchLearner : public Learner {
                                                    classes_, " classes"));
   }
 
-  absl::Status CheckCall(const std::vector<float>& flat, const data::Dataset& data,
-                         const federation::InputSpec& input) const {
-    QFL_RETURN_IF_ERROR(CheckInput(input));
+  absl::StatusOr<data::Transform> CheckCall(const std::vector<float>& flat,
+                                            const data::Dataset& data,
+                                            const federation::InputSpec& input) const {
     if (flat.size() != schema_.size()) {
       return absl::InvalidArgumentError(absl::StrCat(
           flat.size(), " parameters, but ", schema_.architecture(), " has ", schema_.size()));
     }
-    QFL_RETURN_IF_ERROR(
-        model::CheckInputShape(schema_.architecture(), {data.channels, data.height, data.width}));
-    if (data.pixels.size() != data.count() * data.example_bytes()) {
-      return absl::InvalidArgumentError(absl::StrCat(data.pixels.size(), " bytes of pixels for ",
-                                                     data.count(), " examples of ",
-                                                     data.example_bytes()));
+    QFL_ASSIGN_OR_RETURN(data::Transform transform, data::Transform::Create(input, data));
+    QFL_RETURN_IF_ERROR(model::CheckInputShape(schema_.architecture(), transform.shape()));
+    const uint64_t held = data.is_signals() ? data.features.size() : data.pixels.size();
+    if (held != data.count() * data.example_values()) {
+      return absl::InvalidArgumentError(absl::StrCat(held, " pixels or numbers for ", data.count(),
+                                                     " examples of ", data.example_values()));
     }
-    return absl::OkStatus();
+    return transform;
   }
 
   void SetTensors(const std::vector<float>& flat) {
-    const float* from = flat.data();
+    const torch::NoGradGuard no_grad;
+    auto* from = const_cast<float*>(flat.data());  // which is only read
     for (torch::Tensor& tensor : tensors_) {
-      const auto n = static_cast<size_t>(tensor.numel());
-      std::memcpy(tensor.data_ptr<float>(), from, n * sizeof(float));
-      from += n;
+      tensor.copy_(torch::from_blob(from, tensor.sizes()));
+      from += tensor.numel();
     }
   }
 
-  absl::StatusOr<TrainResult> TrainChecked(std::vector<float>& flat, const data::Dataset& data,
-                                           absl::Span<const uint32_t> examples,
-                                           const federation::InputSpec& input,
+  absl::StatusOr<TrainResult> TrainChecked(std::vector<float>& flat, const Examples& examples,
                                            const federation::TrainingSpec& training,
                                            base::PrngKey key, const Progress& progress) {
     // OpenMP's thread count is each calling thread's own, whatever ConfigureProcess set in main.
@@ -260,37 +212,64 @@ class TorchLearner : public Learner {
     SetTensors(flat);
     network_->train();
     for (const std::shared_ptr<torch::nn::Module>& normalisation : frozen_) normalisation->eval();
-    torch::optim::SGD optimiser(trained_, torch::optim::SGDOptions(training.learning_rate)
-                                              .momentum(training.momentum)
-                                              .weight_decay(training.weight_decay));
-    const uint64_t batch_size = std::min<uint64_t>(training.batch_size, examples.size());
-    Batch batch(data, input, batch_size);
-    std::vector<uint32_t> order(examples.begin(), examples.end());
+    const std::unique_ptr<torch::optim::Optimizer> optimiser = MakeOptimiser(training);
+    const auto loss_options =
+        F::CrossEntropyFuncOptions().label_smoothing(training.label_smoothing);
+    const uint64_t batch_size = std::min<uint64_t>(training.batch_size, examples.indices.size());
+    std::vector<uint32_t> order(examples.indices.size());  // of places in `examples`
+    std::iota(order.begin(), order.end(), 0u);
     base::Prng prng(key);
-    const uint64_t total = order.size() * training.local_epochs;
+    const uint64_t steps_an_epoch = (order.size() + batch_size - 1) / batch_size;
+    const uint64_t steps = training.local_steps > 0 ? training.local_steps
+                                                    : training.local_epochs * steps_an_epoch;
+    const uint64_t total =
+        steps / steps_an_epoch * order.size() + steps % steps_an_epoch * batch_size;
+    QFL_ASSIGN_OR_RETURN(const std::optional<Cached> cached,
+                         CachePrefix(examples, &training, key,
+                                     [&] { return !progress || progress(0, total); }));
+    Batch batch(examples.data, examples.transform, batch_size);
     uint64_t done = 0;
+    double loss_sum = 0;
+    for (uint64_t step = 0; step < steps; ++step) {
+      const uint64_t begin = step % steps_an_epoch * batch_size;
+      if (begin == 0) {
+        prng.Shuffle(order);
+        loss_sum = 0;
+      }
+      const uint64_t count = std::min(batch_size, order.size() - begin);
+      const uint64_t epoch = step / steps_an_epoch;
+      const auto place = [&](uint64_t i) { return order[begin + i]; };
+      const auto example = [&](uint64_t i) { return examples.indices[place(i)]; };
+      torch::Tensor activations;
+      if (cached.has_value()) {
+        batch.FillLabels(count, example);
+        // Each example takes its passes in turn.
+        const uint64_t epochs = (steps + steps_an_epoch - 1) / steps_an_epoch;
+        const uint64_t turn = key.round * epochs + epoch;
+        QFL_ASSIGN_OR_RETURN(activations, cached->Read(count, [&](uint64_t i) {
+          return place(i) * cached->passes + (turn + place(i)) % cached->passes;
+        }));
+      } else {
+        batch.FillAugmented(count, key, static_cast<uint32_t>(epoch), example);
+        activations = prefix_->Run(batch.images());
+      }
+      optimiser->zero_grad();
+      const torch::Tensor loss =
+          F::cross_entropy(AfterPrefix(activations), batch.labels(), loss_options);
+      loss.backward();
+      optimiser->step();
+      const double value = loss.item<double>();
+      if (!std::isfinite(value)) return Diverged(training);
+      loss_sum += value * static_cast<double>(count);
+      done += count;
+      if (progress && !progress(done, total)) {
+        return absl::CancelledError("training was cancelled");
+      }
+    }
     TrainResult result;
     result.examples = order.size();
-    for (uint32_t epoch = 0; epoch < training.local_epochs; ++epoch) {
-      prng.Shuffle(order);
-      double loss_sum = 0;
-      for (uint64_t begin = 0; begin < order.size(); begin += batch_size) {
-        const uint64_t count = std::min(batch_size, order.size() - begin);
-        batch.Fill(count, [&](uint64_t i) { return order[begin + i]; });
-        optimiser.zero_grad();
-        const torch::Tensor loss =
-            F::cross_entropy(network_->Forward(batch.images()), batch.labels());
-        loss.backward();
-        optimiser.step();
-        const double value = loss.item<double>();
-        if (!std::isfinite(value)) return Diverged(training);
-        loss_sum += value * static_cast<double>(count);
-        done += count;
-        if (progress && !progress(done, total))
-          return absl::CancelledError("training was cancelled");
-      }
-      result.mean_loss = loss_sum / static_cast<double>(order.size());
-    }
+    const uint64_t in_last_epoch = done - (steps - 1) / steps_an_epoch * order.size();
+    result.mean_loss = loss_sum / static_cast<double>(in_last_epoch);
     // The last step may have diverged after its loss was computed.
     for (const torch::Tensor& tensor : tensors_) {
       const float* values = tensor.data_ptr<float>();
@@ -300,11 +279,100 @@ class TorchLearner : public Learner {
     }
     float* to = flat.data();
     for (const torch::Tensor& tensor : tensors_) {
-      const auto n = static_cast<size_t>(tensor.numel());
-      std::memcpy(to, tensor.data_ptr<float>(), n * sizeof(float));
-      to += n;
+      torch::from_blob(to, tensor.sizes()).copy_(tensor.detach());
+      to += tensor.numel();
     }
     return result;
+  }
+
+  // Activations of examples at the end of the prefix, in a cache: for each of them `passes` rows.
+  struct Cached {
+    ActivationRows layout;
+    uint64_t passes;
+    std::shared_ptr<const Activations> rows;
+
+    template <typename Row>
+    absl::StatusOr<torch::Tensor> Read(uint64_t count, Row row) const {
+      return layout.Read(*rows, static_cast<int64_t>(count), row);
+    }
+  };
+
+  torch::Tensor AfterPrefix(const torch::Tensor& activations) const {
+    return network_->Forward(activations, prefix_->stages(), network_->stages().size());
+  }
+
+  // The prefix's activations of `examples`; nothing where there is no cache or no prefix. The
+  // tensors are set.
+  //   training  null: for an evaluation, in fp32 and not augmented
+  //   key       of the task
+  template <typename GoOn>
+  absl::StatusOr<std::optional<Cached>> CachePrefix(const Examples& examples,
+                                                    const federation::TrainingSpec* training,
+                                                    base::PrngKey key, GoOn go_on) {
+    const absl::Span<const uint32_t> indices = examples.indices;
+    if (cache_ == nullptr || prefix_->stages() == 0 || indices.empty()) return std::nullopt;
+    const bool augments = training != nullptr && examples.transform.augments();
+    const federation::CacheDtype dtype =
+        training != nullptr ? training->cache_dtype : federation::CacheDtype::kFp32;
+    const uint64_t passes = augments ? training->cache_passes : 1;
+    key.round = 0;  // the passes are the same in every round
+    const uint64_t rows = indices.size() * passes;
+    const uint64_t batch_size = std::min(EvaluationBatch(examples.transform), rows);
+    Batch batch(examples.data, examples.transform, batch_size);
+    if (prefix_input_ != batch.images().sizes().slice(1)) {
+      batch.Fill(1, [&](uint64_t) { return indices[0]; });
+      prefix_input_ = batch.images().sizes().slice(1).vec();
+      prefix_output_ = prefix_->Run(batch.images());
+    }
+    Cached cached = {ActivationRows(prefix_output_, dtype), passes, nullptr};
+    base::Sha256Hasher hasher;
+    hasher.Update(cached_data_.AsBytes());
+    hasher.Update(
+        {reinterpret_cast<const char*>(indices.data()), indices.size() * sizeof(indices[0])});
+    if (augments) {
+      const federation::AugmentSpec& augment = examples.input.augment;
+      hasher.Update(absl::StrCat("crop ", augment.crop_padding, " flip ", augment.flip, " passes ",
+                                 passes, " seed ", key.run_seed, " client ", key.client_index));
+    }
+    const ActivationKey entry = {prefix_->Digest(schema_, tensors_, examples.input, dtype),
+                                 std::move(hasher).Finish(), rows, cached.layout.bytes()};
+    const auto compute = [&](const ActivationCache::Append& append) -> absl::Status {
+      for (uint64_t begin = 0; begin < rows; begin += batch_size) {
+        if (!go_on()) return absl::CancelledError("the task was cancelled");
+        const uint64_t count = std::min(batch_size, rows - begin);
+        batch.FillEach(count, [&](uint64_t i, float* to) {
+          const uint64_t row = begin + i;
+          if (augments) {
+            examples.transform.ApplyAugmented(examples.data, indices[row / passes], key,
+                                              static_cast<uint32_t>(row % passes), to);
+          } else {
+            examples.transform.Apply(examples.data, indices[row], to);
+          }
+        });
+        QFL_ASSIGN_OR_RETURN(const torch::Tensor packed,
+                             cached.layout.Pack(prefix_->Run(batch.images())));
+        QFL_RETURN_IF_ERROR(
+            append({static_cast<const char*>(packed.data_ptr()), packed.nbytes()}));
+      }
+      return absl::OkStatus();
+    };
+    QFL_ASSIGN_OR_RETURN(cached.rows, cache_->Get(entry, compute));
+    return std::optional<Cached>(std::move(cached));
+  }
+
+  std::unique_ptr<torch::optim::Optimizer> MakeOptimiser(
+      const federation::TrainingSpec& training) const {
+    if (training.optimiser == federation::Optimiser::kAdam) {
+      return std::make_unique<torch::optim::Adam>(
+          trained_, torch::optim::AdamOptions(training.learning_rate)
+                        .betas({training.beta1, training.beta2})
+                        .eps(training.epsilon)
+                        .weight_decay(training.weight_decay));
+    }
+    return std::make_unique<torch::optim::SGD>(trained_,
+                                               torch::optim::SGDOptions(training.learning_rate)
+                                                   .momentum(training.momentum)
+                                                   .weight_decay(training.weight_decay));
   }
 
   static absl::Status Diverged(const federation::TrainingSpec& training) {
@@ -313,24 +381,42 @@ class TorchLearner : public Learner {
                      training.learning_rate, "; choose a smaller one"));
   }
 
-  // Runs `body(batch)` on all of `data` in order, the network in evaluation, without gradients.
+  static uint64_t EvaluationBatch(const data::Transform& transform) {
+    const uint64_t positions = uint64_t{transform.height()} * transform.width();
+    return std::clamp(kEvaluatePositionsMax / positions, kEvaluateExamplesMin,
+                      kEvaluateExamplesMax);
+  }
+
+  // Runs `body(logits, labels)` on all of `data` in order, the network in evaluation, without
+  // gradients.
   template <typename Body>
   absl::Status ForEachBatch(const std::vector<float>& flat, const data::Dataset& data,
-                            const federation::InputSpec& input, const Progress& progress,
+                            const federation::InputSpec& input,
+                            const data::Transform& transform, const Progress& progress,
                             Body body) {
     at::init_num_threads();
     SetTensors(flat);
     network_->eval();
     const torch::NoGradGuard no_grad;
-    const uint64_t positions = uint64_t{data.height} * data.width;
-    const uint64_t batch_size =
-        std::min({kEvaluateExamplesMax, data.count(),
-                  std::max<uint64_t>(kEvaluatePositionsMax / positions, 1)});
-    Batch batch(data, input, batch_size);
+    std::vector<uint32_t> all(data.count());
+    std::iota(all.begin(), all.end(), 0u);
+    QFL_ASSIGN_OR_RETURN(const std::optional<Cached> cached,
+                         CachePrefix({data, all, input, transform}, nullptr, {},
+                                     [&] { return !progress || progress(0, data.count()); }));
+    const uint64_t batch_size = std::min(EvaluationBatch(transform), data.count());
+    Batch batch(data, transform, batch_size);
     for (uint64_t begin = 0; begin < data.count(); begin += batch_size) {
       const uint64_t count = std::min(batch_size, data.count() - begin);
-      batch.Fill(count, [&](uint64_t i) { return begin + i; });
-      body(batch);
+      const auto example = [&](uint64_t i) { return begin + i; };
+      torch::Tensor activations;
+      if (cached.has_value()) {
+        batch.FillLabels(count, example);
+        QFL_ASSIGN_OR_RETURN(activations, cached->Read(count, example));
+      } else {
+        batch.Fill(count, example);
+        activations = prefix_->Run(batch.images());
+      }
+      body(AfterPrefix(activations), batch.labels());
       if (progress && !progress(begin + count, data.count())) {
         return absl::CancelledError("evaluation was cancelled");
       }
@@ -341,16 +427,17 @@ class TorchLearner : public Learner {
   absl::StatusOr<EvaluateResult> EvaluateChecked(const std::vector<float>& flat,
                                                  const data::Dataset& data,
                                                  const federation::InputSpec& input,
+                                                 const data::Transform& transform,
                                                  const Progress& progress) {
     double loss_sum = 0;
     int64_t correct = 0;
-    QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, progress, [&](const Batch& batch) {
-      const torch::Tensor logits = network_->Forward(batch.images());
-      loss_sum += F::cross_entropy(logits, batch.labels(),
-                                   F::CrossEntropyFuncOptions().reduction(torch::kSum))
-                      .template item<double>();
-      correct += logits.argmax(1).eq(batch.labels()).sum().template item<int64_t>();
-    }));
+    const auto count = [&](const torch::Tensor& logits, const torch::Tensor& labels) {
+      loss_sum +=
+          F::cross_entropy(logits, labels, F::CrossEntropyFuncOptions().reduction(torch::kSum))
+              .template item<double>();
+      correct += logits.argmax(1).eq(labels).sum().template item<int64_t>();
+    };
+    QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, transform, progress, count));
     if (!std::isfinite(loss_sum)) {
       return absl::DataLossError("the model's loss is not finite: its weights are too large");
     }
@@ -365,6 +452,12 @@ class TorchLearner : public Learner {
   std::vector<torch::Tensor> trained_;  // the parameters among them that are in an update
   // Normalisations whose statistics are not in an update: they use those that they were given.
   std::vector<std::shared_ptr<torch::nn::Module>> frozen_;
+  std::optional<FrozenPrefix> prefix_;  // once bound
+  // An example's shape, and what the prefix made of it; of the last call.
+  std::vector<int64_t> prefix_input_;
+  torch::Tensor prefix_output_;
+  ActivationCache* cache_ = nullptr;
+  base::Digest cached_data_;
 };
 
 }  // namespace

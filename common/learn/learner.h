@@ -14,12 +14,13 @@
 #include "common/base/prng.h"
 #include "common/data/dataset.h"
 #include "common/federation/types.h"
+#include "common/learn/activation_cache.h"
 #include "common/model/schema.h"
 
 namespace quantfl::learn {
 
 struct TrainResult {
-  double mean_loss = 0;   // over the last epoch
+  double mean_loss = 0;   // over the last epoch, as far as it went
   uint64_t examples = 0;  // that were given
 };
 struct EvaluateResult {
@@ -49,25 +50,37 @@ class Learner {
                                                          uint32_t classes);
   virtual ~Learner() = default;
 
+  // From now on, what stands before the first trained layer runs once for each example: Train and
+  // Evaluate keep its activations in `cache`, with those of the same weights, input and examples;
+  // Train in training.cache_dtype, Evaluate in fp32. With fp32 the results are, bit for bit, those
+  // without a cache. Null (as at first): every epoch runs everything.
+  //   cache  of any number of learners; outlives this one
+  //   data   digest of what Train and Evaluate are given
+  virtual void UseCache(ActivationCache* cache, const base::Digest& data) = 0;
+
   // As given, or that of the architecture with the default policies.
   virtual const model::Schema& schema() const = 0;
   // Fresh weights (initialise.h), the same on every machine.
   virtual std::vector<float> Initialise(base::PrngKey key) = 0;
 
-  // Trains in place: SGD with momentum as PyTorch defines it, fresh optimiser state, the batch
-  // order drawn from `key`, the last short batch kept.
+  // Trains in place: SGD with momentum or Adam as PyTorch defines them (Kingma and Ba 2015), fresh
+  // optimiser state, the batch order drawn from `key` for each epoch, the last short batch kept;
+  // training.local_steps may end an epoch before its end. Where input.augment says so, images are
+  // augmented anew each epoch, from (key, epoch, index into `data`); from a cache, they are in turn
+  // one of the training.cache_passes passes that were drawn from `key` without its round.
   //   flat      float32[schema().size()]; unchanged unless the result is OK
   //   examples  indices into `data`
   // INVALID_ARGUMENT: no parameter to train, no example, a label that is not below the class count
-  // (index and label named), image shape, a field of `input` or `training` out of range; DATA_LOSS:
-  // the loss or a parameter is not finite (learning rate named).
+  // (index and label named), image shape, a field of `input` or `training` out of range, an
+  // activation that fp16 cannot hold; DATA_LOSS: the loss or a parameter is not finite (learning
+  // rate named); errors of ActivationCache::Get. While the cache is filled, progress is (0, total).
   virtual absl::StatusOr<TrainResult> Train(std::vector<float>& flat, const data::Dataset& data,
                                             absl::Span<const uint32_t> examples,
                                             const federation::InputSpec& input,
                                             const federation::TrainingSpec& training,
                                             base::PrngKey key, const Progress& progress) = 0;
 
-  // Mean cross-entropy and accuracy over all of `data`. INVALID_ARGUMENT as above; DATA_LOSS: the
+  // Mean cross-entropy and accuracy over all of `data`, which is not augmented. INVALID_ARGUMENT as above; DATA_LOSS: the
   // loss is not finite.
   virtual absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat,
                                                   const data::Dataset& data,

@@ -17,39 +17,61 @@ using torch::nn::Conv2d;
 using torch::nn::Conv2dOptions;
 using torch::nn::Linear;
 
-struct LeNet5 : Network {
-  explicit LeNet5(int64_t classes) {
-    conv1 = register_module("conv1", Conv2d(Conv2dOptions(1, 6, 5).padding(2)));
-    conv2 = register_module("conv2", Conv2d(Conv2dOptions(6, 16, 5)));
-    fc1 = register_module("fc1", Linear(400, 120));
-    fc2 = register_module("fc2", Linear(120, 84));
-    fc3 = register_module("fc3", Linear(84, classes));
-  }
-  Tensor Forward(Tensor x) override {
-    x = torch::max_pool2d(torch::relu(conv1(x)), 2);
-    x = torch::max_pool2d(torch::relu(conv2(x)), 2).flatten(1);
-    return fc3(torch::relu(fc2(torch::relu(fc1(x)))));
-  }
+using Convolution = std::shared_ptr<torch::nn::Conv2dImpl>;
 
-  Conv2d conv1{nullptr}, conv2{nullptr};
-  Linear fc1{nullptr}, fc2{nullptr}, fc3{nullptr};
+Tensor Pooled(const Convolution& conv, const Tensor& x) {
+  return torch::max_pool2d(torch::relu(conv->forward(x)), 2);
+}
+Tensor Averaged(const Tensor& x) { return x.mean({2, 3}); }
+
+class LeNet5 : public Network {
+ public:
+  explicit LeNet5(int64_t classes) {
+    const auto conv1 = register_module("conv1", Conv2d(Conv2dOptions(1, 6, 5).padding(2)));
+    const auto conv2 = register_module("conv2", Conv2d(Conv2dOptions(6, 16, 5)));
+    const auto fc1 = register_module("fc1", Linear(400, 120));
+    const auto fc2 = register_module("fc2", Linear(120, 84));
+    const auto fc3 = register_module("fc3", Linear(84, classes));
+    AddStage({"conv1"}, [conv1](const Tensor& x) { return Pooled(conv1, x); });
+    AddStage({"conv2"}, [conv2](const Tensor& x) { return Pooled(conv2, x).flatten(1); });
+    AddStage({"fc1"}, [fc1](const Tensor& x) { return torch::relu(fc1->forward(x)); });
+    AddStage({"fc2"}, [fc2](const Tensor& x) { return torch::relu(fc2->forward(x)); });
+    AddStage({"fc3"}, [fc3](const Tensor& x) { return fc3->forward(x); });
+  }
 };
 
-struct Cnn : Network {
+class Cnn : public Network {
+ public:
   explicit Cnn(int64_t classes) {
-    conv1 = register_module("conv1", Conv2d(Conv2dOptions(1, 32, 5).padding(2)));
-    conv2 = register_module("conv2", Conv2d(Conv2dOptions(32, 64, 5).padding(2)));
-    fc1 = register_module("fc1", Linear(3136, 512));
-    fc2 = register_module("fc2", Linear(512, classes));
+    const auto conv1 = register_module("conv1", Conv2d(Conv2dOptions(1, 32, 5).padding(2)));
+    const auto conv2 = register_module("conv2", Conv2d(Conv2dOptions(32, 64, 5).padding(2)));
+    const auto fc1 = register_module("fc1", Linear(3136, 512));
+    const auto fc2 = register_module("fc2", Linear(512, classes));
+    AddStage({"conv1"}, [conv1](const Tensor& x) { return Pooled(conv1, x); });
+    AddStage({"conv2"}, [conv2](const Tensor& x) { return Pooled(conv2, x).flatten(1); });
+    AddStage({"fc1"}, [fc1](const Tensor& x) { return torch::relu(fc1->forward(x)); });
+    AddStage({"fc2"}, [fc2](const Tensor& x) { return fc2->forward(x); });
   }
-  Tensor Forward(Tensor x) override {
-    x = torch::max_pool2d(torch::relu(conv1(x)), 2);
-    x = torch::max_pool2d(torch::relu(conv2(x)), 2).flatten(1);
-    return fc2(torch::relu(fc1(x)));
-  }
+};
 
-  Conv2d conv1{nullptr}, conv2{nullptr};
-  Linear fc1{nullptr}, fc2{nullptr};
+class HarCnn : public Network {
+ public:
+  explicit HarCnn(int64_t classes) {
+    using torch::nn::Conv1d;
+    using torch::nn::Conv1dOptions;
+    const auto conv1 = register_module("conv1", Conv1d(Conv1dOptions(9, 64, 5).padding(2)));
+    const auto conv2 = register_module("conv2", Conv1d(Conv1dOptions(64, 64, 5).padding(2)));
+    const auto fc1 = register_module("fc1", Linear(2048, 128));
+    const auto fc2 = register_module("fc2", Linear(128, classes));
+    AddStage({"conv1"}, [conv1](const Tensor& x) {
+      return torch::max_pool1d(torch::relu(conv1->forward(x.squeeze(2))), 2);
+    });
+    AddStage({"conv2"}, [conv2](const Tensor& x) {
+      return torch::max_pool1d(torch::relu(conv2->forward(x)), 2).flatten(1);
+    });
+    AddStage({"fc1"}, [fc1](const Tensor& x) { return torch::relu(fc1->forward(x)); });
+    AddStage({"fc2"}, [fc2](const Tensor& x) { return fc2->forward(x); });
+  }
 };
 
 Conv2d Conv3x3(int64_t in, int64_t out, int64_t stride) {
@@ -68,8 +90,8 @@ struct ResidualBlock : torch::nn::Module {
     const Tensor y = bn2(conv2(torch::relu(bn1(conv1(x)))));
     if (stride_ == 1) return torch::relu(x + y);
     // Option A: every other position, and zero channels on either side of those there are.
-    constexpr int64_t kEnd = std::numeric_limits<int64_t>::max();
-    const Tensor positions = x.slice(2, 0, kEnd, stride_).slice(3, 0, kEnd, stride_);
+    constexpr int64_t kToTheEnd = std::numeric_limits<int64_t>::max();
+    const Tensor positions = x.slice(2, 0, kToTheEnd, stride_).slice(3, 0, kToTheEnd, stride_);
     return torch::relu(torch::constant_pad_nd(positions, {0, 0, 0, 0, padding_, padding_}) + y);
   }
 
@@ -82,34 +104,33 @@ struct ResidualBlock : torch::nn::Module {
   const int64_t stride_, padding_;
 };
 
-struct ResNet : Network {
+class ResNet : public Network {
+ public:
   ResNet(int64_t blocks, int64_t classes) {
-    conv1 = register_module("conv1", Conv3x3(3, 16, 1));
-    bn1 = register_module("bn1", BatchNorm2d(16));
+    const auto conv1 = register_module("conv1", Conv3x3(3, 16, 1));
+    const auto bn1 = register_module("bn1", BatchNorm2d(16));
+    AddStage({"conv1", "bn1"}, [conv1, bn1](const Tensor& x) {
+      return torch::relu(bn1->forward(conv1->forward(x)));
+    });
     int64_t in = 16;
     for (int64_t stage = 1; stage <= 3; ++stage) {
       const int64_t out = int64_t{8} << stage;
+      const std::string name = absl::StrCat("layer", stage);
       torch::nn::ModuleList layer;
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t stride = block == 0 && stage > 1 ? 2 : 1;
-        residual_blocks.push_back(std::make_shared<ResidualBlock>(in, out, stride));
-        layer->push_back(residual_blocks.back());
+      for (int64_t i = 0; i < blocks; ++i) {
+        const int64_t stride = i == 0 && stage > 1 ? 2 : 1;
+        const auto block = std::make_shared<ResidualBlock>(in, out, stride);
+        layer->push_back(block);
+        AddStage({absl::StrCat(name, ".", i)},
+                 [block](const Tensor& x) { return block->Forward(x); });
         in = out;
       }
-      register_module(absl::StrCat("layer", stage), layer);
+      register_module(name, layer);
     }
-    linear = register_module("linear", Linear(in, classes));
+    AddStage({}, Averaged);
+    const auto linear = register_module("linear", Linear(in, classes));
+    AddStage({"linear"}, [linear](const Tensor& x) { return linear->forward(x); });
   }
-  Tensor Forward(Tensor x) override {
-    x = torch::relu(bn1(conv1(x)));
-    for (const std::shared_ptr<ResidualBlock>& block : residual_blocks) x = block->Forward(x);
-    return linear(x.mean({2, 3}));
-  }
-
-  Conv2d conv1{nullptr};
-  BatchNorm2d bn1{nullptr};
-  std::vector<std::shared_ptr<ResidualBlock>> residual_blocks;
-  Linear linear{nullptr};
 };
 
 struct Fire : torch::nn::Module {
@@ -128,25 +149,33 @@ struct Fire : torch::nn::Module {
 
 // Without torchvision's dropout, which would make training depend on a second random stream, and
 // without its ReLU behind the last convolution, which would cut negative logits off.
-struct SqueezeNet11 : Network {
+class SqueezeNet11 : public Network {
+ public:
   explicit SqueezeNet11(int64_t classes) {
     // A place in torchvision's `features`; those of activations and poolings stay empty modules.
     torch::nn::ModuleList features;
-    first = Conv2d(Conv2dOptions(3, 64, 3).stride(2));
-    features->push_back(first);
     const auto empty = [&features] { features->push_back(torch::nn::Identity()); };
-    const auto fire = [&](int64_t in, int64_t squeezed, int64_t expanded) {
-      fires.push_back(std::make_shared<Fire>(in, squeezed, expanded));
-      features->push_back(fires.back());
+    const auto pool = [&] {
+      AddStage({}, [](const Tensor& x) { return torch::max_pool2d(x, 3, 2, 0, 1, true); });
+      empty();
     };
+    const auto fire = [&](int64_t in, int64_t squeezed, int64_t expanded) {
+      const auto module = std::make_shared<Fire>(in, squeezed, expanded);
+      AddStage({absl::StrCat("features.", features->size())},
+               [module](const Tensor& x) { return module->Forward(x); });
+      features->push_back(module);
+    };
+    const Convolution first = Conv2d(Conv2dOptions(3, 64, 3).stride(2)).ptr();
+    features->push_back(first);
+    AddStage({"features.0"}, [first](const Tensor& x) { return torch::relu(first->forward(x)); });
     empty();
-    empty();
+    pool();
     fire(64, 16, 64);
     fire(128, 16, 64);
-    empty();
+    pool();
     fire(128, 32, 128);
     fire(256, 32, 128);
-    empty();
+    pool();
     fire(256, 48, 192);
     fire(384, 48, 192);
     fire(384, 64, 256);
@@ -154,80 +183,77 @@ struct SqueezeNet11 : Network {
     register_module("features", features);
     torch::nn::ModuleList classifier;
     classifier->push_back(torch::nn::Identity());
-    last = Conv2d(Conv2dOptions(512, classes, 1));
+    const Convolution last = Conv2d(Conv2dOptions(512, classes, 1)).ptr();
     classifier->push_back(last);
     register_module("classifier", classifier);
+    AddStage({"classifier.1"}, [last](const Tensor& x) { return Averaged(last->forward(x)); });
   }
-  Tensor Forward(Tensor x) override {
-    const auto pool = [](const Tensor& y) { return torch::max_pool2d(y, 3, 2, 0, 1, true); };
-    x = pool(torch::relu(first(x)));
-    for (size_t i = 0; i < fires.size(); ++i) {
-      if (i == 2 || i == 4) x = pool(x);
-      x = fires[i]->Forward(x);
-    }
-    return last(x).mean({2, 3});
-  }
-
-  Conv2d first{nullptr}, last{nullptr};
-  std::vector<std::shared_ptr<Fire>> fires;
 };
 
 Tensor Relu6(const Tensor& x) { return torch::hardtanh(x, 0, 6); }
 
 // Without torchvision's dropout, as above.
-struct MobileNetV2 : Network {
+class MobileNetV2 : public Network {
+ public:
   explicit MobileNetV2(int64_t classes) {
-    const auto add = [this](Conv2dOptions options) {
-      const std::string name = absl::StrFormat("conv%02d", convolutions.size());
-      convolutions.push_back(register_module(name, Conv2d(std::move(options))));
-    };
-    add(Conv2dOptions(3, 32, 3).stride(2).padding(1));
+    AddConvolution(Conv2dOptions(3, 32, 3).stride(2).padding(1));
     int64_t in = 32;
     for (const model::MobileNetStage& stage : model::kMobileNetV2Stages) {
-      const auto out = static_cast<int64_t>(stage.channels);
       for (uint64_t block = 0; block < stage.blocks; ++block) {
-        const int64_t hidden = in * static_cast<int64_t>(stage.expansion);
-        const int64_t stride = block == 0 ? static_cast<int64_t>(stage.stride) : 1;
-        if (stage.expansion != 1) add(Conv2dOptions(in, hidden, 1));
-        add(Conv2dOptions(hidden, hidden, 3).stride(stride).padding(1).groups(hidden));
-        add(Conv2dOptions(hidden, out, 1));
-        blocks.push_back({stage.expansion != 1, stride == 1 && in == out});
+        const auto out = static_cast<int64_t>(stage.channels);
+        AddBlock(in, out, static_cast<int64_t>(stage.expansion),
+                 block == 0 ? static_cast<int64_t>(stage.stride) : 1);
         in = out;
       }
     }
-    add(Conv2dOptions(in, 1280, 1));
+    AddConvolution(Conv2dOptions(in, 1280, 1));
+    AddStage({}, Averaged);
     torch::nn::ModuleList classifier;
     classifier->push_back(torch::nn::Identity());
-    last = Linear(1280, classes);
+    const std::shared_ptr<torch::nn::LinearImpl> last = Linear(1280, classes).ptr();
     classifier->push_back(last);
     register_module("classifier", classifier);
-  }
-  Tensor Forward(Tensor x) override {
-    auto next = convolutions.begin();
-    x = Relu6((*next++)(x));
-    for (const Block& block : blocks) {
-      Tensor y = x;
-      if (block.expands) y = Relu6((*next++)(y));
-      y = Relu6((*next++)(y));
-      y = (*next++)(y);
-      x = block.residual ? x + y : y;
-    }
-    x = Relu6((*next)(x));
-    return last(x.mean({2, 3}));
+    AddStage({"classifier.1"}, [last](const Tensor& x) { return last->forward(x); });
   }
 
-  struct Block {
-    bool expands, residual;
-  };
-  std::vector<Conv2d> convolutions;
-  std::vector<Block> blocks;
-  Linear last{nullptr};
+ private:
+  Convolution Register(Conv2dOptions options, std::vector<std::string>& names) {
+    names.push_back(absl::StrFormat("conv%02d", convolutions_++));
+    return register_module(names.back(), Conv2d(std::move(options)));
+  }
+  void AddConvolution(Conv2dOptions options) {
+    std::vector<std::string> names;
+    const Convolution conv = Register(std::move(options), names);
+    AddStage(std::move(names), [conv](const Tensor& x) { return Relu6(conv->forward(x)); });
+  }
+  // Wider, over the positions one channel at a time, narrower; the input is added where it fits.
+  void AddBlock(int64_t in, int64_t out, int64_t expansion, int64_t stride) {
+    const int64_t hidden = in * expansion;
+    std::vector<std::string> names;
+    std::vector<Convolution> convolutions;
+    const auto add = [&](Conv2dOptions options) {
+      convolutions.push_back(Register(std::move(options), names));
+    };
+    if (expansion != 1) add(Conv2dOptions(in, hidden, 1));
+    add(Conv2dOptions(hidden, hidden, 3).stride(stride).padding(1).groups(hidden));
+    add(Conv2dOptions(hidden, out, 1));
+    const bool residual = stride == 1 && in == out;
+    AddStage(std::move(names), [convolutions, residual](const Tensor& x) {
+      Tensor y = x;
+      for (size_t i = 0; i + 1 < convolutions.size(); ++i) y = Relu6(convolutions[i]->forward(y));
+      y = convolutions.back()->forward(y);
+      return residual ? x + y : y;
+    });
+  }
+
+  int convolutions_ = 0;
 };
 
 }  // namespace
 
 std::shared_ptr<Network> MakeNetwork(const std::string& architecture, uint32_t classes) {
   if (architecture == "cnn") return std::make_shared<Cnn>(classes);
+  if (architecture == "har_cnn") return std::make_shared<HarCnn>(classes);
   if (architecture == "lenet5") return std::make_shared<LeNet5>(classes);
   if (architecture == "mobilenet_v2") return std::make_shared<MobileNetV2>(classes);
   if (architecture == "resnet20") return std::make_shared<ResNet>(3, classes);

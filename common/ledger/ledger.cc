@@ -21,40 +21,59 @@ Level Difference(const Level& a, const Level& b) {
 
 LevelBytes Sum(const LevelBytes& a, const LevelBytes& b) {
   return {a.payload + b.payload, a.messages + b.messages, Sum(a.stream, b.stream),
-          Sum(a.tcp, b.tcp)};
+          Sum(a.tcp, b.tcp), Sum(a.link, b.link)};
 }
 LevelBytes Difference(const LevelBytes& a, const LevelBytes& b) {
   return {Less(a.payload, b.payload), Less(a.messages, b.messages), Difference(a.stream, b.stream),
-          Difference(a.tcp, b.tcp)};
+          Difference(a.tcp, b.tcp), Difference(a.link, b.link)};
 }
 
-// L3 and L4 of connections, both directions.
-struct StreamLevels {
-  Level up_stream = 0, up_tcp = 0, down_stream = 0, down_tcp = 0;
+// L3 to L5 of connections, one direction.
+struct WireLevels {
+  Level stream = 0, tcp = 0, link = 0;
 
-  void Add(const StreamLevels& other) {
-    up_stream = Sum(up_stream, other.up_stream);
-    up_tcp = Sum(up_tcp, other.up_tcp);
-    down_stream = Sum(down_stream, other.down_stream);
-    down_tcp = Sum(down_tcp, other.down_tcp);
+  void Add(const WireLevels& other) {
+    stream = Sum(stream, other.stream);
+    tcp = Sum(tcp, other.tcp);
+    link = Sum(link, other.link);
   }
-  void MakeAbsent() { up_stream = up_tcp = down_stream = down_tcp = std::nullopt; }
-  void WriteTo(ByteCounters& counters) const {
-    counters.uplink.stream = up_stream;
-    counters.uplink.tcp = up_tcp;
-    counters.downlink.stream = down_stream;
-    counters.downlink.tcp = down_tcp;
+  void WriteTo(LevelBytes& levels) const {
+    levels.stream = stream;
+    levels.tcp = tcp;
+    levels.link = link;
   }
 };
+
+// Both directions.
+struct StreamLevels {
+  WireLevels up, down;
+
+  void Add(const StreamLevels& other) {
+    up.Add(other.up);
+    down.Add(other.down);
+  }
+  void MakeAbsent() { up = down = {std::nullopt, std::nullopt, std::nullopt}; }
+  void WriteTo(ByteCounters& counters) const {
+    up.WriteTo(counters.uplink);
+    down.WriteTo(counters.downlink);
+  }
+};
+
+Level Headers(const Level& segments, const Level& header_bytes) {
+  return segments && header_bytes ? Level(*segments * *header_bytes) : std::nullopt;
+}
 
 StreamLevels FromKernel(const TcpCounters& counters, Ledger::Side side) {
   const Level sent_once = Difference(counters.bytes_sent, counters.bytes_retransmitted);
   // What arrives is counted once: the peer's retransmissions are in its own figures.
   const Level received = counters.bytes_received;
-  if (side == Ledger::Side::kCoordinator) {
-    return {received, received, sent_once, counters.bytes_sent};
-  }
-  return {sent_once, counters.bytes_sent, received, received};
+  const WireLevels in = {
+      received, received,
+      Sum(received, Headers(counters.segments_received, counters.header_bytes))};
+  const WireLevels out = {
+      sent_once, counters.bytes_sent,
+      Sum(counters.bytes_sent, Headers(counters.segments_sent, counters.header_bytes))};
+  return side == Ledger::Side::kCoordinator ? StreamLevels{in, out} : StreamLevels{out, in};
 }
 
 struct Connection {

@@ -2,7 +2,7 @@
 #define QUANTFL_COMMON_LEDGER_LEDGER_H_
 
 // Bytes by level, both directions, per member. L1 comes from the codec, L2 from serialised
-// messages, L3 and L4 from the kernel's counters on a duplicate of the connection's descriptor,
+// messages, L3 to L5 from the kernel's counters on a duplicate of the connection's descriptor,
 // which still answers after gRPC has closed its own.
 
 #include <cstdint>
@@ -26,8 +26,11 @@ struct TcpCounters {
   std::optional<uint64_t> bytes_sent;  // tcpi_bytes_sent, retransmissions included
   std::optional<uint64_t> bytes_retransmitted;
   std::optional<uint64_t> bytes_received;
-  std::optional<uint64_t> segments_sent, segments_received;  // these two wrap at 2^32
-  bool closed = false;                                       // no more bytes can come
+  std::optional<uint64_t> segments_sent, segments_received;  // of the connection, ACKs included
+  // IP and TCP header of a segment: 20 or 40, and 20, and 12 where the connection has timestamps.
+  // A SYN's options and selective acknowledgements are not in it, some tens of bytes a connection.
+  std::optional<uint64_t> header_bytes;
+  bool closed = false;  // no more bytes can come
 };
 
 // A duplicate of a TCP socket's descriptor, closed with the object. Thread-safe.

@@ -121,22 +121,40 @@ Tensors MobileNetV2(uint64_t classes) {
   return t;
 }
 
+// Two padded convolutions along time, each followed by ReLU and max pooling by 2, and two linear
+// layers, for signals of 9 channels of 128 samples.
+Tensors HarCnn(uint64_t classes) {
+  Tensors t;
+  AddLayer(t, "conv1", {64, 9, 5});
+  AddLayer(t, "conv2", {64, 64, 5});
+  AddLayer(t, "fc1", {128, 2048});
+  AddLayer(t, "fc2", {classes, 128});
+  return t;
+}
+
 struct Architecture {
   const char* name;
   Shape input_shape;
   // Side lengths that the network takes; all others are those of input_shape where both are 0.
   uint64_t side_min, side_max;
   Tensors (*tensors)(uint64_t classes);
+  Normalisation normalisation = {};
 };
 
 const std::vector<Architecture>& Table() {
+  static const auto* const imagenet =
+      new Normalisation{{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+  // UCI HAR's own signals, rounded: gravity is in total_acc_x.
+  static const auto* const har = new Normalisation{
+      {0, 0, 0, 0, 0, 0, 0.8, 0, 0}, {0.19, 0.12, 0.1, 0.4, 0.37, 0.25, 0.41, 0.4, 0.34}};
   static const auto* const table =
       new std::vector<Architecture>{{"cnn", {1, 28, 28}, 0, 0, Cnn},
+                                    {"har_cnn", {9, 1, 128}, 0, 0, HarCnn, *har},
                                     {"lenet5", {1, 28, 28}, 0, 0, LeNet5},
-                                    {"mobilenet_v2", {3, 224, 224}, 32, 1024, MobileNetV2},
-                                    {"resnet20", {3, 32, 32}, 8, 256, ResNet20},
-                                    {"resnet56", {3, 32, 32}, 8, 256, ResNet56},
-                                    {"squeezenet1_1", {3, 224, 224}, 32, 1024, SqueezeNet11}};
+                                    {"mobilenet_v2", {3, 224, 224}, 32, 1024, MobileNetV2, *imagenet},
+                                    {"resnet20", {3, 32, 32}, 8, 256, ResNet20, *imagenet},
+                                    {"resnet56", {3, 32, 32}, 8, 256, ResNet56, *imagenet},
+                                    {"squeezenet1_1", {3, 224, 224}, 32, 1024, SqueezeNet11, *imagenet}};
   return *table;
 }
 
@@ -181,6 +199,11 @@ absl::Status CheckInputShape(absl::string_view architecture, const std::vector<u
                    absl::StrJoin(native, ", "), "]", sizes, " (channels, height, width)"));
 }
 
+Normalisation ArchitectureNormalisation(absl::string_view architecture) {
+  const absl::StatusOr<const Architecture*> found = Find(architecture);
+  return found.ok() ? (*found)->normalisation : Normalisation();
+}
+
 absl::StatusOr<Schema> ArchitectureSchema(absl::string_view architecture, uint32_t classes) {
   QFL_ASSIGN_OR_RETURN(const Architecture* found, Find(architecture));
   if (classes < kClassesMin || classes > kClassesMax) {
@@ -195,10 +218,13 @@ absl::StatusOr<Schema> ArchitectureSchema(absl::string_view architecture, uint32
   return Schema::Create(std::string(architecture), std::move(tensors));
 }
 
+bool IsStatistic(absl::string_view tensor_name) {
+  return absl::EndsWith(tensor_name, ".running_mean") ||
+         absl::EndsWith(tensor_name, ".running_var");
+}
+
 Policy DefaultPolicy(absl::string_view tensor_name) {
-  if (absl::EndsWith(tensor_name, ".running_mean") || absl::EndsWith(tensor_name, ".running_var")) {
-    return Policy::kFp32;
-  }
+  if (IsStatistic(tensor_name)) return Policy::kFp32;
   if (absl::EndsWith(tensor_name, ".num_batches_tracked")) return Policy::kSkip;
   return Policy::kQuantise;
 }

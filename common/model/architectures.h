@@ -29,7 +29,9 @@ inline constexpr MobileNetStage kMobileNetV2Stages[] = {
 // Names of the built-in architectures, sorted:
 //   cnn             that of the FedAvg paper (McMahan et al. 2017), 1,663,370 parameters, 10
 //   classes lenet5          61,706 parameters with 10 classes mobilenet_v2    1.0, batch
-//   normalisation folded into the convolutions (Sandler et al. 2018) resnet20, resnet56  for CIFAR,
+//   normalisation folded into the convolutions (Sandler et al. 2018) har_cnn  for UCI HAR's signals
+//   of 9 x 128, two 1-D convolutions (as Ronao and Cho 2016), 286,534 parameters with 6 classes
+//   resnet20, resnet56  for CIFAR,
 //   option-A shortcuts, batch normalisation (He et al. 2015) squeezenet1_1   (Iandola et al. 2016)
 std::vector<std::string> ArchitectureNames();
 
@@ -42,10 +44,21 @@ absl::StatusOr<std::vector<uint64_t>> ArchitectureInputShape(absl::string_view a
 // names the shape and what the network takes, or lists the names there are.
 absl::Status CheckInputShape(absl::string_view architecture, const std::vector<uint64_t>& shape);
 
+// Mean and standard deviation of p / 255, a channel each, that the published weights of a network
+// were trained with, or of the data that it is made for; empty where nothing is known.
+struct Normalisation {
+  std::vector<double> mean, stddev;
+};
+Normalisation ArchitectureNormalisation(absl::string_view architecture);
+
 // Names and shapes in the order of the published files (PyTorch's state_dict, without
 // num_batches_tracked), each with DefaultPolicy. INVALID_ARGUMENT lists the names there are, or
 // names `classes` and its range.
 absl::StatusOr<Schema> ArchitectureSchema(absl::string_view architecture, uint32_t classes);
+
+// Whether a tensor is a running statistic of a normalisation (*.running_mean, *.running_var): learnt
+// from the data, not by gradients.
+bool IsStatistic(absl::string_view tensor_name);
 
 // How a tensor travels unless a configuration says otherwise: running statistics of a normalisation
 // (*.running_mean, *.running_var) as fp32, *.num_batches_tracked not at all, the rest quantised.

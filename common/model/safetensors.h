@@ -19,11 +19,14 @@ namespace quantfl::model {
 enum class DType { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
 
 // Metadata that this project's checkpoints carry, all of it optional to a reader: the built-in
-// architecture, its class count, and how a pixel enters the network (InputSpec's mean and stddev).
+// architecture, its class count, and how an example enters the network (federation::InputSpec).
 inline constexpr char kMetadataArchitecture[] = "quantfl.architecture";
 inline constexpr char kMetadataClasses[] = "quantfl.classes";
 inline constexpr char kMetadataInputMean[] = "quantfl.input_mean";
 inline constexpr char kMetadataInputStddev[] = "quantfl.input_stddev";
+inline constexpr char kMetadataInputChannels[] = "quantfl.input_channels";
+inline constexpr char kMetadataInputHeight[] = "quantfl.input_height";
+inline constexpr char kMetadataInputWidth[] = "quantfl.input_width";
 
 // A parsed file: views into the bytes it was parsed from.
 struct SafetensorsView {

@@ -107,6 +107,14 @@ absl::StatusOr<std::vector<bool>> SelectByPatterns(const Schema& schema,
 
 }  // namespace
 
+absl::StatusOr<Schema> FreezeStatistics(const Schema& schema) {
+  std::vector<TensorInfo> tensors = schema.tensors();
+  for (TensorInfo& tensor : tensors) {
+    if (!IsParameter(tensor)) tensor.policy = Policy::kSkip;
+  }
+  return Schema::Create(schema.architecture(), std::move(tensors));
+}
+
 absl::Status CheckTrainable(absl::string_view trainable) {
   QFL_RETURN_IF_ERROR(Layers(trainable).status());
   for (const absl::string_view pattern : absl::StrSplit(trainable, ',')) {

@@ -24,6 +24,11 @@ namespace quantfl::model {
 // no tensor (near misses named); a selection without a parameter to train.
 absl::StatusOr<Schema> ApplyTrainable(const Schema& schema, absl::string_view trainable);
 
+// `schema` with kSkip for the running statistics of every batch normalisation: they are neither
+// sent nor updated, and training normalises with those of the checkpoint. Weights and biases keep
+// their policies. A schema without running statistics comes back as it is.
+absl::StatusOr<Schema> FreezeStatistics(const Schema& schema);
+
 // As far as can be said without a model: INVALID_ARGUMENT where `trainable` is empty or has an
 // empty pattern, or its K is not a number of at least 1.
 absl::Status CheckTrainable(absl::string_view trainable);

@@ -1,5 +1,6 @@
 #include "common/rpc/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -56,6 +57,47 @@ absl::StatusOr<base::Digest> DigestOf(absl::string_view field, const std::string
   return *digest;
 }
 
+// A client that knows no more than mean and stddev must not train on anything else: where there is
+// more to say they stay zero, and it refuses that stddev.
+v1::InputSpec InputToProto(const federation::InputSpec& input) {
+  v1::InputSpec proto;
+  proto.set_channels(input.channels);
+  const bool plain = input.mean.values.size() == 1 && input.stddev.values.size() == 1 &&
+                     input.height == 0 && input.width == 0 && !input.augment.any();
+  if (plain) {
+    proto.set_mean(input.mean.values[0]);
+    proto.set_stddev(input.stddev.values[0]);
+    return proto;
+  }
+  for (const double v : input.mean.values) proto.add_channel_mean(v);
+  for (const double v : input.stddev.values) proto.add_channel_stddev(v);
+  proto.set_height(input.height);
+  proto.set_width(input.width);
+  proto.set_crop_padding(input.augment.crop_padding);
+  proto.set_flip(input.augment.flip);
+  return proto;
+}
+
+absl::StatusOr<federation::InputSpec> InputFromProto(const v1::InputSpec& proto) {
+  federation::InputSpec input;
+  if (proto.channel_mean_size() > 0) {
+    input.mean = federation::PerChannel(
+        std::vector<double>(proto.channel_mean().begin(), proto.channel_mean().end()));
+    input.stddev = federation::PerChannel(
+        std::vector<double>(proto.channel_stddev().begin(), proto.channel_stddev().end()));
+  } else {
+    input.mean = proto.mean();
+    input.stddev = proto.stddev();
+  }
+  input.channels = proto.channels();
+  input.height = proto.height();
+  input.width = proto.width();
+  input.augment.crop_padding = proto.crop_padding();
+  input.augment.flip = proto.flip();
+  QFL_RETURN_IF_ERROR(base::Annotate(federation::ValidateInput(input), "run"));
+  return input;
+}
+
 template <typename T>
 absl::StatusOr<T> Narrow(absl::string_view field, uint32_t value) {
   if (value <= std::numeric_limits<T>::max()) return static_cast<T>(value);
@@ -82,6 +124,12 @@ v1::CodecSpec SpecToProto(const codec::Spec& spec) {
   proto.set_context(static_cast<uint32_t>(spec.context));
   proto.set_class_rule(static_cast<uint32_t>(spec.class_rule));
   proto.set_transform(static_cast<uint32_t>(spec.transform));
+  proto.set_step_rms(spec.step_rms);
+  proto.set_step(spec.step);
+  proto.set_zero(spec.zero);
+  proto.set_unbias(spec.unbias);
+  proto.set_max_bytes(spec.max_bytes);
+  proto.set_target_nmse(spec.target_nmse);
   return proto;
 }
 
@@ -105,6 +153,12 @@ absl::StatusOr<codec::Spec> SpecFromProto(const v1::CodecSpec& proto) {
 #undef QFL_ID
   QFL_ASSIGN_OR_RETURN(spec.levels, Narrow<uint16_t>("codec.levels", proto.levels()));
   spec.block_size = proto.block_size();
+  spec.step_rms = proto.step_rms();
+  spec.step = proto.step();
+  spec.zero = proto.zero();
+  spec.unbias = proto.unbias();
+  spec.max_bytes = proto.max_bytes();
+  spec.target_nmse = proto.target_nmse();
   return spec;
 }
 
@@ -131,6 +185,27 @@ absl::StatusOr<federation::TrainTask> FromProto(const v1::TrainTask& proto) {
                        Finite("train.training.weight_decay", training.weight_decay()));
   task.training.batch_size = training.batch_size();
   task.training.local_epochs = training.local_epochs();
+  task.training.local_steps = training.local_steps();
+  task.training.cache_passes = training.cache_passes();
+  if (training.optimiser() != v1::OPTIMISER_SGD && training.optimiser() != v1::OPTIMISER_ADAM) {
+    return Refuse("train.training.optimiser", absl::StrCat(training.optimiser()),
+                  "0 (SGD) or 1 (Adam)");
+  }
+  task.training.optimiser = static_cast<federation::Optimiser>(training.optimiser());
+  if (task.training.optimiser == federation::Optimiser::kAdam) {
+    QFL_ASSIGN_OR_RETURN(task.training.beta1, Finite("train.training.beta1", training.beta1()));
+    QFL_ASSIGN_OR_RETURN(task.training.beta2, Finite("train.training.beta2", training.beta2()));
+    QFL_ASSIGN_OR_RETURN(task.training.epsilon,
+                         Finite("train.training.epsilon", training.epsilon()));
+  }
+  QFL_ASSIGN_OR_RETURN(task.training.label_smoothing,
+                       Finite("train.training.label_smoothing", training.label_smoothing()));
+  if (training.cache_dtype() != v1::CACHE_DTYPE_FP16 &&
+      training.cache_dtype() != v1::CACHE_DTYPE_FP32) {
+    return Refuse("train.training.cache_dtype", absl::StrCat(training.cache_dtype()),
+                  "0 (fp16) or 1 (fp32)");
+  }
+  task.training.cache_dtype = static_cast<federation::CacheDtype>(training.cache_dtype());
   return task;
 }
 
@@ -184,6 +259,7 @@ v1::JoinRequest ToProto(const federation::JoinRequest& request) {
   proto.set_role(ToProto(request.role));
   if (request.client_index) proto.set_client_index(request.client_index->value());
   for (const std::string& codec : request.codecs) proto.add_codecs(codec);
+  proto.set_started_us(request.started_us);
   return proto;
 }
 
@@ -205,6 +281,7 @@ absl::StatusOr<federation::JoinRequest> FromProto(const v1::JoinRequest& proto) 
     QFL_ASSIGN_OR_RETURN(std::string name, Text("codecs", codec, 64));
     request.codecs.push_back(std::move(name));
   }
+  request.started_us = proto.started_us();
   return request;
 }
 
@@ -217,8 +294,7 @@ v1::RunDescriptor ToProto(const federation::RunDescriptor& run) {
   proto.set_classes(run.classes);
   proto.set_schema_digest(std::string(run.schema.AsBytes()));
   proto.set_initial_model_digest(std::string(run.initial_model.AsBytes()));
-  proto.mutable_input()->set_mean(run.input.mean);
-  proto.mutable_input()->set_stddev(run.input.stddev);
+  *proto.mutable_input() = InputToProto(run.input);
   v1::PartitionSpec* partition = proto.mutable_partition();
   partition->set_kind(static_cast<v1::PartitionSpec::Kind>(run.partition.kind));
   partition->set_partitions(run.partition.partitions);
@@ -243,11 +319,7 @@ absl::StatusOr<federation::RunDescriptor> FromProto(const v1::RunDescriptor& pro
   QFL_ASSIGN_OR_RETURN(run.schema, DigestOf("run.schema_digest", proto.schema_digest()));
   QFL_ASSIGN_OR_RETURN(run.initial_model,
                        DigestOf("run.initial_model_digest", proto.initial_model_digest()));
-  QFL_ASSIGN_OR_RETURN(run.input.mean, Finite("run.input.mean", proto.input().mean()));
-  QFL_ASSIGN_OR_RETURN(run.input.stddev, Finite("run.input.stddev", proto.input().stddev()));
-  if (run.input.stddev <= 0) {
-    return Refuse("run.input.stddev", absl::StrCat(run.input.stddev), "a number above 0");
-  }
+  QFL_ASSIGN_OR_RETURN(run.input, InputFromProto(proto.input()));
   const v1::PartitionSpec& partition = proto.partition();
   if (partition.kind() < 0 || partition.kind() > 4) {
     return Refuse("run.partition.kind", absl::StrCat(static_cast<int>(partition.kind())),
@@ -304,6 +376,16 @@ v1::Instruction ToProto(const federation::Instruction& instruction) {
     training->set_weight_decay(train->training.weight_decay);
     training->set_batch_size(train->training.batch_size);
     training->set_local_epochs(train->training.local_epochs);
+    training->set_local_steps(train->training.local_steps);
+    training->set_cache_passes(train->training.cache_passes);
+    training->set_optimiser(static_cast<v1::Optimiser>(train->training.optimiser));
+    if (train->training.optimiser == federation::Optimiser::kAdam) {
+      training->set_beta1(train->training.beta1);
+      training->set_beta2(train->training.beta2);
+      training->set_epsilon(train->training.epsilon);
+    }
+    training->set_label_smoothing(train->training.label_smoothing);
+    training->set_cache_dtype(static_cast<v1::CacheDtype>(train->training.cache_dtype));
   } else if (const auto* evaluate = std::get_if<federation::EvaluateTask>(&instruction.what)) {
     v1::EvaluateTask* task = proto.mutable_evaluate();
     task->set_task_id(evaluate->task_id.value());
@@ -429,6 +511,7 @@ v1::ByteCounters ToProto(const federation::ByteCounters& counters) {
     proto->set_messages(bytes.messages);
     if (bytes.stream) proto->set_stream(*bytes.stream);
     if (bytes.tcp) proto->set_tcp(*bytes.tcp);
+    if (bytes.link) proto->set_link(*bytes.link);
   };
   v1::ByteCounters proto;
   level(counters.uplink, proto.mutable_uplink());
@@ -443,6 +526,7 @@ federation::ByteCounters FromProto(const v1::ByteCounters& proto) {
     result.messages = bytes.messages();
     if (bytes.has_stream()) result.stream = bytes.stream();
     if (bytes.has_tcp()) result.tcp = bytes.tcp();
+    if (bytes.has_link()) result.link = bytes.link();
     return result;
   };
   return {level(proto.uplink()), level(proto.downlink())};

@@ -10,15 +10,20 @@
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "common/codec/bit_packing.h"
+#include "common/codec/kernels.h"
+#include "common/codec/transform.h"
 
 namespace quantfl::aggregation {
 namespace {
 
 constexpr int kSumBits = 62;  // every sum is below 2^62
 constexpr int kBoundExponentMin = -4;
+// Running statistics follow the activations, whatever they were before.
+constexpr int kBoundExponentMinFp32 = 10;
 constexpr int kBoundExponentMax = 100;
-constexpr size_t kBlock = 4096;  // parameters unpacked at a time
-constexpr size_t kByteValues = 256;
+constexpr size_t kBlock = 4096;         // values decoded at a time
+constexpr uint64_t kSumBlock = 8192;    // sums that stay in cache while updates are added to them
+constexpr size_t kChunksTogether = 16;  // of so many updates: up to 192 KiB each
 
 absl::Status CheckOptions(const codec::Layout& layout, const FoldOptions& options) {
   if (options.bound_exponents.size() != layout.tensors().size()) {
@@ -61,11 +66,13 @@ absl::Status BeyondBound(const codec::Segment& segment, float value, const FoldO
       static_cast<int>(options.bound_exponents[segment.tensor])));
 }
 
+// Values [from, to) of a segment; sums[0] is that of its first value. So below.
 absl::Status AddValues(const codec::Segment& segment, const codec::UpdateHeader& header,
-                       const FixedPoint& fixed, const FoldOptions& options, int64_t* sums) {
+                       const FixedPoint& fixed, const FoldOptions& options, uint64_t from,
+                       uint64_t to, int64_t* sums) {
   std::array<float, kBlock> values;
-  for (uint64_t done = 0; done < segment.count; done += kBlock) {
-    const size_t count = std::min<uint64_t>(kBlock, segment.count - done);
+  for (uint64_t done = from; done < to; done += kBlock) {
+    const size_t count = std::min<uint64_t>(kBlock, to - done);
     codec::DecodeValues(header, segment, done, absl::MakeSpan(values.data(), count));
     for (size_t i = 0; i < count; ++i) {
       if (!fixed.InBound(values[i])) return BeyondBound(segment, values[i], options);
@@ -75,99 +82,117 @@ absl::Status AddValues(const codec::Segment& segment, const codec::UpdateHeader&
   return absl::OkStatus();
 }
 
-// Where a byte holds whole codes: a table of what each byte value adds to its parameters, so that a
-// byte costs one look-up of adjacent entries.
-template <int kBits>
-void AddByBytes(absl::string_view packed, const int64_t* by_code, int64_t* sums) {
-  constexpr size_t kCodes = 8 / kBits;
-  constexpr unsigned kMask = (1u << kBits) - 1;
-  std::array<int64_t, kByteValues * kCodes> by_byte;
-  for (unsigned byte = 0; byte < kByteValues; ++byte) {
-    for (size_t c = 0; c < kCodes; ++c) {
-      by_byte[byte * kCodes + c] = by_code[(byte >> (kBits * c)) & kMask];
-    }
-  }
-  for (size_t i = 0; i < packed.size(); ++i) {
-    const int64_t* const entry = &by_byte[static_cast<uint8_t>(packed[i]) * kCodes];
-    for (size_t c = 0; c < kCodes; ++c) sums[i * kCodes + c] += entry[c];
-  }
-}
+// What the codes of a codebook add.
+struct Addends {
+  std::array<int64_t, codec::kLevelsMax> by_code;
+};
 
-// `by_code` has an entry for each value of a byte.
-void AddByCodes(absl::string_view packed, uint64_t total, int bits, const int64_t* by_code,
-                int64_t* sums) {
-  std::array<uint8_t, kBlock> codes;
-  for (uint64_t done = 0; done < total; done += kBlock) {
-    const size_t count = std::min<uint64_t>(kBlock, total - done);
-    codec::UnpackBits(
-        packed.substr(codec::PackedBytes(done, bits), codec::PackedBytes(count, bits)), bits,
-        absl::MakeSpan(codes.data(), count));
-    for (size_t i = 0; i < count; ++i) sums[done + i] += by_code[codes[i]];
-  }
-}
-
-// Codes of one codebook; `packed` holds `total` of them.
-void AddPacked(absl::string_view packed, uint64_t total, int bits, const int64_t* by_code,
-               int64_t* sums) {
-  // The table of bytes costs 256 entries; a short run of codes does not repay it.
-  const bool by_bytes = (bits == 1 || bits == 2 || bits == 4) && total >= kBlock;
-  uint64_t whole = 0;  // parameters in whole bytes
-  if (by_bytes) {
-    const uint64_t codes_per_byte = 8 / static_cast<uint64_t>(bits);
-    whole = total / codes_per_byte * codes_per_byte;
-    const absl::string_view bytes = packed.substr(0, whole / codes_per_byte);
-    if (bits == 1) AddByBytes<1>(bytes, by_code, sums);
-    if (bits == 2) AddByBytes<2>(bytes, by_code, sums);
-    if (bits == 4) AddByBytes<4>(bytes, by_code, sums);
-  }
-  AddByCodes(packed.substr(codec::PackedBytes(whole, bits)), total - whole, bits, by_code,
-             sums + whole);
-}
-
-absl::Status AddCodes(const codec::Segment& segment, const codec::UpdateHeader& header,
-                      const FixedPoint& fixed, const FoldOptions& options, int64_t* sums) {
-  if (!fixed.InBound(segment.magnitude)) return BeyondBound(segment, segment.magnitude, options);
+// Of block `block` of a segment of codes.
+absl::Status FillAddends(const codec::Segment& segment, const codec::UpdateHeader& header,
+                         uint64_t block, const FixedPoint& fixed, const FoldOptions& options,
+                         Addends& addends) {
   const bool every_code_counts = codec::HeaderBoundsCodes(header.spec);
-  const int bits = codec::BitsPerCode(header.spec);
-  const uint64_t block_size = codec::ParamsPerBlock(header, segment);
   codec::Codebook codebook;
-  std::array<int64_t, kByteValues> by_code;
-  for (uint64_t done = 0; done < segment.count; done += block_size) {
-    const uint64_t count = std::min(block_size, segment.count - done);
-    codec::FillCodebook(header, segment, done / block_size, codebook);
-    // Codes at or above `levels`, and those beyond the magnitude, do not occur in a checked chunk.
-    by_code.fill(0);
-    for (uint32_t code = 0; code < header.spec.levels; ++code) {
-      const float value = codebook[code];
-      if (fixed.InBound(value)) {
-        by_code[code] = fixed.Convert(value);
-      } else if (every_code_counts) {
-        return BeyondBound(segment, value, options);
-      }
+  codec::FillCodebook(header, segment, block, codebook);
+  // Codes at or above `levels`, and those beyond the magnitude, do not occur in a checked chunk.
+  addends.by_code.fill(0);
+  for (uint32_t code = 0; code < header.spec.levels; ++code) {
+    const float value = codebook[code];
+    if (fixed.InBound(value)) {
+      addends.by_code[code] = fixed.Convert(value);
+    } else if (every_code_counts) {
+      return BeyondBound(segment, value, options);
     }
-    AddPacked(segment.bytes.substr(codec::PackedBytes(done, bits), codec::PackedBytes(count, bits)),
-              count, bits, by_code.data(), sums + done);
   }
   return absl::OkStatus();
 }
 
-// `sums` begins at parameter `first`. The caller has checked options and weight.
-absl::Status AddChunk(const codec::ChunkView& chunk, const codec::UpdateHeader& header,
-                      uint32_t weight, const FoldOptions& options, uint64_t first,
-                      absl::Span<int64_t> sums) {
+// One update's chunk, ready to be added part by part.
+class Part {
+ public:
+  // The caller has checked options and weight.
+  Part(codec::ChunkView chunk, const codec::UpdateHeader& header, uint32_t weight,
+       const FoldOptions& options)
+      : chunk_(std::move(chunk)), header_(&header), weight_(weight), options_(&options) {}
+
+  const std::vector<codec::Segment>& segments() const { return chunk_.segments; }
+
+  // Before Add.
+  absl::Status Begin(size_t segment_index) {
+    const codec::Segment& segment = chunk_.segments[segment_index];
+    fixed_ =
+        FixedPoint(options_->bound_exponents[segment.tensor], weight_, options_->fraction_bits);
+    if (!codec::HasCodes(*header_, segment)) return absl::OkStatus();
+    if (!fixed_.InBound(segment.magnitude)) {
+      return BeyondBound(segment, segment.magnitude, *options_);
+    }
+    if (HasBlocks()) return absl::OkStatus();
+    return FillAddends(segment, *header_, 0, fixed_, *options_, addends_);
+  }
+
+  // Parameters [from, to) of the segment that was begun; `from` is a multiple of 8.
+  absl::Status Add(size_t segment_index, uint64_t from, uint64_t to, int64_t* sums) {
+    const codec::Segment& segment = chunk_.segments[segment_index];
+    if (!codec::HasCodes(*header_, segment)) {
+      return AddValues(segment, *header_, fixed_, *options_, from, to, sums);
+    }
+    const int bits = codec::BitsPerCode(header_->spec);
+    const uint64_t block_size = codec::ParamsPerBlock(*header_, segment);
+    while (from < to) {
+      const uint64_t end = std::min(to, (from / block_size + 1) * block_size);
+      if (HasBlocks()) {
+        QFL_RETURN_IF_ERROR(
+            FillAddends(segment, *header_, from / block_size, fixed_, *options_, addends_));
+      }
+      codec::kernels::AddPacked(segment.bytes.data() + codec::PackedBytes(from, bits), end - from,
+                                bits, addends_.by_code.data(), sums + from);
+      from = end;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  bool HasBlocks() const { return header_->spec.scope == codec::Scope::kBlock; }
+
+  codec::ChunkView chunk_;
+  const codec::UpdateHeader* header_;
+  uint32_t weight_;
+  const FoldOptions* options_;
+  FixedPoint fixed_{0, 0, 0};
+  Addends addends_;
+};
+
+// Adds the same chunk of several updates, block by block, so that the sums stay in cache.
+// `failed` is the update that an error is about.
+absl::Status AddParts(absl::Span<Part> parts, uint64_t first, absl::Span<int64_t> sums,
+                      size_t& failed) {
+  const std::vector<codec::Segment>& segments = parts[0].segments();
+  for (size_t s = 0; s < segments.size(); ++s) {
+    const codec::Segment& segment = segments[s];
+    for (failed = 0; failed < parts.size(); ++failed) {
+      QFL_RETURN_IF_ERROR(parts[failed].Begin(s));
+    }
+    int64_t* const at = sums.data() + (segment.first - first);
+    for (uint64_t from = 0; from < segment.count; from += kSumBlock) {
+      const uint64_t to = std::min(segment.count, from + kSumBlock);
+      for (failed = 0; failed < parts.size(); ++failed) {
+        QFL_RETURN_IF_ERROR(parts[failed].Add(s, from, to, at));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// INVALID_ARGUMENT unless all of the chunk is within [first, first + count).
+absl::Status CheckWithin(const codec::ChunkView& chunk, uint64_t first, uint64_t count) {
   for (const codec::Segment& segment : chunk.segments) {
-    if (segment.first < first || segment.count > sums.size() ||
-        segment.first - first > sums.size() - segment.count) {
+    if (segment.first < first || segment.count > count ||
+        segment.first - first > count - segment.count) {
       return absl::InvalidArgumentError(
           absl::StrCat("chunk ", chunk.index, ": parameters ", segment.first, " to ",
                        segment.first + segment.count, " are not within the fold's ", first, " to ",
-                       first + sums.size()));
+                       first + count));
     }
-    const FixedPoint fixed(options.bound_exponents[segment.tensor], weight, options.fraction_bits);
-    int64_t* const at = sums.data() + (segment.first - first);
-    QFL_RETURN_IF_ERROR(codec::HasCodes(header, segment)
-                            ? AddCodes(segment, header, fixed, options, at)
-                            : AddValues(segment, header, fixed, options, at));
   }
   return absl::OkStatus();
 }
@@ -181,6 +206,30 @@ absl::Status CheckWeight(uint32_t weight, const FoldOptions& options) {
         absl::StrCat("a weight of ", weight, " examples; max_examples is ", options.max_examples));
   }
   return absl::OkStatus();
+}
+
+// Reads chunk `index` of some updates and adds them. `first_update` is the number of the first one,
+// for messages; `sums` are of the chunk's parameters.
+absl::Status AddTogether(absl::Span<const UpdateSource* const> updates, size_t first_update,
+                         uint32_t index, const codec::Layout& layout, const FoldOptions& options,
+                         absl::Span<int64_t> sums) {
+  std::vector<std::string> bytes(updates.size());  // what the parts view
+  std::vector<Part> parts;
+  parts.reserve(updates.size());
+  size_t failed = 0;
+  const auto add = [&]() -> absl::Status {
+    for (; failed < updates.size(); ++failed) {
+      const UpdateSource& update = *updates[failed];
+      QFL_ASSIGN_OR_RETURN(bytes[failed], update.ReadChunk(index));
+      QFL_ASSIGN_OR_RETURN(codec::ChunkView chunk,
+                           codec::ParseChunk(bytes[failed], update.header(), layout, index));
+      parts.emplace_back(std::move(chunk), update.header(), update.weight(), options);
+    }
+    const uint64_t first = uint64_t{index} * updates[0]->header().params_per_chunk;
+    return AddParts(absl::MakeSpan(parts), first, sums, failed);
+  };
+  const absl::Status added = add();
+  return base::Annotate(added, absl::StrCat("update ", first_update + failed));
 }
 
 void MeanOf(absl::Span<const int64_t> sums, uint64_t first, uint64_t total_weight,
@@ -205,7 +254,7 @@ void MeanOf(absl::Span<const int64_t> sums, uint64_t first, uint64_t total_weigh
 }  // namespace
 
 std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
-                                          const codec::Layout& layout) {
+                                          const codec::Layout& layout, const codec::Spec& spec) {
   QFL_CHECK(parameters.size() == layout.n());
   std::vector<int8_t> exponents;
   exponents.reserve(layout.tensors().size());
@@ -220,8 +269,22 @@ std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
       const float fraction = std::frexp(largest, &power);
       exponent = 2 + (fraction == 0.5f ? power - 1 : power);
     }
-    exponents.push_back(
-        static_cast<int8_t>(std::clamp(exponent, kBoundExponentMin, kBoundExponentMax)));
+    exponent = std::max(exponent, tensor.policy == codec::TensorPolicy::kFp32
+                                      ? kBoundExponentMinFp32
+                                      : kBoundExponentMin);
+    if (spec.transform == codec::Transform::kDct) exponent += codec::CoefficientExponent(tensor);
+    exponents.push_back(static_cast<int8_t>(std::min(exponent, kBoundExponentMax)));
+  }
+  if (spec.scope != codec::Scope::kModel) return exponents;
+  const std::vector<codec::Layout::Tensor>& tensors = layout.tensors();
+  int8_t largest = kBoundExponentMin;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].policy == codec::TensorPolicy::kQuantise) {
+      largest = std::max(largest, exponents[t]);
+    }
+  }
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].policy == codec::TensorPolicy::kQuantise) exponents[t] = largest;
   }
   return exponents;
 }
@@ -249,7 +312,10 @@ absl::Status PartialFold::Accumulate(const codec::ChunkView& chunk,
         absl::StrCat("a weight of ", weight, " examples; max_examples is ", options.max_examples));
   }
   QFL_RETURN_IF_ERROR(CheckWeight(weight, options));
-  return AddChunk(chunk, header, weight, options, first_, absl::MakeSpan(sums_));
+  QFL_RETURN_IF_ERROR(CheckWithin(chunk, first_, sums_.size()));
+  Part part(chunk, header, weight, options);
+  size_t failed = 0;
+  return AddParts(absl::MakeSpan(&part, 1), first_, absl::MakeSpan(sums_), failed);
 }
 
 absl::Status PartialFold::MergeWith(const PartialFold& other, const FoldOptions& options) {
@@ -293,55 +359,55 @@ absl::StatusOr<std::vector<float>> Fold(absl::Span<const UpdateSource* const> up
     return absl::ResourceExhaustedError(
         absl::StrCat(updates.size(), " updates; the cohort of this fold is ", options.cohort));
   }
-  const uint32_t params_per_chunk = updates[0]->header().params_per_chunk;
-  const uint32_t chunk_count = updates[0]->header().chunk_count;
+  // Powers of two: a block holds whole chunks of every update.
+  uint64_t block_size = 1;
   uint64_t total_weight = 0;
   for (size_t u = 0; u < updates.size(); ++u) {
     const codec::UpdateHeader& header = updates[u]->header();
-    if (header.params_per_chunk != params_per_chunk || header.n != layout.n()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("update ", u, " has ", header.n, " parameters, ", header.params_per_chunk,
-                       " a chunk; this fold has ", layout.n(), ", ", params_per_chunk, " a chunk"));
+    if (header.n != layout.n()) {
+      return absl::FailedPreconditionError(absl::StrCat("update ", u, " has ", header.n,
+                                                        " parameters; this fold has ", layout.n()));
     }
+    if (header.spec.transform != updates[0]->header().spec.transform) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("update ", u, " is ", codec::ToString(header.spec), ", the first one ",
+                       codec::ToString(updates[0]->header().spec),
+                       ": coefficients and values do not add up"));
+    }
+    block_size = std::max<uint64_t>(block_size, header.params_per_chunk);
     QFL_RETURN_IF_ERROR(
         base::Annotate(CheckWeight(updates[u]->weight(), options), absl::StrCat("update ", u)));
     total_weight += updates[u]->weight();
   }
 
   std::vector<float> mean(layout.n());
-  std::vector<int64_t> sums(std::min<uint64_t>(params_per_chunk, layout.n()));
-  for (uint32_t index = 0; index < chunk_count; ++index) {
-    const uint64_t first = uint64_t{index} * params_per_chunk;
-    const uint64_t count = std::min<uint64_t>(params_per_chunk, layout.n() - first);
+  std::vector<int64_t> sums(std::min(block_size, layout.n()));
+  for (uint64_t first = 0; first < layout.n(); first += block_size) {
+    const uint64_t count = std::min(block_size, layout.n() - first);
     const absl::Span<int64_t> block = absl::MakeSpan(sums).subspan(0, count);
     std::fill(block.begin(), block.end(), 0);
-    for (size_t u = 0; u < updates.size(); ++u) {
-      const auto add = [&]() -> absl::Status {
-        QFL_ASSIGN_OR_RETURN(const std::string bytes, updates[u]->ReadChunk(index));
-        QFL_ASSIGN_OR_RETURN(const codec::ChunkView chunk,
-                             codec::ParseChunk(bytes, updates[u]->header(), layout, index));
-        return AddChunk(chunk, updates[u]->header(), updates[u]->weight(), options, first, block);
-      };
-      QFL_RETURN_IF_ERROR(base::Annotate(add(), absl::StrCat("update ", u)));
+    for (size_t u = 0; u < updates.size();) {
+      // Those of one chunk size together.
+      const uint64_t params = updates[u]->header().params_per_chunk;
+      size_t end = u + 1;
+      while (end < updates.size() && end - u < kChunksTogether &&
+             updates[end]->header().params_per_chunk == params) {
+        ++end;
+      }
+      for (uint64_t done = 0; done < count; done += params) {
+        QFL_RETURN_IF_ERROR(AddTogether(updates.subspan(u, end - u), u,
+                                        static_cast<uint32_t>((first + done) / params), layout,
+                                        options,
+                                        block.subspan(done, std::min(params, count - done))));
+      }
+      u = end;
     }
     MeanOf(block, first, total_weight, layout, options, mean.data() + first);
   }
+  if (updates[0]->header().spec.transform == codec::Transform::kDct) {
+    codec::InverseTransform(layout, absl::MakeSpan(mean));
+  }
   return mean;
-}
-
-absl::Status ApplyFedAvg(absl::Span<const float> mean_delta, absl::Span<float> model) {
-  if (mean_delta.size() != model.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a mean of ", mean_delta.size(), " values for a model of ", model.size()));
-  }
-  for (size_t i = 0; i < model.size(); ++i) {
-    if (!std::isfinite(model[i] + mean_delta[i])) {
-      return absl::DataLossError(
-          absl::StrCat("parameter ", i, ": ", model[i], " + ", mean_delta[i], " is not finite"));
-    }
-  }
-  for (size_t i = 0; i < model.size(); ++i) model[i] += mean_delta[i];
-  return absl::OkStatus();
 }
 
 }  // namespace quantfl::aggregation

@@ -24,10 +24,15 @@ inline constexpr uint32_t kMaxExamplesLimit = 1u << 24;
 inline constexpr uint32_t kCohortLimit = 1u << 20;
 
 // 2^e: by default four times the largest magnitude of the broadcast tensor, rounded up to a power
-// of two, and at least 1/16. e is in [-4, 100].
+// of two, and at least 1/16, or 1024 of a tensor of policy fp32: running statistics begin at 0 and
+// move by what the activations are. e is in [-4, 100].
+// With a transform the bound is on coefficients, which may be larger than the values they stand for:
+// by as much as a kernel's coefficients can (codec::CoefficientExponent). With scope model, where
+// one codebook or step serves all tensors and may decode a small tensor's values to more than it
+// holds, every quantised tensor has the largest bound of them.
 //   parameters  float32[layout.n()], finite
 std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
-                                          const codec::Layout& layout);
+                                          const codec::Layout& layout, const codec::Spec& spec);
 
 // The largest f such that cohort * max_examples * 2^f < 2^62: 17 to 61. INVALID_ARGUMENT beyond the
 // limits above.
@@ -69,7 +74,8 @@ class PartialFold {
   // `other` is of other updates, folded with the same options. INVALID_ARGUMENT: another range, or
   // more updates together than options.cohort; *this is then unchanged.
   absl::Status MergeWith(const PartialFold& other, const FoldOptions& options);
-  // float32[count]; FAILED_PRECONDITION if nothing was folded.
+  // float32[count], of updates with a transform the mean of their coefficients;
+  // FAILED_PRECONDITION if nothing was folded.
   absl::StatusOr<std::vector<float>> Mean(const codec::Layout& layout,
                                           const FoldOptions& options) &&;
 
@@ -80,17 +86,14 @@ class PartialFold {
   uint32_t updates_ = 0;
 };
 
-// The weighted mean of all updates, block by block (a block is one chunk: its accumulator stays in
-// cache), each chunk read once. Memory: O(params_per_chunk) beyond the result. FAILED_PRECONDITION:
-// no update, or updates of different params_per_chunk; RESOURCE_EXHAUSTED: more updates than
+// The weighted mean of all updates, transformed back where they are coefficients, chunk by chunk,
+// each read once; of up to 16 updates together, in blocks whose sums stay in cache. Memory:
+// O(params_per_chunk) beyond the result, of the largest where they differ. FAILED_PRECONDITION: no
+// update, or one of another n or transform; RESOURCE_EXHAUSTED: more updates than
 // `cohort` or a weight above max_examples; INVALID_ARGUMENT: options that do not fit, a weight of
 // 0, a value beyond its bound; DATA_LOSS: a corrupt chunk; and what ReadChunk returns.
 absl::StatusOr<std::vector<float>> Fold(absl::Span<const UpdateSource* const> updates,
                                         const codec::Layout& layout, const FoldOptions& options);
-
-// FedAvg: w + delta, in fp32, one rounding. In place. INVALID_ARGUMENT on different lengths;
-// DATA_LOSS naming the index if a result is not finite (the model is then unchanged).
-absl::Status ApplyFedAvg(absl::Span<const float> mean_delta, absl::Span<float> model);
 
 }  // namespace quantfl::aggregation
 

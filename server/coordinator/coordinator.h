@@ -6,7 +6,7 @@
 // in-memory transport.
 //
 // Threads: every public method may be called from any thread and returns at once; callbacks run on
-// the engine loop (or, for Append, on the storage executor) and must not block. Nothing here calls
+// the engine loop (or, for Append and GetStatus, on the storage executor) and must not block. Nothing here calls
 // fsync or folds on the engine loop.
 
 #include <cstdint>
@@ -26,7 +26,9 @@
 #include "common/federation/types.h"
 #include "common/ledger/ledger.h"
 #include "common/model/schema.h"
+#include "server/aggregation/server_optimiser.h"
 #include "server/round/round_policy.h"
+#include "server/coordinator/learning_rate.h"
 #include "server/store/run_store.h"
 
 namespace quantfl::coordinator {
@@ -42,15 +44,25 @@ struct Peer {
 
 struct RunOptions {
   federation::RunDescriptor run;  // run_id, schema and initial_model are filled by Create
-  federation::TrainingSpec training;
+  federation::TrainingSpec training;  // learning_rate: of the first round
+  LearningRateSchedule schedule;
   codec::Spec codec;
   uint32_t max_examples = 1u << 20;
+  aggregation::ServerOptimiserSpec server_optimiser;
   round::RoundPolicy policy;
   bool evaluate = true;  // needs an evaluator
   // Streams that send chunks at once, 1..100,000; further offers wait, at most one of each member.
   uint32_t max_concurrent_uploads = 64;
-  // Uploads of a member that were corrupt or out of bounds before it is evicted, 1..1000.
+  // Offences of a member (updates that are corrupt, out of bounds or of a task that was never its
+  // own) before it is quarantined, 1..1000.
   uint32_t decode_errors_max = 3;
+  absl::Duration quarantine = absl::Hours(1);  // 0: until an operator lifts it
+  uint32_t sessions_per_device_max = 10'000;   // clients of one device, 1..1,000,000
+  // Above 0. Saved up while nobody joins: twice as many at once as there may be members, and clients
+  // of a device.
+  double joins_per_second = 500, joins_per_second_of_device = 20;
+  // Free bytes on the disk below which no update is taken any more; 0: not looked at.
+  uint64_t disk_free_min_bytes = uint64_t{256} << 20;
 };
 // INVALID_ARGUMENT naming field, value and range. Create calls it.
 absl::Status Validate(const RunOptions& options);
@@ -87,10 +99,21 @@ struct MemberStatus {
   federation::ClientName name;
   federation::Role role = federation::Role::kTrainer;
   std::optional<base::ClientIndex> client_index;
-  std::string state;         // "idle", "training", "uploading", "waiting", "evicted", "gone"
+  // "idle", "training", "evaluating", "uploading", "waiting", "evicted", "quarantined" or "gone"
+  std::string state;
+  std::string reason;     // of "evicted" and "quarantined"
+  uint32_t offences = 0;  // towards decode_errors_max
+  std::optional<absl::Time> quarantined_until;  // none: until it is readmitted
   base::RoundId last_round;  // last accepted
   uint64_t upload_chunks_done = 0, upload_chunks_total = 0;
   federation::ByteCounters counters;  // server side, since the run began
+};
+
+// What trainers found on data of their own that they do not train on, weighted by examples.
+struct ClientEvaluation {
+  uint32_t asked = 0, answered = 0;
+  uint64_t examples = 0;
+  std::optional<double> accuracy, loss;  // none: nobody was asked, or nobody answered
 };
 
 // One committed (or abandoned) round: a row of rounds.csv. Seconds are those of the coordinator's
@@ -105,6 +128,7 @@ struct RoundRecord {
   uint64_t examples = 0;                 // sum of weights
   double train_loss = 0;                 // weighted mean of what clients reported
   std::optional<double> accuracy, loss;  // of the evaluator
+  ClientEvaluation clients;
   uint64_t parameters = 0;               // n of an update
   codec::PayloadBytes payload;           // L1 of accepted updates, itemised
   federation::ByteCounters bytes;
@@ -158,6 +182,8 @@ struct CoordinatorDeps {
   base::Logger* logger = nullptr;
   store::RunStore* store = nullptr;
   ledger::Ledger* ledger = nullptr;
+  // Bytes left where the store keeps its files; called on `storage`. Null: not looked at.
+  std::function<absl::StatusOr<uint64_t>()> free_bytes = nullptr;
 };
 
 // Destroy it after its executors have stopped.
@@ -178,8 +204,9 @@ class Coordinator {
 
   // FAILED_PRECONDITION naming both protocol versions; PERMISSION_DENIED: device or role not this
   // credential's; INVALID_ARGUMENT: name, client_index past partitions (both named) or taken by
-  // another; RESOURCE_EXHAUSTED: members_max. The same name again gets a new session; the old one
-  // is void.
+  // another; RESOURCE_EXHAUSTED: members_max, sessions_per_device_max, joins_per_second, quarantine.
+  // The same name again gets a new session; the old one is void. But ALREADY_EXISTS while a process
+  // that was started later is connected under the name.
   virtual void Join(Peer peer, federation::JoinRequest request,
                     Callback<absl::StatusOr<federation::JoinAnswer>> done) = 0;
 
@@ -229,6 +256,8 @@ class Coordinator {
   virtual void Command(RunCommand command, Callback<absl::Status> done) = 0;
   virtual void Evict(federation::ClientName name, std::string reason,
                      Callback<absl::Status> done) = 0;
+  // Ends an eviction or a quarantine; OK also where there is none. NOT_FOUND: no such client.
+  virtual void Readmit(federation::ClientName name, Callback<absl::Status> done) = 0;
 };
 
 }  // namespace quantfl::coordinator

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
+#include "common/codec/update.h"
 #include "common/model/safetensors.h"
 
 namespace quantfl::coordinator {
@@ -27,13 +28,14 @@ std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
 
 // Of updates to a model.
 absl::StatusOr<std::shared_ptr<const std::vector<int8_t>>> BoundsOf(const std::string& safetensors,
-                                                                    const model::Schema& schema) {
+                                                                    const model::Schema& schema,
+                                                                    const codec::Spec& spec) {
   QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(safetensors, schema));
   const codec::Layout& layout = schema.update_layout();
   return std::make_shared<const std::vector<int8_t>>(
       layout.n() == schema.size()
-          ? aggregation::DefaultBoundExponents(flat, layout)
-          : aggregation::DefaultBoundExponents(schema.Gather(flat), layout));
+          ? aggregation::DefaultBoundExponents(flat, layout, spec)
+          : aggregation::DefaultBoundExponents(schema.Gather(flat), layout, spec));
 }
 
 }  // namespace
@@ -50,18 +52,24 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
                                                    options.run.architecture, ", its schema is for ",
                                                    schema.architecture()));
   }
-  auto initial_bounds = BoundsOf(initial, schema);
+  if (options.codec.max_bytes != 0) {
+    // What no update of this model can undercut: one in which nothing has changed.
+    const codec::Layout& layout = schema.update_layout();
+    const auto least = codec::Encode(std::vector<float>(layout.n()), layout, options.codec, {});
+    QFL_RETURN_IF_ERROR(base::Annotate(least.status(), "codec, an update of zeros"));
+  }
+  auto initial_bounds = BoundsOf(initial, schema, options.codec);
   if (!initial_bounds.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("initial model: ", initial_bounds.status().message()));
   }
   QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
   std::map<std::string, std::string> metadata = view.metadata;
-  const std::shared_ptr<const Artifact> first = MakeArtifact(std::move(initial));
-  Model model{first, *std::move(initial_bounds)};
+  Model model{MakeArtifact(std::move(initial)), *std::move(initial_bounds)};
+  QFL_ASSIGN_OR_RETURN(Moments moments, Moments::Begin(options.server_optimiser, schema));
   options.run.architecture = schema.architecture();
   options.run.schema = schema.digest();
-  options.run.initial_model = first->digest;
+  options.run.initial_model = model.artifact->digest;
 
   QFL_ASSIGN_OR_RETURN(store::RecoveredRun found, deps.store->Load());
   auto shared_schema = std::make_shared<const model::Schema>(std::move(schema));
@@ -73,38 +81,43 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
     QFL_RETURN_IF_ERROR(CompareSettings(found.run.settings, Settings(options)));
     options.run.run_id = found.run.run_id;
     if (found.model_round > base::RoundId(0)) {
-      auto bounds = BoundsOf(found.safetensors, *shared_schema);
+      auto bounds = BoundsOf(found.safetensors, *shared_schema, options.codec);
       if (!bounds.ok()) {
         return absl::DataLossError(absl::StrCat("the model after round ", found.model_round.value(),
                                                 ": ", bounds.status().message()));
       }
       model = {MakeArtifact(std::move(found.safetensors)), *std::move(bounds)};
+      QFL_ASSIGN_OR_RETURN(moments,
+                           ReadKeptMoments(found, options.server_optimiser, *shared_schema));
+      std::string().swap(found.moments);
     }
     QFL_ASSIGN_OR_RETURN(kept, ReadKeptRun(found, shared_schema, model.bounds));
   }
-  return std::make_unique<Engine>(std::move(options), std::move(shared_schema), first,
-                                  std::move(model), std::move(metadata), deps, std::move(kept));
+  return std::make_unique<Engine>(std::move(options), std::move(shared_schema), std::move(model),
+                                  std::move(moments), std::move(metadata), deps, std::move(kept));
 }
 
-Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema,
-               std::shared_ptr<const Artifact> initial, Model current,
+Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
+               Moments moments,
                std::map<std::string, std::string> metadata, CoordinatorDeps deps,
                std::optional<KeptRun> kept)
     : options_(std::move(options)),
       deps_(deps),
       schema_(std::move(schema)),
       metadata_(std::move(metadata)),
-      initial_(initial->digest),
       link_(std::make_shared<Link>()),
       machine_({options_.policy, options_.run.seed, options_.evaluate},
                kept ? kept->machine : round::Resumption()),
       events_(*deps.clock, *deps.logger),
-      model_(std::move(current)) {
+      join_limiter_({options_.joins_per_second, options_.joins_per_second_of_device,
+                     2.0 * options_.policy.members_max, 2.0 * options_.sessions_per_device_max}),
+      model_(std::move(current)),
+      moments_(std::move(moments)),
+      statistics_(StatisticsOf(*schema_)) {
   {
     base::MutexLock lock(link_->mutex);
     link_->engine = this;
   }
-  Publish(initial);
   Publish(model_.artifact);
   Publish(MakeArtifact(schema_->CanonicalBytes()));
   SetStreamLevels(totals_.trainers, 0);
@@ -117,7 +130,7 @@ Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema,
   stop_before_ = kept->stop;
   totals_ = totals_before_ = {kept->trainers, kept->evaluators};
   RestoreMembers(*kept);
-  records_ = std::move(kept->records);
+  records_ = RecordBook(std::move(kept->records));
   if (kept->machine.stage == round::Resumption::Stage::kCollecting) RestoreAttempt(*kept);
 }
 
@@ -150,12 +163,16 @@ void Engine::Start(Callback<RunStatus> on_end) {
     started_ = true;
     on_end_ = std::move(on_end);
     started_at_ = Now();
+    LookAtDisk();
     if (resumed_) {
       NoteResumed();
       // A round that was to be the last must not be followed by another.
       if (stop_before_) Dispatch(round::Pause{});
       Dispatch(round::Start{});
       if (stop_before_) Dispatch(round::Stop{*stop_before_});
+      for (size_t i = 0; i < members_.size(); ++i) {
+        if (members_[i].quarantined_until) ArmQuarantine(base::MemberId(static_cast<uint32_t>(i)));
+      }
       return;
     }
     started_wall_ = deps_.clock->WallNow();
@@ -180,11 +197,8 @@ void Engine::Dispatch(const round::Event& event) {
   std::vector<round::Effect> effects = machine_.Handle(event, Now());
   if (machine_.phase() != before && machine_.phase() == round::Phase::kEvaluating) {
     phase_began_ = Now();
-    const bool asked = std::any_of(effects.begin(), effects.end(), [](const round::Effect& e) {
-      return std::holds_alternative<round::StoreTasks>(e);
-    });
     // Somebody looks at a run that stands still, and must learn what it waits for.
-    if (!asked) {
+    if (machine_.waits_for_evaluator()) {
       Note(LogLevel::kWarning, "waiting_for_evaluator",
            {{"round", machine_.round().value()},
             {"at_most_s", absl::ToInt64Seconds(options_.policy.evaluation_deadline)}});
@@ -222,6 +236,9 @@ federation::Instruction Engine::Fill(const round::Instruct& e) const {
     task.bound_exponents = *model_.bounds;
     task.max_examples = options_.max_examples;
     task.training = options_.training;
+    task.training.learning_rate =
+        LearningRate(options_.schedule, options_.training.learning_rate, train->round.value(),
+                     options_.policy.rounds);
     instruction.what = std::move(task);
   } else if (const auto* evaluate = std::get_if<round::EvaluateOrder>(&e.order)) {
     instruction.what =
@@ -269,6 +286,7 @@ void Engine::Apply(round::AdmitUpload&) {
 void Engine::Apply(round::AnswerUpload& e) {
   if (offer_ != nullptr && offer_->member == e.member && offer_->offer.task_id == e.task) {
     CountVerdict(e.member, e.task, e.verdict, 0);
+    if (e.offence) offer_->offence = e.verdict.reason;
     OfferAnswer answer;
     answer.verdict = std::move(e.verdict);
     Answer(*offer_, std::move(answer));
@@ -309,14 +327,18 @@ void Engine::Apply(round::RunOver&) {
     Post([this, totals] {
       totals_ = totals;
       events_.Close();
-      if (on_end_) std::exchange(on_end_, nullptr)(Status());
+      if (!on_end_) return;
+      SumReports();
+      RunStatus status = StatusWithoutRounds();
+      status.rounds = records_.Read().All();
+      std::exchange(on_end_, nullptr)(std::move(status));
     });
   });
 }
 
 // ---- operators ----
 
-RunStatus Engine::Status() const {
+RunStatus Engine::StatusWithoutRounds() const {
   RunStatus status;
   status.run = options_.run;
   status.state = std::string(round::ToString(machine_.state()));
@@ -333,12 +355,20 @@ RunStatus Engine::Status() const {
   status.model = model_.artifact->digest;
   status.trainer_bytes = totals_.trainers;
   status.evaluator_bytes = totals_.evaluators;
-  status.rounds = records_;
   return status;
 }
 
 void Engine::GetStatus(Callback<RunStatus> done) {
-  Post([this, done = std::move(done)] { done(Status()); });
+  Post([this, done = std::move(done)]() mutable {
+    SumReports();
+    // The records of a long run are copied, and made into an answer, where nobody waits for the
+    // machine.
+    deps_.storage->Post([status = StatusWithoutRounds(), rounds = records_.Read(),
+                         done = std::move(done)]() mutable {
+      status.rounds = rounds.All();
+      done(std::move(status));
+    });
+  });
 }
 
 void Engine::Watch(uint64_t after, std::shared_ptr<EventSink> sink) {

@@ -17,6 +17,9 @@
 #include "server/aggregation/fold.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/event_log.h"
+#include "server/coordinator/moments.h"
+#include "server/coordinator/rate_limit.h"
+#include "server/coordinator/record_book.h"
 #include "server/coordinator/recovery.h"
 #include "server/coordinator/upload_state.h"
 #include "server/round/round_machine.h"
@@ -24,8 +27,9 @@
 namespace quantfl::coordinator {
 
 inline void SetStreamLevels(federation::ByteCounters& counters, uint64_t bytes) {
-  counters.uplink.stream = counters.uplink.tcp = bytes;
-  counters.downlink.stream = counters.downlink.tcp = bytes;
+  for (federation::LevelBytes* way : {&counters.uplink, &counters.downlink}) {
+    way->stream = way->tcp = way->link = bytes;
+  }
 }
 
 // A model and what depends on it.
@@ -36,9 +40,9 @@ struct Model {
 
 class Engine final : public Coordinator {
  public:
-  // `current`: of the last committed round, else `initial`. `kept`: of a run that goes on.
-  Engine(RunOptions options, std::shared_ptr<const model::Schema> schema,
-         std::shared_ptr<const Artifact> initial, Model current,
+  // `current`: of the last committed round, else the initial one. `kept`: of a run that goes on.
+  Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
+         Moments moments,
          std::map<std::string, std::string> metadata, CoordinatorDeps deps,
          std::optional<KeptRun> kept);
   ~Engine() override;
@@ -68,6 +72,7 @@ class Engine final : public Coordinator {
   void Unwatch(std::shared_ptr<EventSink> sink) override;
   void Command(RunCommand command, Callback<absl::Status> done) override;
   void Evict(federation::ClientName name, std::string reason, Callback<absl::Status> done) override;
+  void Readmit(federation::ClientName name, Callback<absl::Status> done) override;
 
  private:
   struct Member {
@@ -75,10 +80,12 @@ class Engine final : public Coordinator {
     federation::Role role = federation::Role::kTrainer;
     std::optional<base::ClientIndex> client_index;
     std::string session;                    // empty: evicted
+    uint64_t started_us = 0;                // of the process that has it
     std::shared_ptr<InstructionSink> sink;  // its stream, until CloseTasks
     bool sink_closed = false;               // told to end, CloseTasks has not come yet
     uint32_t offences = 0;
-    std::string evicted;  // why
+    std::string evicted;                          // why
+    std::optional<absl::Time> quarantined_until;  // of an eviction that ends by itself, or may
     base::TaskId task;    // the last training task
   };
   // What uploads hold of the engine: they may outlive it.
@@ -94,6 +101,7 @@ class Engine final : public Coordinator {
     Callback<absl::StatusOr<OfferAnswer>> done;
     base::MemberId member;
     bool admitted = false;
+    std::string offence;  // what nobody offers who means well
   };
   struct PendingFinish {
     base::MemberId member;
@@ -127,6 +135,7 @@ class Engine final : public Coordinator {
   struct FoldResult {
     absl::Status status;
     Model model;
+    base::Digest moments;  // of their file, where there is one
   };
 
   void Post(base::Task task) { deps_.engine->Post(std::move(task)); }
@@ -151,12 +160,31 @@ class Engine final : public Coordinator {
   void Apply(round::MemberLost& e);
   void Apply(round::AcceptEvaluation& e);
   void Apply(round::SkipEvaluation& e);
+  void Apply(round::ClientsEvaluated& e);
+  void Apply(round::EvaluationEnded& e);
   void Apply(round::RunEnded& e);
   void Apply(round::RunOver& e);
   federation::Instruction Fill(const round::Instruct& e) const;
-  RunStatus Status() const;
+  RunStatus StatusWithoutRounds() const;
   void Publish(std::shared_ptr<const Artifact> artifact);
   void Withdraw(const base::Digest& digest);
+
+  // engine_limits.cc
+  // Of many about the same member a few.
+  void NoteLimited(base::LogLevel level, absl::string_view kind, const std::string& who,
+                   std::vector<base::LogField> fields);
+  void Offence(base::MemberId member, const absl::Status& status);
+  // What an evicted member is told.
+  absl::Status EvictedError(base::MemberId id) const;
+  void ArmQuarantine(base::MemberId id);
+  void ReadmitMember(base::MemberId id, const std::string& reason,
+                     Callback<absl::Status> done = nullptr);
+  uint64_t BytesUnderWay() const;
+  // Whether an update of so many bytes may begin.
+  absl::Status CheckDisk(uint64_t bytes) const;
+  void LookAtDisk();
+  void SeeDisk();  // storage executor
+  void DiskSeen(uint64_t free_bytes);
 
   // engine_members.cc
   void HandleJoins();
@@ -175,6 +203,8 @@ class Engine final : public Coordinator {
   // `done`: once it is durable.
   void EvictMember(base::MemberId id, const std::string& reason,
                    Callback<absl::Status> done = nullptr);
+  // Durable, then `done`.
+  void StoreMember(base::MemberId id, absl::string_view what, Callback<absl::Status> done);
   void HandleReport(base::MemberId id, const federation::ClientReport& report);
   std::string NameOf(base::MemberId id) const;
   std::string NamesOf(const std::vector<base::MemberId>& ids) const;
@@ -194,12 +224,16 @@ class Engine final : public Coordinator {
                     Callback<absl::StatusOr<federation::UpdateVerdict>> done);
   void ResolveFinish(base::TaskId task, absl::StatusOr<federation::UpdateVerdict> verdict);
   void CommitBatch();  // storage executor
-  void BatchCommitted(const std::vector<round::StoreUpdate>& batch, const absl::Status& status);
+  // One status for each row. An upload that is gone does not fail the others.
+  std::vector<absl::Status> CommitRows(
+      const std::vector<store::AcceptedUpdate>& rows);  // storage executor
+  void BatchCommitted(const std::vector<round::StoreUpdate>& batch,
+                      const std::vector<absl::Status>& statuses);
+  void DropUncommitted();
   static void CountAccepted(RoundRecord& record, const codec::PayloadBytes& payload,
                             uint32_t weight);
   void CountVerdict(base::MemberId member, base::TaskId task,
                     const federation::UpdateVerdict& verdict, uint64_t received);
-  void Offence(base::MemberId member, const absl::Status& status);
 
   // engine_resume.cc
   void RestoreMembers(const KeptRun& kept);
@@ -208,15 +242,17 @@ class Engine final : public Coordinator {
   absl::Duration Uptime() const;
   // On the storage executor; a failure is logged.
   void Keep(store::Notes notes, bool durable, Callback<absl::Status> done = nullptr);
+  // Soon: what changes meanwhile is kept with it.
   void KeepRecord(size_t index);
   void KeepTime();
   store::Notes TotalsNotes(const Totals& totals) const;
+  store::Notes WeightNotes() const;  // engine_rounds.cc
 
   // engine_rounds.cc
   static void FillBytes(RoundRecord& record, const Totals& now, const Totals& before);
   FoldResult FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
                          const aggregation::FoldOptions& options, base::RoundId round,
-                         const Model& model) const;  // compute executor
+                         const Model& model);  // compute executor
   void Folded(FoldResult result);
   void Stored(const absl::Status& status, const Totals& totals);
   Totals ReadTotals(const std::vector<base::MemberId>& trainers,
@@ -224,15 +260,20 @@ class Engine final : public Coordinator {
   std::vector<base::MemberId> MembersOf(federation::Role role) const;
   void BeginRecord(const round::StoreTasks& e);
   void RecordBytes(RoundRecord& record, const Totals& totals);
-  void RecordReports(size_t record);
-  void RecordEvaluation(base::RoundId round, const federation::EvaluationReport* report);
+  // The record of the task's own round, else the current one's. Records are never empty then.
+  size_t RecordIndexOf(base::TaskId task) const;
+  void BookLate(base::TaskId task, uint64_t bytes);
+  // Figures from reports, of the records that have had news since the last call. Before a record is
+  // read: a sum over the cohort for each report would cost its square.
+  void SumReports();
+  void SumReports(size_t record);
+  RoundRecord& EvaluatedRecord(base::RoundId round);
   RoundRecord* CurrentRecord();
 
   const RunOptions options_;
   const CoordinatorDeps deps_;
   const std::shared_ptr<const model::Schema> schema_;
   const std::map<std::string, std::string> metadata_;  // of the initial model
-  const base::Digest initial_;
   const std::shared_ptr<Link> link_;
 
   mutable base::Mutex mutex_;
@@ -258,6 +299,12 @@ class Engine final : public Coordinator {
   Totals totals_before_;
   bool time_armed_ = false;
 
+  JoinLimiter join_limiter_;
+  NoteLimiter note_limiter_;
+  std::map<std::string, uint32_t> clients_of_device_;
+  std::optional<uint64_t> disk_free_bytes_;  // when it was looked at last
+  bool disk_low_ = false, disk_refused_ = false, disk_armed_ = false;
+
   std::deque<PendingJoin> joins_;
   bool joining_ = false;  // new members are being stored
   std::vector<Member> members_;
@@ -273,7 +320,16 @@ class Engine final : public Coordinator {
 
   Model model_;
   std::optional<Model> next_model_;  // folded, not yet stored
-  std::vector<RoundRecord> records_;
+  // Of next_model_ while there is one, else of model_. The compute executor changes them while a
+  // round folds, the storage executor reads them while it commits. They cannot be taken back: a
+  // fold that fails leaves them, and a commit that fails ends the run.
+  Moments moments_;
+  base::Digest moments_digest_;
+  const std::vector<aggregation::ParameterRange> statistics_;
+  RecordBook records_;
+  std::set<size_t> unsummed_;  // records: SumReports
+  std::set<size_t> unkept_;    // records: KeepRecord
+  std::optional<size_t> storing_;  // the record of a round whose end is being stored
   std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
   base::TaskId current_tasks_;              // the first of the last attempt
   std::vector<base::TaskId> folding_;

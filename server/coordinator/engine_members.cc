@@ -21,6 +21,7 @@ using federation::Role;
 constexpr size_t kSessionBytes = 16;
 constexpr size_t kNamesShown = 10;
 constexpr size_t kJoinBatchMax = 1024;
+constexpr size_t kJoinsWaitingMax = 16'384;
 constexpr size_t kReasonBytesMax = 512;  // of a text that a client sends
 
 absl::Status CheckFinite(absl::string_view field, double value, double min) {
@@ -41,6 +42,11 @@ absl::Status CheckReport(const federation::ClientReport& report) {
   if (evaluation.accuracy <= 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("report: accuracy = ", evaluation.accuracy, ": it is 0 to 1"));
+}
+
+// As far as a credential says it, else as it says itself.
+const std::string& DeviceOf(const Peer& peer, const federation::JoinRequest& request) {
+  return peer.device.empty() ? request.name.device : peer.device;
 }
 
 }  // namespace
@@ -68,16 +74,24 @@ void Engine::Join(Peer peer, federation::JoinRequest request,
                   Callback<absl::StatusOr<federation::JoinAnswer>> done) {
   Post([this, peer = std::move(peer), request = std::move(request),
         done = std::move(done)]() mutable {
-    joins_.push_back({std::move(peer), std::move(request), std::move(done)});
+    PendingJoin join{std::move(peer), std::move(request), std::move(done)};
+    if (joins_.size() >= kJoinsWaitingMax) {
+      return RefuseJoin(join, absl::ResourceExhaustedError(
+                                  absl::StrCat(kJoinsWaitingMax, " joins wait: try later")));
+    }
+    const absl::Status rate = join_limiter_.Take(DeviceOf(join.peer, join.request), Now());
+    if (!rate.ok()) return RefuseJoin(join, rate);
+    joins_.push_back(std::move(join));
     HandleJoins();
   });
 }
 
 void Engine::RefuseJoin(const PendingJoin& join, const absl::Status& status) {
-  Note(LogLevel::kWarning, "join_refused",
-       {{"client", absl::CHexEscape(join.request.name.device.substr(0, 64))},
-        {"ordinal", join.request.name.ordinal},
-        {"reason", status.message()}});
+  // A name that no credential vouches for is one of endlessly many.
+  NoteLimited(LogLevel::kWarning, "join_refused", join.peer.device,
+              {{"client", absl::CHexEscape(join.request.name.device.substr(0, 64))},
+               {"ordinal", join.request.name.ordinal},
+               {"reason", status.message()}});
   join.done(status);
 }
 
@@ -115,6 +129,20 @@ void Engine::HandleJoins() {
       }
       RefuseJoin(join, absl::ResourceExhaustedError(absl::StrCat(
                            "this run has ", members_.size(), " members (members_max) already")));
+      continue;
+    }
+    const std::string& device = join.request.name.device;
+    const auto of_device = clients_of_device_.find(device);
+    uint32_t clients = of_device == clients_of_device_.end() ? 0 : of_device->second;
+    for (const federation::ClientName& name : names) clients += name.device == device;
+    if (clients >= options_.sessions_per_device_max) {
+      if (!batch.empty()) {
+        joins_.push_front(std::move(join));
+        break;
+      }
+      RefuseJoin(join, absl::ResourceExhaustedError(
+                           absl::StrCat("device ", device, " has ", clients,
+                                        " clients (server.sessions_per_device_max) already")));
       continue;
     }
     const auto index = IndexFor(join.request, reserved);
@@ -163,8 +191,10 @@ void Engine::MembersStored(const std::vector<NewMember>& batch, const absl::Stat
     member.name = request.name;
     member.role = request.role;
     member.client_index = joined.client_index;
+    member.started_us = request.started_us;
     members_.push_back(std::move(member));
     by_name_[request.name] = id;
+    ++clients_of_device_[request.name.device];
     if (joined.client_index) by_index_[*joined.client_index] = id;
     NewSession(id);
     std::vector<base::LogField> fields = {{"client", NameOf(id)},
@@ -270,10 +300,7 @@ absl::StatusOr<std::optional<ClientIndex>> Engine::IndexFor(const federation::Jo
 
 absl::Status Engine::Rejoin(MemberId id, const federation::JoinRequest& request) {
   const Member& member = members_[id.value()];
-  if (!member.evicted.empty()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(request.name.ToString(), " was evicted from this run: ", member.evicted));
-  }
+  if (!member.evicted.empty()) return EvictedError(id);
   if (member.role != request.role) {
     return absl::InvalidArgumentError(absl::StrCat(request.name.ToString(), " is in this run as ",
                                                    federation::ToString(member.role), " already"));
@@ -284,13 +311,20 @@ absl::Status Engine::Rejoin(MemberId id, const federation::JoinRequest& request)
         request.name.ToString(), " asks for client_index ", request.client_index->value(),
         ", but has ", member.client_index->value(), " in this run"));
   }
+  if (request.started_us != 0 && request.started_us < member.started_us &&
+      member.sink != nullptr) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        request.name.ToString(), " is connected from another process, which was started later: ",
+        "end one of them, or give it a name of its own"));
+  }
+  members_[id.value()].started_us = request.started_us;
   EndSession(id);
   if (members_[id.value()].sink != nullptr) {
     CloseSink(id, absl::AbortedError("this client has joined again"));
     Dispatch(round::StreamClosed{id});
   }
   NewSession(id);
-  Note(LogLevel::kInfo, "rejoined", {{"client", NameOf(id)}});
+  NoteLimited(LogLevel::kInfo, "rejoined", NameOf(id), {{"client", NameOf(id)}});
   return absl::OkStatus();
 }
 
@@ -365,7 +399,14 @@ void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
       status.name = member.name;
       status.role = member.role;
       status.client_index = member.client_index;
-      status.state = std::string(machine_.MemberState(status.member));
+      status.state = member.quarantined_until
+                         ? "quarantined"
+                         : std::string(machine_.MemberState(status.member));
+      status.reason = member.evicted;
+      status.offences = member.offences;
+      if (member.quarantined_until != absl::InfiniteFuture()) {
+        status.quarantined_until = member.quarantined_until;
+      }
       status.last_round = machine_.LastRound(status.member);
       const auto upload = uploads_.find(member.task);
       if (upload != uploads_.end()) {
@@ -402,7 +443,7 @@ void Engine::EvictMember(MemberId id, const std::string& reason, Callback<absl::
   member.evicted = reason;
   EndSession(id);
   Note(LogLevel::kWarning, "member_evicted", {{"client", NameOf(id)}, {"reason", reason}});
-  const absl::Status why = absl::PermissionDeniedError(absl::StrCat("evicted: ", reason));
+  const absl::Status why = EvictedError(id);
   if (member.sink != nullptr) CloseSink(id, why);
   for (auto it = waiting_.begin(); it != waiting_.end();) {
     if ((*it)->member == id) {
@@ -412,19 +453,23 @@ void Engine::EvictMember(MemberId id, const std::string& reason, Callback<absl::
       ++it;
     }
   }
-  deps_.storage->Post([this, row = RowOf(id), done = std::move(done)] {
+  StoreMember(id, "evicted", std::move(done));
+  Dispatch(round::Evict{id});
+}
+
+void Engine::StoreMember(MemberId id, absl::string_view what, Callback<absl::Status> done) {
+  deps_.storage->Post([this, row = RowOf(id), what = std::string(what), done = std::move(done)] {
     const absl::Status status = deps_.store->RecordMembers({row});
     if (!status.ok()) {
-      deps_.logger->Warning("not_kept", {{"what", "eviction"}, {"reason", status.message()}});
+      deps_.logger->Warning("not_kept", {{"what", what}, {"reason", status.message()}});
     }
     if (done == nullptr) return;
-    Post([done, status] {
+    Post([what, done, status] {
       done(status.ok() ? status
                        : absl::UnavailableError(absl::StrCat(
-                             "evicted, but a restart would forget it: ", status.message())));
+                             what, ", but a restart would forget it: ", status.message())));
     });
   });
-  Dispatch(round::Evict{id});
 }
 
 // ---- what clients tell of their tasks ----
@@ -436,8 +481,8 @@ void Engine::FailTask(Peer peer, std::string session, federation::TaskFailure fa
     const auto id = MemberOf(peer, session);
     if (!id.ok()) return done(id.status());
     const std::string reason = absl::CHexEscape(failure.reason.substr(0, kReasonBytesMax));
-    Note(LogLevel::kWarning, "task_failed",
-         {{"client", NameOf(*id)}, {"task", failure.task_id.value()}, {"reason", reason}});
+    NoteLimited(LogLevel::kWarning, "task_failed", NameOf(*id),
+                {{"client", NameOf(*id)}, {"task", failure.task_id.value()}, {"reason", reason}});
     Dispatch(round::TaskFailed{*id, failure.task_id, reason});
     done(absl::OkStatus());
   });
@@ -458,7 +503,8 @@ void Engine::Report(Peer peer, std::string session, federation::ClientReport rep
 void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
     evaluation_ = *evaluation;
-    Dispatch(round::Evaluated{id, report.task_id});
+    Dispatch(round::Evaluated{id, report.task_id, evaluation->accuracy, evaluation->loss,
+                              evaluation->examples});
     evaluation_.reset();
     return;
   }
@@ -466,7 +512,7 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   const auto note = notes_.find(report.task_id);
   if (note == notes_.end() || note->second.member != id) return;
   note->second.report = std::get<federation::TrainingReport>(report.what);
-  RecordReports(note->second.record);
+  unsummed_.insert(note->second.record);
   // A round's record is kept when it ends.
   if (note->second.record + 1 == records_.size() && !records_.back().committed) {
     Keep({{ReportKey(report.task_id), SerializeReport(*note->second.report)}}, /*durable=*/false);

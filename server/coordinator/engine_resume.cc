@@ -14,6 +14,8 @@ namespace {
 using base::LogLevel;
 using base::MemberId;
 
+constexpr absl::Duration kKeepRecordsAfter = absl::Seconds(1);
+
 }  // namespace
 
 void Engine::RestoreMembers(const KeptRun& kept) {
@@ -24,6 +26,9 @@ void Engine::RestoreMembers(const KeptRun& kept) {
     member.role = from.role;
     member.client_index = from.client_index;
     member.evicted = from.evicted;
+    member.offences = from.offences;
+    member.quarantined_until = from.quarantined_until;
+    ++clients_of_device_[from.name.device];
     members_.push_back(std::move(member));
     by_name_[from.name] = id;
     if (from.client_index) by_index_[*from.client_index] = id;
@@ -36,10 +41,17 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
   const auto same = [&](const RoundRecord& record) {
     return record.round == machine.round && record.attempt == machine.attempt;
   };
-  // An abandonment that did not become durable.
-  if (!records_.empty() && same(records_.back())) records_.pop_back();
-  const size_t index = records_.size();
   RoundRecord record;
+  // What was counted of it, perhaps an abandonment that did not become durable.
+  if (!records_.empty() && same(records_.back())) {
+    const RoundRecord& counted = records_.back();
+    record.late = counted.late;
+    record.refused = counted.refused;
+    record.late_bytes = counted.late_bytes;
+    record.refused_bytes = counted.refused_bytes;
+    records_.pop_back();
+  }
+  const size_t index = records_.size();
   record.round = machine.round;
   record.attempt = machine.attempt;
   record.cohort = static_cast<uint32_t>(machine.tasks.size());
@@ -65,7 +77,7 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
     CountAccepted(record, update->payload(), plan.weight);
   }
   records_.push_back(std::move(record));
-  RecordReports(index);
+  unsummed_.insert(index);
 }
 
 absl::Duration Engine::Uptime() const {
@@ -76,7 +88,7 @@ void Engine::NoteResumed() {
   const absl::Duration collected = machine_.collected_for(Now());
   round_began_ = phase_began_ = Now() - collected;
   uint32_t committed = 0;
-  for (const RoundRecord& record : records_) {
+  for (const RoundRecord& record : records_.Read().All()) {
     if (record.committed && record.round > base::RoundId(0)) ++committed;
   }
   Note(LogLevel::kInfo, "run_recovered",
@@ -110,8 +122,20 @@ void Engine::Keep(store::Notes notes, bool durable, Callback<absl::Status> done)
   });
 }
 
+// A cohort's reports and refusals come in bursts: one write for all of them.
 void Engine::KeepRecord(size_t index) {
-  Keep({{RecordKey(index), SerializeRecord(records_[index])}}, /*durable=*/false);
+  if (!unkept_.insert(index).second || unkept_.size() > 1) return;
+  deps_.engine->PostAt(Now() + kKeepRecordsAfter, [this] {
+    SumReports();
+    store::Notes notes;
+    for (const size_t changed : unkept_) {
+      // Its round's end is being stored with it, and will ask again.
+      if (changed == storing_) continue;
+      notes[RecordKey(changed)] = SerializeRecord(std::as_const(records_)[changed]);
+    }
+    unkept_.clear();
+    if (!notes.empty()) Keep(std::move(notes), /*durable=*/false);
+  });
 }
 
 store::Notes Engine::TotalsNotes(const Totals& totals) const {

@@ -40,11 +40,23 @@ std::string Figure(double value) { return absl::StrCat(value); }
 
 }  // namespace
 
+// Of the members whose update was accepted in the attempt under way: what selection goes by.
+store::Notes Engine::WeightNotes() const {
+  store::Notes notes;
+  if (options_.policy.selection != round::Selection::kWeighted) return notes;
+  for (auto note = notes_.lower_bound(current_tasks_); note != notes_.end(); ++note) {
+    if (!note->second.accepted) continue;
+    notes[WeightKey(note->second.member)] = absl::StrCat(note->second.weight);
+  }
+  return notes;
+}
+
 RoundRecord* Engine::CurrentRecord() { return records_.empty() ? nullptr : &records_.back(); }
 
 // ---- a round's beginning and end ----
 
 void Engine::BeginRecord(const round::StoreTasks& e) {
+  SumReports();
   // Reports for the attempt before this one may still come.
   notes_.erase(notes_.begin(), notes_.lower_bound(current_tasks_));
   if (!e.items.empty()) current_tasks_ = e.items.front().task;
@@ -71,6 +83,7 @@ void Engine::BeginRecord(const round::StoreTasks& e) {
 }
 
 void Engine::Apply(round::AbandonRound& e) {
+  SumReports();
   std::string reason = e.reason;
   if (!e.missing.empty()) absl::StrAppend(&reason, "; missing: ", NamesOf(e.missing));
   RoundRecord* record = CurrentRecord();
@@ -90,8 +103,10 @@ void Engine::Apply(round::AbandonRound& e) {
   // A run that has failed, by a full disk perhaps, keeps what was acknowledged: a restart goes on
   // with it.
   const bool failed = machine_.state() == round::RunState::kFailed;
+  storing_ = records_.size() - 1;
   deps_.storage->Post([this, failed, round = e.round, index = records_.size() - 1, kept = *record,
-                       before = totals_, trainers = MembersOf(federation::Role::kTrainer),
+                       before = totals_, weights = WeightNotes(),
+                       trainers = MembersOf(federation::Role::kTrainer),
                        evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     // What the attempt cost is its own, not the next one's.
     const Totals totals = ReadTotals(trainers, evaluators);
@@ -99,6 +114,7 @@ void Engine::Apply(round::AbandonRound& e) {
       FillBytes(kept, totals, before);
       store::Notes notes = TotalsNotes(totals);
       notes[RecordKey(index)] = SerializeRecord(kept);
+      notes.insert(weights.begin(), weights.end());
       absl::Status status = deps_.store->Put(notes, /*durable=*/true);
       if (status.ok()) status = deps_.store->AbandonRound(round);
       if (!status.ok()) {
@@ -106,7 +122,11 @@ void Engine::Apply(round::AbandonRound& e) {
                               {{"round", round.value()}, {"reason", status.message()}});
       }
     }
-    Post([this, index, totals] { RecordBytes(records_[index], totals); });
+    Post([this, index, totals] {
+      RecordBytes(records_[index], totals);
+      storing_.reset();
+      KeepRecord(index);
+    });
   });
 }
 
@@ -145,7 +165,11 @@ void Engine::Apply(round::StartFold& e) {
 
 Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
                                        const aggregation::FoldOptions& options, RoundId round,
-                                       const Model& model) const {
+                                       const Model& model) {
+  const auto apply = [this](const std::vector<float>& mean, absl::Span<float> trained) {
+    return aggregation::ApplyServerOptimiser(options_.server_optimiser, mean, statistics_,
+                                             moments_.values(), trained);
+  };
   const auto fold = [&]() -> absl::StatusOr<Model> {
     const codec::Layout& layout = schema_->update_layout();
     std::vector<StoredUpdate> sources;
@@ -157,17 +181,17 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(model.artifact->bytes, *schema_));
     Model next;
     if (layout.n() == schema_->size()) {
-      QFL_RETURN_IF_ERROR(aggregation::ApplyFedAvg(mean, absl::MakeSpan(flat)));
+      QFL_RETURN_IF_ERROR(apply(mean, absl::MakeSpan(flat)));
       std::vector<float>().swap(mean);
       next.bounds = std::make_shared<const std::vector<int8_t>>(
-          aggregation::DefaultBoundExponents(flat, layout));
+          aggregation::DefaultBoundExponents(flat, layout, options_.codec));
     } else {
       std::vector<float> trained = schema_->Gather(flat);
-      QFL_RETURN_IF_ERROR(aggregation::ApplyFedAvg(mean, absl::MakeSpan(trained)));
+      QFL_RETURN_IF_ERROR(apply(mean, absl::MakeSpan(trained)));
       std::vector<float>().swap(mean);
       schema_->Scatter(trained, absl::MakeSpan(flat));
       next.bounds = std::make_shared<const std::vector<int8_t>>(
-          aggregation::DefaultBoundExponents(trained, layout));
+          aggregation::DefaultBoundExponents(trained, layout, options_.codec));
     }
     // No name of the run and no time: two runs with the same seed have the same bytes.
     std::map<std::string, std::string> metadata = metadata_;
@@ -180,8 +204,10 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     return next;
   };
   absl::StatusOr<Model> next = fold();
-  if (!next.ok()) return {next.status(), {}};
-  return {absl::OkStatus(), *std::move(next)};
+  if (!next.ok()) return {next.status(), {}, {}};
+  FoldResult result{absl::OkStatus(), *std::move(next), {}};
+  if (!moments_.file().empty()) result.moments = base::Sha256(moments_.file());
+  return result;
 }
 
 void Engine::Folded(FoldResult result) {
@@ -189,7 +215,10 @@ void Engine::Folded(FoldResult result) {
     record->fold_s = absl::ToDoubleSeconds(Now() - phase_began_);
   }
   phase_began_ = Now();
-  if (result.status.ok()) next_model_ = std::move(result.model);
+  if (result.status.ok()) {
+    next_model_ = std::move(result.model);
+    moments_digest_ = result.moments;
+  }
   Dispatch(round::FoldDone{result.status});
 }
 
@@ -197,26 +226,34 @@ void Engine::Apply(round::CommitRound& e) {
   QFL_CHECK(next_model_.has_value());
   store::CommittedRound row{e.round, next_model_->artifact->digest,
                             static_cast<uint32_t>(folding_.size()), folding_};
+  SumReports();
+  row.moments = moments_.file();
   // Complete but for the time that this takes, which Stored adds.
   RoundRecord kept = *CurrentRecord();
   kept.committed = true;
   kept.model = row.model;
   kept.total_s = absl::ToDoubleSeconds(Now() - round_began_);
+  storing_ = records_.size() - 1;
   deps_.storage->Post([this, row = std::move(row), kept = std::move(kept), before = totals_,
                        index = records_.size() - 1, artifact = next_model_->artifact,
+                       moments = moments_digest_, weights = WeightNotes(),
                        trainers = MembersOf(federation::Role::kTrainer),
                        evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     const Totals totals = ReadTotals(trainers, evaluators);
     FillBytes(kept, totals, before);
     row.notes = TotalsNotes(totals);
     row.notes[RecordKey(index)] = SerializeRecord(kept);
+    if (!row.moments.empty()) row.notes[kNoteMoments] = moments.Hex();
+    row.notes.insert(weights.begin(), weights.end());
     const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
     Post([this, status, totals] { Stored(status, totals); });
   });
 }
 
 void Engine::Stored(const absl::Status& status, const Totals& totals) {
+  storing_.reset();
   if (!status.ok()) return Dispatch(round::RoundStored{status});
+  SumReports();
   RoundRecord& record = *CurrentRecord();
   record.committed = true;
   record.commit_s = absl::ToDoubleSeconds(Now() - phase_began_);
@@ -228,8 +265,8 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
   const base::Digest before = model_.artifact->digest;
   model_ = *std::exchange(next_model_, std::nullopt);
   Publish(model_.artifact);
-  // Devices hold the initial model by its digest; any other older one is of no more use to anybody.
-  if (before != initial_ && before != record.model) Withdraw(before);
+  // Every task from here on names the new one.
+  if (before != record.model) Withdraw(before);
   for (const auto& [task, state] : uploads_)
     state->Revoke(absl::AbortedError("its round has ended"));
   uploads_.clear();
@@ -279,7 +316,11 @@ void Engine::RecordBytes(RoundRecord& record, const Totals& totals) {
 }
 
 // Reports come before or after the verdict on their update, and after the commit of their round.
-void Engine::RecordReports(size_t index) {
+void Engine::SumReports() {
+  for (const size_t index : std::exchange(unsummed_, {})) SumReports(index);
+}
+
+void Engine::SumReports(size_t index) {
   RoundRecord& record = records_[index];
   double loss = 0, weight = 0, squared_error = 0, squared_norm = 0;
   record.client_train_s_max = record.client_upload_s_max = 0;
@@ -298,27 +339,72 @@ void Engine::RecordReports(size_t index) {
   if (squared_norm > 0) record.quantisation_nmse = squared_error / squared_norm;
 }
 
+size_t Engine::RecordIndexOf(TaskId task) const {
+  const auto note = notes_.find(task);
+  return note != notes_.end() ? note->second.record : records_.size() - 1;
+}
+
+// Too late, or replaced by another update of the same task.
+void Engine::BookLate(TaskId task, uint64_t bytes) {
+  if (records_.empty() || bytes == 0) return;
+  const size_t index = RecordIndexOf(task);
+  records_[index].late_bytes += bytes;
+  KeepRecord(index);
+}
+
 void Engine::Apply(round::AcceptEvaluation& e) {
   QFL_CHECK(evaluation_.has_value());
-  RecordEvaluation(e.round, &*evaluation_);
+  RoundRecord& record = EvaluatedRecord(e.round);
+  record.accuracy = evaluation_->accuracy;
+  record.loss = evaluation_->loss;
   Note(LogLevel::kInfo, "evaluated",
        {{"round", e.round.value()},
         {"client", NameOf(e.member)},
         {"accuracy", Figure(evaluation_->accuracy)},
         {"loss", Figure(evaluation_->loss)},
         {"examples", evaluation_->examples},
-        {"seconds", Figure(records_.back().evaluate_s)}});
+        {"seconds", Figure(record.evaluate_s)}});
 }
 
 void Engine::Apply(round::SkipEvaluation& e) {
-  RecordEvaluation(e.round, nullptr);
+  EvaluatedRecord(e.round);
   Note(LogLevel::kWarning, "evaluation_skipped",
        {{"round", e.round.value()}, {"reason", e.reason}});
 }
 
-void Engine::RecordEvaluation(RoundId round, const federation::EvaluationReport* report) {
-  if (round == RoundId(0)) {
+void Engine::Apply(round::ClientsEvaluated& e) {
+  RoundRecord& record = EvaluatedRecord(e.round);
+  record.clients.asked = e.asked;
+  record.clients.answered = e.answered;
+  record.clients.examples = e.examples;
+  record.clients.accuracy = e.accuracy;
+  record.clients.loss = e.loss;
+  std::vector<base::LogField> fields = {{"round", e.round.value()},
+                                        {"asked", e.asked},
+                                        {"answered", e.answered},
+                                        {"examples", e.examples}};
+  if (e.accuracy) fields.emplace_back("accuracy", Figure(*e.accuracy));
+  if (e.loss) fields.emplace_back("loss", Figure(*e.loss));
+  if (!e.missing.empty()) fields.emplace_back("missing", NamesOf(e.missing));
+  fields.emplace_back("seconds", Figure(record.evaluate_s));
+  Note(e.missing.empty() ? LogLevel::kInfo : LogLevel::kWarning, "clients_evaluated",
+       std::move(fields));
+}
+
+// Half an evaluation is done again after a kill, so that the records are those of a run without it.
+void Engine::Apply(round::EvaluationEnded& e) {
+  if (records_.empty()) return;
+  EvaluatedRecord(e.round);
+  Keep({{RecordKey(records_.size() - 1), SerializeRecord(records_.back())},
+        {kNoteEvaluated, absl::StrCat(e.round.value())}},
+       /*durable=*/false);
+}
+
+// With the time that the evaluation has taken.
+RoundRecord& Engine::EvaluatedRecord(RoundId round) {
+  if (records_.empty()) {
     // The model that the run starts from, so that its curves begin there.
+    QFL_CHECK(round == RoundId(0));
     RoundRecord initial;
     initial.attempt = 0;
     initial.committed = true;
@@ -332,15 +418,9 @@ void Engine::RecordEvaluation(RoundId round, const federation::EvaluationReport*
   }
   RoundRecord& record = records_.back();
   QFL_CHECK(record.round == round);
-  if (report != nullptr) {
-    record.accuracy = report->accuracy;
-    record.loss = report->loss;
-  }
   record.evaluate_s = absl::ToDoubleSeconds(Now() - phase_began_);
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
-  Keep({{RecordKey(records_.size() - 1), SerializeRecord(record)},
-        {kNoteEvaluated, absl::StrCat(round.value())}},
-       /*durable=*/false);
+  return record;
 }
 
 }  // namespace quantfl::coordinator

@@ -53,10 +53,12 @@ void Engine::HandleOffer(std::shared_ptr<PendingOffer> pending) {
   if (!id.ok()) return Answer(*pending, id.status());
   pending->member = *id;
   pending->admitted = false;
+  pending->offence.clear();
   offer_ = pending.get();
   Dispatch(round::UploadOffered{*id, pending->offer.task_id, pending->offer.digest});
   offer_ = nullptr;
-  if (pending->admitted) Admit(pending);
+  if (pending->admitted) return Admit(pending);
+  if (!pending->offence.empty()) Offence(*id, absl::InvalidArgumentError(pending->offence));
 }
 
 void Engine::Answer(PendingOffer& pending, absl::StatusOr<OfferAnswer> answer) {
@@ -68,22 +70,21 @@ absl::Status Engine::CheckOffer(const PendingOffer& pending) const {
   const codec::UpdateHeader& header = *pending.header;
   const federation::UpdateOffer& offer = pending.offer;
   const codec::Layout& layout = schema_->update_layout();
-  if (header.spec != options_.codec) {
+  if (!codec::Fulfils(header.spec, options_.codec)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the update is encoded as ", codec::ToString(header.spec),
                      "; the task asks for ", codec::ToString(options_.codec)));
   }
-  const uint32_t params = codec::ParamsPerChunk(options_.codec, layout);
-  const uint32_t chunks = codec::ChunkCount(options_.codec, layout);
-  if (header.params_per_chunk != params || header.chunk_count != chunks ||
-      offer.chunk_count != chunks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the update has ", header.chunk_count, " chunks of ", header.params_per_chunk,
-                     " parameters, ", offer.chunk_count, " are offered: ", chunks, " of ", params,
-                     " are expected"));
+  // That they are as many as the schema and the header's codec have, its parser has checked.
+  const uint32_t chunks = header.chunk_count;
+  if (offer.chunk_count != chunks) {
+    return absl::InvalidArgumentError(absl::StrCat("the update has ", chunks, " chunks of ",
+                                                   header.params_per_chunk, " parameters, ",
+                                                   offer.chunk_count, " are offered"));
   }
   const uint64_t least = offer.codec_header.size();
-  const uint64_t most = least + uint64_t{chunks} * codec::kChunkBytesMax;
+  uint64_t most = least + uint64_t{chunks} * codec::kChunkBytesMax;
+  if (options_.codec.max_bytes != 0) most = std::min(most, options_.codec.max_bytes);
   if (offer.payload_bytes < least || offer.payload_bytes > most) {
     return absl::InvalidArgumentError(absl::StrCat("the update has ", offer.payload_bytes,
                                                    " bytes: ", least, " to ", most,
@@ -109,11 +110,13 @@ void Engine::Admit(const std::shared_ptr<PendingOffer>& pending) {
   const federation::UpdateOffer& offer = pending->offer;
   if (absl::Status status = CheckOffer(*pending); !status.ok())
     return RefuseOffer(*pending, status);
-  const auto known = uploads_.find(offer.task_id);
+  auto known = uploads_.find(offer.task_id);
   if (known != uploads_.end()) {
     const federation::UpdateOffer& before = known->second->plan().offer;
     if (before.digest != offer.digest) {
+      BookLate(offer.task_id, known->second->payload().total());
       ForgetUpload(offer.task_id, absl::AbortedError("another update of this task was offered"));
+      known = uploads_.end();
     } else if (before.codec_header != offer.codec_header ||
                before.payload_bytes != offer.payload_bytes || before.examples != offer.examples) {
       return RefuseOffer(*pending,
@@ -121,7 +124,17 @@ void Engine::Admit(const std::shared_ptr<PendingOffer>& pending) {
                              "the same digest was offered with another header, size or weight"));
     }
   }
-  if (active_.count(offer.task_id) > 0 || active_.size() < options_.max_concurrent_uploads) {
+  const bool has_place = active_.count(offer.task_id) > 0;
+  if (!has_place) {
+    const uint64_t here = known == uploads_.end() ? 0 : known->second->payload().total();
+    if (absl::Status room = CheckDisk(offer.payload_bytes - std::min(offer.payload_bytes, here));
+        !room.ok()) {
+      disk_refused_ = true;
+      LookAtDisk();
+      return Answer(*pending, room);
+    }
+  }
+  if (has_place || active_.size() < options_.max_concurrent_uploads) {
     return StartUpload(*pending);
   }
   for (auto& waiting : waiting_) {
@@ -151,6 +164,7 @@ void Engine::StartUpload(PendingOffer& pending) {
       const UploadPlan& begun = state->plan();
       const absl::Status status =
           deps_.store->BeginUpload(begun.round, begun.task, begun.offer.codec_header);
+      SeeDisk();
       if (!status.ok()) Post([this, state, status] { UploadFailed(state, NotStored(status)); });
     });
   }
@@ -253,25 +267,20 @@ void Engine::UploadFailed(const std::shared_ptr<UploadState>& state, const absl:
   const auto note = notes_.find(plan.task);
   if (finishing_.count(plan.task) > 0 || (note != notes_.end() && note->second.accepted)) return;
   const bool offence = IsOffence(status);
-  Note(LogLevel::kWarning, offence ? "update_corrupt" : "update_not_stored",
-       {{"client", NameOf(plan.member)},
-        {"round", plan.round.value()},
-        {"task", plan.task.value()},
-        {"reason", status.message()}});
+  NoteLimited(LogLevel::kWarning, offence ? "update_corrupt" : "update_not_stored",
+              NameOf(plan.member),
+              {{"client", NameOf(plan.member)},
+               {"round", plan.round.value()},
+               {"task", plan.task.value()},
+               {"reason", status.message()}});
   if (RoundRecord* record = CurrentRecord(); record != nullptr && offence) {
     ++record->refused;
     record->refused_bytes += state->payload().total();
+    KeepRecord(records_.size() - 1);
   }
   ForgetUpload(plan.task, absl::AbortedError("this upload has failed already"));
   Dispatch(round::UploadStopped{plan.task});
   if (offence) Offence(plan.member, status);
-}
-
-void Engine::Offence(MemberId id, const absl::Status& status) {
-  Member& member = members_[id.value()];
-  if (!member.evicted.empty() || ++member.offences < options_.decode_errors_max) return;
-  EvictMember(id, absl::StrCat("quarantined after ", member.offences,
-                               " bad updates (decode_errors_max); the last: ", status.message()));
 }
 
 // ---- verdicts ----
@@ -329,25 +338,54 @@ void Engine::CommitBatch() {
     commit_posted_ = !commits_.empty();
     if (commit_posted_) deps_.storage->Post([this] { CommitBatch(); });
   }
+  Post([this, batch = std::move(batch), statuses = CommitRows(rows)] {
+    BatchCommitted(batch, statuses);
+  });
+}
+
+std::vector<absl::Status> Engine::CommitRows(const std::vector<store::AcceptedUpdate>& rows) {
   const absl::Status status = deps_.store->CommitUploads(rows);
-  Post([this, batch = std::move(batch), status] { BatchCommitted(batch, status); });
+  if (!absl::IsNotFound(status) || rows.size() == 1) {
+    return std::vector<absl::Status>(rows.size(), status);
+  }
+  // Some of them are gone, and nothing was done: a half without them is committed as it is.
+  const auto middle = rows.begin() + static_cast<std::ptrdiff_t>(rows.size() / 2);
+  std::vector<absl::Status> statuses = CommitRows({rows.begin(), middle});
+  for (absl::Status& of_second : CommitRows({middle, rows.end()})) {
+    statuses.push_back(std::move(of_second));
+  }
+  return statuses;
 }
 
 void Engine::BatchCommitted(const std::vector<round::StoreUpdate>& batch,
-                            const absl::Status& status) {
-  if (status.ok()) {
-    for (const round::StoreUpdate& update : batch) {
-      Dispatch(round::UpdateStored{update.member, update.task, absl::OkStatus()});
+                            const std::vector<absl::Status>& statuses) {
+  size_t failed = 0;
+  absl::Status first;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const round::StoreUpdate& update = batch[i];
+    absl::Status status = statuses[i];
+    if (absl::IsNotFound(status)) {
+      // Dropped with a broken segment, or by an eviction: no trouble of the store's.
+      Note(LogLevel::kWarning, "update_not_stored",
+           {{"client", NameOf(update.member)},
+            {"round", update.round.value()},
+            {"task", update.task.value()},
+            {"reason", status.message()}});
+      status = absl::UnavailableError("the upload is no longer there: offer it again");
+    } else if (!status.ok()) {
+      if (failed++ == 0) first = status;
+      status = NotStored(status);
     }
-    return;
+    Dispatch(round::UpdateStored{update.member, update.task, status});
   }
-  Note(LogLevel::kError, "storage_error",
-       {{"updates", batch.size()}, {"reason", status.message()}});
-  const absl::Status failed = NotStored(status);
-  for (const round::StoreUpdate& update : batch) {
-    Dispatch(round::UpdateStored{update.member, update.task, failed});
-  }
-  // After a failed fsync nothing that was appended and not yet committed can be relied on.
+  LookAtDisk();
+  if (failed == 0) return;
+  Note(LogLevel::kError, "storage_error", {{"updates", failed}, {"reason", first.message()}});
+  DropUncommitted();
+}
+
+// After a failed fsync nothing that was appended and not yet committed can be relied on.
+void Engine::DropUncommitted() {
   std::vector<std::shared_ptr<UploadState>> lost;
   for (const auto& [task, state] : uploads_) {
     const auto note = notes_.find(task);
@@ -377,7 +415,7 @@ void Engine::ResolveFinish(TaskId task, absl::StatusOr<UpdateVerdict> verdict) {
     note.weight = plan.weight;
     if (RoundRecord* record = CurrentRecord(); record != nullptr) {
       CountAccepted(*record, payload, plan.weight);
-      RecordReports(note.record);
+      unsummed_.insert(note.record);
     }
     Note(LogLevel::kInfo, "update_accepted",
          {{"client", NameOf(finish.member)},
@@ -409,14 +447,22 @@ void Engine::CountVerdict(MemberId member, TaskId task, const UpdateVerdict& ver
   if (verdict.verdict == Verdict::kAccepted || verdict.verdict == Verdict::kAlreadyAccepted) return;
   const bool refused = verdict.verdict == Verdict::kRefused;
   if (RoundRecord* record = CurrentRecord(); record != nullptr) {
+    // Answers are counted in the round that they are given in, bytes in that which they came in.
     ++(refused ? record->refused : record->late);
-    (refused ? record->refused_bytes : record->late_bytes) += received;
+    if (refused) {
+      records_[RecordIndexOf(task)].refused_bytes += received;
+    } else {
+      BookLate(task, received);
+    }
+    KeepRecord(records_.size() - 1);
+    KeepRecord(RecordIndexOf(task));
   }
-  Note(refused ? LogLevel::kWarning : LogLevel::kInfo, refused ? "update_refused" : "update_late",
-       {{"client", NameOf(member)},
-        {"task", task.value()},
-        {"verdict", federation::ToString(verdict.verdict)},
-        {"reason", verdict.reason}});
+  NoteLimited(refused ? LogLevel::kWarning : LogLevel::kInfo,
+              refused ? "update_refused" : "update_late", NameOf(member),
+              {{"client", NameOf(member)},
+               {"task", task.value()},
+               {"verdict", federation::ToString(verdict.verdict)},
+               {"reason", verdict.reason}});
 }
 
 }  // namespace quantfl::coordinator

@@ -34,6 +34,12 @@ std::string Quoted(const std::string& text) {
   return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
 }
 
+// A number where there is one for all channels.
+Json PerChannel(const federation::PerChannel& numbers) {
+  if (numbers.values.size() == 1) return numbers.values[0];
+  return numbers.values;
+}
+
 class Row {
  public:
   template <typename T>
@@ -50,6 +56,7 @@ class Row {
     Add(way + "_messages_bytes", levels.messages);
     Add(way + "_stream_bytes", levels.stream);
     Add(way + "_tcp_bytes", levels.tcp);
+    Add(way + "_link_bytes", levels.link);
   }
 
   std::vector<std::string> names, cells;
@@ -90,6 +97,25 @@ Row MakeRow(const RoundRecord& r) {
   row.Add("client_train_s_max", r.client_train_s_max);
   row.Add("client_upload_s_max", r.client_upload_s_max);
   row.AddText("model_sha256", r.model.Hex());
+  row.Add("client_accuracy", r.clients.accuracy);
+  row.Add("client_loss", r.clients.loss);
+  row.Add("client_examples", r.clients.examples);
+  row.Add("clients_asked", uint64_t{r.clients.asked});
+  row.Add("clients_answered", uint64_t{r.clients.answered});
+  return row;
+}
+
+Row MakeRow(const MemberStatus& m) {
+  Row row;
+  row.AddText("client", m.name.ToString());
+  row.AddText("role", std::string(federation::ToString(m.role)));
+  row.Add("client_index", m.client_index.has_value()
+                              ? std::optional<uint64_t>(m.client_index->value())
+                              : std::nullopt);
+  row.AddText("state", m.state);
+  row.Add("last_round", uint64_t{m.last_round.value()});
+  row.Add("uplink", m.counters.uplink);
+  row.Add("downlink", m.counters.downlink);
   return row;
 }
 
@@ -106,7 +132,8 @@ Json ToJson(const federation::LevelBytes& levels) {
   return {{"payload_bytes", levels.payload},
           {"messages_bytes", levels.messages},
           {"stream_bytes", Maybe(levels.stream)},
-          {"tcp_bytes", Maybe(levels.tcp)}};
+          {"tcp_bytes", Maybe(levels.tcp)},
+          {"link_bytes", Maybe(levels.link)}};
 }
 
 Json ToJson(const federation::ByteCounters& counters) {
@@ -146,10 +173,26 @@ Json ToJson(const RoundRecord& r) {
                      {"client_train_max", r.client_train_s_max},
                      {"client_upload_max", r.client_upload_s_max}};
   json["model_sha256"] = r.model.Hex();
+  json["client_evaluation"] = {{"accuracy", Maybe(r.clients.accuracy)},
+                               {"loss", Maybe(r.clients.loss)},
+                               {"examples", r.clients.examples},
+                               {"asked", r.clients.asked},
+                               {"answered", r.clients.answered}};
   return json;
 }
 
 std::string Text(absl::string_view text) { return std::string(text); }
+
+Json ToJson(const MemberStatus& m) {
+  return {{"name", m.name.ToString()},
+          {"role", Text(federation::ToString(m.role))},
+          {"client_index", m.client_index.has_value() ? Json(m.client_index->value()) : Json()},
+          {"state", m.state},
+          {"last_round", m.last_round.value()},
+          {"upload_chunks_done", m.upload_chunks_done},
+          {"upload_chunks_total", m.upload_chunks_total},
+          {"bytes", ToJson(m.counters)}};
+}
 
 }  // namespace
 
@@ -161,8 +204,17 @@ std::string RoundsCsv(const RunStatus& status) {
   return csv;
 }
 
+std::string ClientsCsv(const std::vector<MemberStatus>& members) {
+  std::string csv = absl::StrCat(absl::StrJoin(MakeRow(MemberStatus{}).names, ","), "\n");
+  for (const MemberStatus& member : members) {
+    absl::StrAppend(&csv, absl::StrJoin(MakeRow(member).cells, ","), "\n");
+  }
+  return csv;
+}
+
 std::string SummaryJson(const RunStatus& status, const RunOptions& options,
-                        const std::string& software_version) {
+                        const std::string& software_version,
+                        const std::vector<MemberStatus>& members) {
   const federation::RunDescriptor& run = status.run;
   const federation::PartitionSpec& partition = run.partition;
   Json json;
@@ -186,18 +238,51 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
                   {"seed", partition.seed},
                   {"examples_max", partition.examples_max},
                   {"shards_per_client", partition.shards_per_client},
-                  {"input_mean", run.input.mean},
-                  {"input_stddev", run.input.stddev}};
+                  {"input_mean", PerChannel(run.input.mean)},
+                  {"input_stddev", PerChannel(run.input.stddev)},
+                  {"input_channels", run.input.channels},
+                  {"input_height", run.input.height},
+                  {"input_width", run.input.width},
+                  {"input_crop_padding", run.input.augment.crop_padding},
+                  {"input_flip", run.input.augment.flip}};
   json["training"] = {{"learning_rate", options.training.learning_rate},
                       {"momentum", options.training.momentum},
                       {"weight_decay", options.training.weight_decay},
                       {"batch_size", options.training.batch_size},
                       {"local_epochs", options.training.local_epochs},
+                      {"optimiser", Text(federation::ToString(options.training.optimiser))},
+                      {"adam_beta1", options.training.beta1},
+                      {"adam_beta2", options.training.beta2},
+                      {"adam_epsilon", options.training.epsilon},
+                      {"label_smoothing", options.training.label_smoothing},
+                      {"local_steps", options.training.local_steps},
+                      {"schedule", Text(ToString(options.schedule.kind))},
+                      {"schedule_final", options.schedule.final_fraction},
+                      {"schedule_rounds", options.schedule.step_rounds},
+                      {"schedule_factor", options.schedule.factor},
+                      {"cache_passes", options.training.cache_passes},
+                      {"cache_dtype", Text(federation::ToString(options.training.cache_dtype))},
                       {"max_examples", options.max_examples}};
+  const aggregation::ServerOptimiserSpec& optimiser = options.server_optimiser;
+  json["server_optimiser"] = {{"kind", aggregation::ToString(optimiser.kind)},
+                              {"learning_rate", optimiser.learning_rate},
+                              {"momentum", optimiser.momentum},
+                              {"beta1", optimiser.beta1},
+                              {"beta2", optimiser.beta2},
+                              {"tau", optimiser.tau}};
   json["policy"] = {
       {"rounds", options.policy.rounds}, {"min_clients", options.policy.min_clients},
       {"cohort", options.policy.cohort}, {"over_selection", options.policy.over_selection},
-      {"goal", options.policy.goal},     {"min_fraction", options.policy.min_fraction}};
+      {"goal", options.policy.goal},     {"min_fraction", options.policy.min_fraction},
+      {"selection", round::SelectionNames()[static_cast<size_t>(options.policy.selection)]}};
+  json["evaluation"] = {{"evaluator", options.evaluate},
+                        {"clients_every", options.policy.client_evaluation_every},
+                        {"clients_cohort", options.policy.client_evaluation_cohort}};
+  const round::EarlyStop& stop = options.policy.early_stop;
+  json["early_stop"] = {{"watch", round::WatchNames()[static_cast<size_t>(stop.watch)]},
+                        {"target_accuracy", Maybe(stop.target_accuracy)},
+                        {"patience", stop.patience},
+                        {"min_delta", stop.min_delta}};
   uint32_t committed = 0;
   const RoundRecord* last = nullptr;
   for (const RoundRecord& record : status.rounds) {
@@ -210,9 +295,14 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
   json["final"] = {{"model", "final.safetensors"},
                    {"model_sha256", status.model.Hex()},
                    {"accuracy", last != nullptr ? Maybe(last->accuracy) : Json(nullptr)},
-                   {"loss", last != nullptr ? Maybe(last->loss) : Json(nullptr)}};
+                   {"loss", last != nullptr ? Maybe(last->loss) : Json(nullptr)},
+                   {"client_accuracy",
+                    last != nullptr ? Maybe(last->clients.accuracy) : Json(nullptr)},
+                   {"client_loss", last != nullptr ? Maybe(last->clients.loss) : Json(nullptr)}};
   json["trainer_bytes"] = ToJson(status.trainer_bytes);
   json["evaluator_bytes"] = ToJson(status.evaluator_bytes);
+  json["clients"] = Json::array();
+  for (const MemberStatus& member : members) json["clients"].push_back(ToJson(member));
   json["rounds"] = Json::array();
   for (const RoundRecord& record : status.rounds) json["rounds"].push_back(ToJson(record));
   // Reasons can hold what clients sent; a byte that is no UTF-8 must not cost the records.
@@ -270,6 +360,7 @@ class Reader {
     reader.Get("messages_bytes", value.messages);
     reader.Get("stream_bytes", value.stream);
     reader.Get("tcp_bytes", value.tcp);
+    reader.Get("link_bytes", value.link);
     Join(reader);
   }
   void Get(const char* key, federation::ByteCounters& value) {
@@ -353,6 +444,13 @@ absl::StatusOr<RoundRecord> ParseRecord(const std::string& text) {
   seconds.Get("client_train_max", r.client_train_s_max);
   seconds.Get("client_upload_max", r.client_upload_s_max);
   reader.Join(seconds);
+  Reader clients = reader.Object("client_evaluation");
+  clients.Get("accuracy", r.clients.accuracy);
+  clients.Get("loss", r.clients.loss);
+  clients.Get("examples", r.clients.examples);
+  clients.Get("asked", r.clients.asked);
+  clients.Get("answered", r.clients.answered);
+  reader.Join(clients);
   std::string digest;
   reader.Get("model_sha256", digest);
   if (!reader.status().ok()) return reader.status();
@@ -402,11 +500,12 @@ absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text) 
 
 absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunStatus& status,
                           const RunOptions& options, const std::string& software_version,
-                          const Artifact& final_model) {
+                          const std::vector<MemberStatus>& members, const Artifact& final_model) {
   QFL_RETURN_IF_ERROR(env.CreateDirs(folder));
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/rounds.csv", RoundsCsv(status)));
-  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/summary.json",
-                                              SummaryJson(status, options, software_version)));
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/clients.csv", ClientsCsv(members)));
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(
+      folder + "/summary.json", SummaryJson(status, options, software_version, members)));
   return env.WriteFileAtomically(folder + "/final.safetensors", final_model.bytes);
 }
 

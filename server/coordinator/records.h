@@ -1,11 +1,12 @@
 #ifndef QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 #define QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 
-// What a run leaves behind: rounds.csv, summary.json, final.safetensors. Columns and keys are
+// What a run leaves behind: rounds.csv, clients.csv, summary.json, final.safetensors. Columns and keys are
 // stable and described in README.md; units are in their names. What was not measured is an empty
 // cell or null.
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,9 +18,13 @@ namespace quantfl::coordinator {
 // One line for each element of status.rounds, after a line of column names.
 std::string RoundsCsv(const RunStatus& status);
 
+// One line for each member, after a line of column names.
+std::string ClientsCsv(const std::vector<MemberStatus>& members);
+
 // Indented JSON.
 std::string SummaryJson(const RunStatus& status, const RunOptions& options,
-                        const std::string& software_version);
+                        const std::string& software_version,
+                        const std::vector<MemberStatus>& members = {});
 
 // One record, and a pair of counters, as texts that a store keeps. The parsers answer DATA_LOSS for
 // anything else.
@@ -30,11 +35,11 @@ absl::StatusOr<federation::ByteCounters> ParseCounters(const std::string& text);
 std::string SerializeReport(const federation::TrainingReport& report);
 absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text);
 
-// Writes the three files into `folder` (created), each atomically; `final_model` is the artifact of
+// Writes the four files into `folder` (created), each atomically; `final_model` is the artifact of
 // status.model. The error of the first file that could not be written.
 absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunStatus& status,
                           const RunOptions& options, const std::string& software_version,
-                          const Artifact& final_model);
+                          const std::vector<MemberStatus>& members, const Artifact& final_model);
 
 }  // namespace quantfl::coordinator
 

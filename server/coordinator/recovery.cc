@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/base/status.h"
 #include "common/codec/spec.h"
 #include "server/coordinator/records.h"
@@ -16,8 +17,25 @@ using federation::Role;
 using Stage = round::Resumption::Stage;
 
 constexpr size_t kCounterBytes = 8;
+constexpr char kForEver[] = "for ever";
 
 std::string Text(double value) { return absl::StrFormat("%.17g", value); }
+std::string Text(const federation::PerChannel& numbers) {
+  return absl::StrJoin(numbers.values, ",",
+                       [](std::string* out, double v) { absl::StrAppend(out, Text(v)); });
+}
+
+// Those beside mean and stddev, where they are in use: a run that an earlier version began goes on.
+void AddInput(const federation::InputSpec& input, std::map<std::string, std::string>& settings) {
+  if (input.height != 0) {
+    settings["input.height"] = absl::StrCat(input.height);
+    settings["input.width"] = absl::StrCat(input.width);
+  }
+  if (input.augment.crop_padding != 0) {
+    settings["input.crop_padding"] = absl::StrCat(input.augment.crop_padding);
+  }
+  if (input.augment.flip) settings["input.flip"] = "true";
+}
 
 absl::Status Wrong(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("the kept state of the run is damaged: ", what));
@@ -38,7 +56,9 @@ absl::StatusOr<federation::ByteCounters> CountersOf(const store::Notes& notes,
   const auto found = notes.find(key);
   if (found != notes.end()) return ParseCounters(found->second);
   federation::ByteCounters none;
-  none.uplink.stream = none.uplink.tcp = none.downlink.stream = none.downlink.tcp = 0;
+  for (federation::LevelBytes* way : {&none.uplink, &none.downlink}) {
+    way->stream = way->tcp = way->link = 0;
+  }
   return none;
 }
 
@@ -56,6 +76,26 @@ Stage StageOf(store::RecoveredRun::Stage stage) {
   return Stage::kNone;
 }
 
+absl::Status ReadOffences(const store::Notes& notes, base::MemberId id, KeptMember& member) {
+  if (const auto offences = notes.find(OffencesKey(id));
+      offences != notes.end() && !absl::SimpleAtoi(offences->second, &member.offences)) {
+    return Wrong(absl::StrCat(offences->first, " = \"", offences->second, "\""));
+  }
+  const auto until = notes.find(QuarantineKey(id));
+  if (member.evicted.empty() || until == notes.end() || until->second.empty()) {
+    return absl::OkStatus();
+  }
+  int64_t seconds = 0;
+  if (until->second == kForEver) {
+    member.quarantined_until = absl::InfiniteFuture();
+  } else if (absl::SimpleAtoi(until->second, &seconds)) {
+    member.quarantined_until = absl::FromUnixSeconds(seconds);
+  } else {
+    return Wrong(absl::StrCat(until->first, " = \"", until->second, "\""));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadMembers(const store::RecoveredRun& found, KeptRun& run) {
   for (const store::MemberRow& row : found.members) {
     KeptMember member;
@@ -67,6 +107,7 @@ absl::Status ReadMembers(const store::RecoveredRun& found, KeptRun& run) {
     member.role = static_cast<Role>(row.role);
     member.client_index = row.client_index;
     member.evicted = row.evicted;
+    QFL_RETURN_IF_ERROR(ReadOffences(found.notes, row.member, member));
     run.machine.members.push_back(
         {member.role, row.client_index, !row.evicted.empty(), row.last_accepted, row.last_round});
     run.members.push_back(std::move(member));
@@ -108,6 +149,7 @@ absl::Status ReadUpdates(const store::RecoveredRun& found,
     plan.schema = schema;
     plan.bounds = bounds;
     run.machine.stored.push_back(update.task);
+    run.machine.weights.push_back(update.weight);
     run.updates.push_back(std::make_shared<UploadState>(std::move(plan), *payload));
   }
   return absl::OkStatus();
@@ -119,7 +161,17 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
     const auto record = notes.find(RecordKey(i));
     if (record == notes.end()) break;
     QFL_ASSIGN_OR_RETURN(RoundRecord read, ParseRecord(record->second));
+    if (read.committed && (read.accuracy || read.clients.accuracy)) {
+      run.machine.evaluations.push_back({read.round, read.accuracy, read.clients.accuracy});
+    }
     run.records.push_back(std::move(read));
+  }
+  for (size_t i = 0; i < run.machine.members.size(); ++i) {
+    const auto weight = notes.find(WeightKey(base::MemberId(static_cast<uint32_t>(i))));
+    if (weight == notes.end()) continue;
+    if (!absl::SimpleAtoi(weight->second, &run.machine.members[i].examples)) {
+      return Wrong(absl::StrCat(weight->first, " = \"", weight->second, "\""));
+    }
   }
   for (const store::IssuedTask& task : found.tasks) {
     const auto report = notes.find(ReportKey(task.task));
@@ -145,13 +197,25 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
 }  // namespace
 
 std::string RecordKey(size_t index) { return absl::StrFormat("record/%08d", index); }
+std::string WeightKey(base::MemberId member) { return absl::StrCat("weight/", member.value()); }
 std::string ReportKey(base::TaskId task) { return absl::StrCat("attempt/report/", task.value()); }
+
+std::string OffencesKey(base::MemberId member) { return absl::StrCat("offences/", member.value()); }
+std::string QuarantineKey(base::MemberId member) {
+  return absl::StrCat("quarantine/", member.value());
+}
+std::string SerializeUntil(absl::Time until) {
+  return until == absl::InfiniteFuture() ? kForEver : absl::StrCat(absl::ToUnixSeconds(until));
+}
 
 std::map<std::string, std::string> Settings(const RunOptions& options) {
   const federation::RunDescriptor& run = options.run;
   const round::RoundPolicy& policy = options.policy;
+  const round::EarlyStop& stop = policy.early_stop;
   const federation::TrainingSpec& training = options.training;
-  return {{"name", run.name},
+  const aggregation::ServerOptimiserSpec& optimiser = options.server_optimiser;
+  std::map<std::string, std::string> settings = {
+          {"name", run.name},
           {"seed", absl::StrCat(run.seed)},
           {"model.architecture", run.architecture},
           {"model.classes", absl::StrCat(run.classes)},
@@ -170,14 +234,41 @@ std::map<std::string, std::string> Settings(const RunOptions& options) {
           {"training.weight_decay", Text(training.weight_decay)},
           {"training.batch_size", absl::StrCat(training.batch_size)},
           {"training.local_epochs", absl::StrCat(training.local_epochs)},
+          {"training.optimiser", std::string(federation::ToString(training.optimiser))},
+          {"training.adam_beta1", Text(training.beta1)},
+          {"training.adam_beta2", Text(training.beta2)},
+          {"training.adam_epsilon", Text(training.epsilon)},
+          {"training.label_smoothing", Text(training.label_smoothing)},
+          {"training.local_steps", absl::StrCat(training.local_steps)},
+          {"training.schedule", std::string(ToString(options.schedule.kind))},
+          {"training.schedule_final", Text(options.schedule.final_fraction)},
+          {"training.schedule_rounds", absl::StrCat(options.schedule.step_rounds)},
+          {"training.schedule_factor", Text(options.schedule.factor)},
+          {"training.cache_passes", absl::StrCat(training.cache_passes)},
+          {"training.cache_dtype", std::string(federation::ToString(training.cache_dtype))},
           {"training.max_examples", absl::StrCat(options.max_examples)},
           {"codec.uplink", codec::ToString(options.codec)},
+          {"server_optimiser.kind", aggregation::ToString(optimiser.kind)},
+          {"server_optimiser.learning_rate", Text(optimiser.learning_rate)},
+          {"server_optimiser.momentum", Text(optimiser.momentum)},
+          {"server_optimiser.beta1", Text(optimiser.beta1)},
+          {"server_optimiser.beta2", Text(optimiser.beta2)},
+          {"server_optimiser.tau", Text(optimiser.tau)},
           {"round.rounds", absl::StrCat(policy.rounds)},
           {"round.cohort", absl::StrCat(policy.cohort)},
           {"round.over_selection", Text(policy.over_selection)},
           {"round.goal", absl::StrCat(policy.goal)},
           {"round.min_fraction", Text(policy.min_fraction)},
-          {"evaluation.enabled", options.evaluate ? "true" : "false"}};
+          {"round.selection", round::SelectionNames()[static_cast<size_t>(policy.selection)]},
+          {"evaluation.enabled", options.evaluate ? "true" : "false"},
+          {"evaluation.clients_every", absl::StrCat(policy.client_evaluation_every)},
+          {"evaluation.clients_cohort", absl::StrCat(policy.client_evaluation_cohort)},
+          {"early_stop.watch", round::WatchNames()[static_cast<size_t>(stop.watch)]},
+          {"early_stop.target_accuracy", stop.target_accuracy ? Text(*stop.target_accuracy) : "none"},
+          {"early_stop.patience", absl::StrCat(stop.patience)},
+          {"early_stop.min_delta", Text(stop.min_delta)}};
+  AddInput(run.input, settings);
+  return settings;
 }
 
 absl::Status CompareSettings(const std::map<std::string, std::string>& kept,
@@ -239,6 +330,19 @@ absl::StatusOr<KeptRun> ReadKeptRun(const store::RecoveredRun& found,
     return Wrong(status.message());
   }
   return run;
+}
+
+absl::StatusOr<Moments> ReadKeptMoments(const store::RecoveredRun& found,
+                                        const aggregation::ServerOptimiserSpec& spec,
+                                        const model::Schema& schema) {
+  if (aggregation::MomentCount(spec.kind) == 0) return Moments::Begin(spec, schema);
+  const auto digest = found.notes.find(kNoteMoments);
+  if (digest == found.notes.end()) return Wrong("no moments were committed");
+  if (base::Sha256(found.moments).Hex() != digest->second) {
+    return Wrong(absl::StrCat("the moments after round ", found.model_round.value(),
+                              " are missing, or not those that were committed"));
+  }
+  return Moments::Parse(spec, schema, found.moments);
 }
 
 }  // namespace quantfl::coordinator

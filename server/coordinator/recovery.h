@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "common/model/schema.h"
 #include "server/coordinator/coordinator.h"
+#include "server/coordinator/moments.h"
 #include "server/coordinator/upload_state.h"
 #include "server/round/round_machine.h"
 #include "server/store/run_store.h"
@@ -28,9 +30,16 @@ inline constexpr char kNoteUptime[] = "uptime";             // seconds, about
 inline constexpr char kNoteEvaluated[] = "evaluated";       // the round whose model was evaluated
 inline constexpr char kNoteTrainers[] = "totals/trainers";  // counters at the last boundary
 inline constexpr char kNoteEvaluators[] = "totals/evaluators";
+inline constexpr char kNoteMoments[] = "moments";  // SHA-256 of the last committed round's
 inline constexpr char kNoteCollected[] = "attempt/collected";  // seconds of the deadline
 std::string RecordKey(size_t index);                           // of records_, a RoundRecord
+std::string WeightKey(base::MemberId member);  // of its last accepted update
 std::string ReportKey(base::TaskId task);  // of an attempt's task, a TrainingReport
+std::string OffencesKey(base::MemberId member);    // a number
+std::string QuarantineKey(base::MemberId member);  // SerializeUntil, or nothing
+
+// A wall time of which seconds count, or InfiniteFuture.
+std::string SerializeUntil(absl::Time until);
 
 // What decides over a run's models, named as in run.toml. Limits, deadlines and addresses are not
 // among it: they may change with a restart.
@@ -48,6 +57,8 @@ struct KeptMember {
   federation::Role role = federation::Role::kTrainer;
   std::optional<base::ClientIndex> client_index;
   std::string evicted;
+  uint32_t offences = 0;
+  std::optional<absl::Time> quarantined_until;
 };
 
 struct KeptRun {
@@ -67,6 +78,12 @@ struct KeptRun {
 absl::StatusOr<KeptRun> ReadKeptRun(const store::RecoveredRun& found,
                                     const std::shared_ptr<const model::Schema>& schema,
                                     const std::shared_ptr<const std::vector<int8_t>>& bounds);
+
+// The server optimiser's moments after the last committed round. DATA_LOSS: they are missing, or
+// not those that were committed.
+absl::StatusOr<Moments> ReadKeptMoments(const store::RecoveredRun& found,
+                                        const aggregation::ServerOptimiserSpec& spec,
+                                        const model::Schema& schema);
 
 }  // namespace quantfl::coordinator
 

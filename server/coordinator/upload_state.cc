@@ -7,8 +7,9 @@ namespace quantfl::coordinator {
 
 UploadState::UploadState(UploadPlan plan) : plan_(std::move(plan)) {
   hasher_.Update(plan_.offer.codec_header);
-  payload_.side_information = plan_.header.side_bytes;
-  payload_.headers = plan_.offer.codec_header.size() - payload_.side_information;
+  payload_.tables = plan_.header.table_bytes;
+  payload_.side_information = plan_.header.side_bytes - plan_.header.table_bytes;
+  payload_.headers = plan_.offer.codec_header.size() - plan_.header.side_bytes;
 }
 
 uint64_t UploadState::Claim() {

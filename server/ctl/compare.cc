@@ -1,5 +1,6 @@
 #include "server/ctl/compare.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -97,7 +98,8 @@ struct Measure {
   std::string title;
   std::function<std::optional<double>(const Json&)> get;
   std::string (*show)(double);
-  bool points = false;  // the difference is in points, not a share
+  bool points = false;    // the difference is in points, not a share
+  bool optional = false;  // shown only where some run has it
 };
 
 std::vector<Measure> Measures() {
@@ -113,6 +115,13 @@ std::vector<Measure> Measures() {
         return NumberAt(j, {"final", "accuracy"});
       },
       Percent, true);
+  add(
+      "accuracy on clients' data",
+      [](const Json& j) {
+        return NumberAt(j, {"final", "client_accuracy"});
+      },
+      Percent, true);
+  measures.back().optional = true;
   for (const auto& [way, key] :
        {std::pair<const char*, const char*>{"uplink", "uplink"}, {"downlink", "downlink"}}) {
     const std::string name = way, at = key;
@@ -193,6 +202,11 @@ absl::StatusOr<std::string> Compare(const std::vector<std::string>& results_dirs
       values.push_back(measure.get(run));
       row.push_back(values.back().has_value() ? measure.show(*values.back()) : "-");
     }
+    // A row for who had it.
+    if (measure.optional && std::none_of(values.begin(), values.end(),
+                                         [](const auto& value) { return value.has_value(); })) {
+      continue;
+    }
     if (two && values[0].has_value() && values[1].has_value()) {
       row.push_back(Difference(measure, *values[0], *values[1]));
     }
@@ -221,6 +235,7 @@ absl::StatusOr<coordinator::RunStatus> EndOfRun(const std::string& results_dir, 
     record.accepted = CountAt<uint32_t>(round, {"accepted"});
     record.train_loss = NumberAt(round, {"train_loss"}).value_or(0);
     record.accuracy = NumberAt(round, {"accuracy"});
+    record.clients.accuracy = NumberAt(round, {"client_evaluation", "accuracy"});
     record.bytes.uplink.payload = CountAt<uint64_t>(round, {"bytes", "uplink", "payload_bytes"});
     record.bytes.downlink.payload =
         CountAt<uint64_t>(round, {"bytes", "downlink", "payload_bytes"});

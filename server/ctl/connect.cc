@@ -42,6 +42,7 @@ absl::StatusOr<Connection> Connect(const ConnectOptions& options, base::Env& env
       return endpoint.status();
     }));
     client.address = endpoint->operators;
+    connection.web = endpoint->web;
     if (token_file.empty()) token_file = endpoint->operator_token_file;
     if (ca.empty()) ca = endpoint->certificate;
   }

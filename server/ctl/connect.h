@@ -26,6 +26,7 @@ struct ConnectOptions {
 struct Connection {
   std::unique_ptr<rpc::OperatorClient> client;
   std::string results_dir;  // where known, else empty
+  std::string web;          // address of the live page, where known and served, else empty
 };
 
 // Errors of the files; UNAVAILABLE where no coordinator runs. Connects with the first call.

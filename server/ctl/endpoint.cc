@@ -22,7 +22,8 @@ std::string SerializeEndpoint(const Endpoint& endpoint) {
                                        {"operator", endpoint.operators},
                                        {"pid", endpoint.pid},
                                        {"operator_token_file", endpoint.operator_token_file},
-                                       {"certificate", endpoint.certificate}};
+                                       {"certificate", endpoint.certificate},
+                                       {"web", endpoint.web}};
   // Paths may be any bytes; what is not UTF-8 is replaced rather than thrown at.
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -41,6 +42,10 @@ absl::StatusOr<Endpoint> ParseEndpoint(absl::string_view text) {
       return absl::DataLossError(absl::StrCat("no text \"", key, "\""));
     }
     *target = found->get<std::string>();
+  }
+  // Of a coordinator that serves a page.
+  if (const auto web = json.find("web"); web != json.end() && web->is_string()) {
+    endpoint.web = web->get<std::string>();
   }
   const auto pid = json.find("pid");
   if (pid == json.end() || !pid->is_number_integer())

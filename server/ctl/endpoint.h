@@ -18,6 +18,7 @@ struct Endpoint {
   int64_t pid = 0;
   std::string operator_token_file;  // absolute
   std::string certificate;          // absolute; empty: the operators' address takes plain text
+  std::string web;                  // "http://127.0.0.1:7449/"; empty: no live page is served
 };
 
 std::string SerializeEndpoint(const Endpoint& endpoint);

@@ -20,11 +20,10 @@
 #include "common/base/status.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
-#include "common/model/architectures.h"
 #include "common/model/safetensors.h"
 #include "common/model/schema.h"
-#include "common/model/schema_from_file.h"
 #include "common/terminal/progress_line.h"
+#include "server/ctl/schema_of.h"
 #include "server/ctl/table.h"
 
 namespace quantfl::ctl {
@@ -34,7 +33,6 @@ using terminal::WithCommas;
 constexpr Table::Align kRight = Table::Align::kRight;
 
 constexpr char kSchemaMagic[] = "QFLS";
-constexpr uint32_t kGuessedClassesMax = 1000;
 
 std::string ShapeText(const std::vector<uint64_t>& shape) {
   return shape.empty() ? "scalar" : absl::StrJoin(shape, "x");
@@ -234,25 +232,6 @@ absl::StatusOr<std::string> InspectSchema(absl::string_view name, absl::string_v
   return absl::StrCat(out, table.ToString());
 }
 
-absl::StatusOr<model::Schema> SchemaOf(absl::string_view bytes) {
-  if (absl::StartsWith(bytes, kSchemaMagic)) return model::Schema::Parse(bytes);
-  QFL_ASSIGN_OR_RETURN(const model::SafetensorsView file, model::ParseSafetensors(bytes));
-  const auto named = file.metadata.find(model::kMetadataArchitecture);
-  return model::SchemaFromSafetensors(
-      named == file.metadata.end() ? absl::string_view("custom") : named->second, bytes);
-}
-
-// The built-in architecture whose schema has this digest.
-std::optional<model::Schema> Recognise(absl::string_view digest) {
-  for (const std::string& architecture : model::ArchitectureNames()) {
-    for (uint32_t classes = model::kClassesMin; classes <= kGuessedClassesMax; ++classes) {
-      absl::StatusOr<model::Schema> schema = model::ArchitectureSchema(architecture, classes);
-      if (schema.ok() && schema->digest().AsBytes() == digest) return *std::move(schema);
-    }
-  }
-  return std::nullopt;
-}
-
 absl::StatusOr<std::string> InspectUpdate(absl::string_view name, absl::string_view bytes,
                                           absl::string_view schema_bytes) {
   namespace wire = codec::wire;
@@ -342,6 +321,11 @@ absl::StatusOr<std::string> InspectUpdate(absl::string_view name, absl::string_v
     if (!fp32 && range < header.ranges.size()) {
       row.push_back(Number(header.ranges[range].lo));
       row.push_back(Number(header.ranges[range].step));
+      ++range;
+    } else if (!fp32 && codec::IsSymmetric(header.spec)) {
+      // One for all tensors, or one for each.
+      row.insert(row.end(),
+                 {"-", Number(header.scales[std::min(range, header.scales.size() - 1)])});
       ++range;
     } else {
       row.insert(row.end(), {"-", "-"});

@@ -21,9 +21,11 @@
 #include "common/federation/types.h"
 #include "common/fetch/datasets.h"
 #include "common/terminal/progress_line.h"
+#include "server/ctl/codec_files.h"
 #include "server/ctl/compare.h"
 #include "server/ctl/connect.h"
 #include "server/ctl/inspect.h"
+#include "server/ctl/make_report.h"
 #include "server/ctl/new_token.h"
 #include "server/ctl/table.h"
 #include "server/ctl/watch.h"
@@ -97,7 +99,18 @@ std::string ClientsText(const std::vector<coordinator::MemberStatus>& members) {
          terminal::HumanBytes(m.counters.uplink.payload), StreamBytes(m.counters.uplink),
          terminal::HumanBytes(m.counters.downlink.payload), StreamBytes(m.counters.downlink)});
   }
-  return members.empty() ? "nobody has joined yet\n" : table.ToString();
+  if (members.empty()) return "nobody has joined yet\n";
+  std::string text = table.ToString();
+  for (const coordinator::MemberStatus& m : members) {
+    if (m.reason.empty()) continue;
+    absl::StrAppend(&text, Printable(absl::StrCat(m.name.ToString(), ": ", m.reason)));
+    if (m.quarantined_until) {
+      absl::StrAppend(&text, "; until ",
+                      absl::FormatTime(*m.quarantined_until, absl::LocalTimeZone()));
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
 }
 
 absl::StatusOr<std::string> PartitionsText(Partitions options, base::Env& env) {
@@ -227,6 +240,18 @@ class Tool {
         return client.Evict(name, reason_);
       });
     });
+
+    CLI::App& readmit =
+        *cli.add_subcommand("readmit", "Let a client back in that was evicted or quarantined");
+    AddConnection(readmit, connect_);
+    readmit.add_option("NAME", name_, "device/ordinal, as `clients` shows it")->required();
+    readmit.callback([this] {
+      WithClient([this](rpc::OperatorClient& client) -> absl::Status {
+        QFL_ASSIGN_OR_RETURN(const federation::ClientName name,
+                             federation::ClientName::Parse(name_));
+        return client.Readmit(name);
+      });
+    });
   }
 
   void DeclareFileCommands(CLI::App& cli) {
@@ -236,6 +261,17 @@ class Tool {
         ->required();
     compare.callback([this] { Print(Compare(folders_, env_)); });
 
+    CLI::App& report = *cli.add_subcommand(
+        "report", "Make one page of runs: pictures, tables, and what repeats them");
+    report.add_option("RESULTS_DIR", folders_, "Results folders of runs that have ended")
+        ->required();
+    report
+        .add_option("--out", out_dir_,
+                    "Folder for report.html, rounds.csv and clients.csv; made where it is missing "
+                    "[the results folder, where there is one]")
+        ->type_name("DIR");
+    report.callback([this] { Print(MakeReport(folders_, out_dir_, env_)); });
+
     CLI::App& inspect = *cli.add_subcommand(
         "inspect", "Show what is in a checkpoint (safetensors), an update file or a schema");
     inspect.add_option("FILE", file_, "The file")->required();
@@ -244,6 +280,34 @@ class Tool {
                     "For an update: the schema, or a checkpoint of the model that it is for")
         ->type_name("FILE");
     inspect.callback([this] { Print(InspectFiles()); });
+
+    CLI::App& encode = *cli.add_subcommand(
+        "encode", "Encode the tensors of a safetensors file as an update file");
+    encode.add_option("IN", file_, "The safetensors file, F32 tensors")->required();
+    encode.add_option("OUT", out_file_, "The update file; replaced if it is there")->required();
+    encode
+        .add_option("--codec", encode_.codec,
+                    "As codec.uplink, e.g. bu:16 or uniform,max_bytes=20000,pack=rans [fp32]")
+        ->type_name("SPEC");
+    encode
+        .add_option("--schema", schema_,
+                    "Which tensors travel, and how; by default those of the file, BatchNorm "
+                    "statistics as fp32")
+        ->type_name("FILE");
+    encode.add_option("--seed", encode_.seed, "Of stochastic rounding [1]");
+    encode.callback([this] { Print(EncodeFiles()); });
+
+    CLI::App& decode = *cli.add_subcommand(
+        "decode", "Decode an update file to a safetensors file with the tensors that travelled");
+    decode.add_option("IN", file_, "The update file")->required();
+    decode.add_option("OUT", out_file_, "The safetensors file; replaced if it is there")
+        ->required();
+    decode
+        .add_option("--schema", schema_,
+                    "The schema, or a checkpoint of the model that the update is for; not needed "
+                    "for a built-in architecture")
+        ->type_name("FILE");
+    decode.callback([this] { Print(DecodeFiles()); });
 
     CLI::App& data = *cli.add_subcommand("data", "Data sets");
     data.require_subcommand(1);
@@ -320,6 +384,7 @@ class Tool {
       outcome_.status = connection.status();
       return;
     }
+    if (!connection->web.empty()) Print(absl::StrCat("live page: ", connection->web, "\n"));
     const absl::StatusOr<coordinator::RunStatus> end =
         Watch(*connection->client, out_, isatty(fileno(out_)) == 1,
               [&]() -> absl::StatusOr<coordinator::RunStatus> {
@@ -331,13 +396,34 @@ class Tool {
     if (end.ok() && end->state == "failed") outcome_.code = app::kExitRunFailed;
   }
 
+  // Of --schema; empty without.
+  absl::StatusOr<std::string> ReadSchema() {
+    if (schema_.empty()) return std::string();
+    return env_.ReadFile(schema_, kInspectedBytesMax);
+  }
+
   absl::StatusOr<std::string> InspectFiles() {
     QFL_ASSIGN_OR_RETURN(const std::string bytes, env_.ReadFile(file_, kInspectedBytesMax));
-    std::string schema;
-    if (!schema_.empty()) {
-      QFL_ASSIGN_OR_RETURN(schema, env_.ReadFile(schema_, kInspectedBytesMax));
-    }
+    QFL_ASSIGN_OR_RETURN(const std::string schema, ReadSchema());
     return Inspect(file_, bytes, schema);
+  }
+
+  absl::StatusOr<std::string> EncodeFiles() {
+    QFL_ASSIGN_OR_RETURN(const std::string bytes, env_.ReadFile(file_, kInspectedBytesMax));
+    QFL_ASSIGN_OR_RETURN(encode_.schema, ReadSchema());
+    absl::StatusOr<EncodedFile> encoded = EncodeFile(bytes, encode_);
+    QFL_RETURN_IF_ERROR(base::Annotate(encoded.status(), file_));
+    QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(out_file_, encoded->bytes));
+    return std::move(encoded->summary);
+  }
+
+  absl::StatusOr<std::string> DecodeFiles() {
+    QFL_ASSIGN_OR_RETURN(const std::string bytes, env_.ReadFile(file_, kInspectedBytesMax));
+    QFL_ASSIGN_OR_RETURN(const std::string schema, ReadSchema());
+    const absl::StatusOr<std::string> decoded = DecodeFile(bytes, schema);
+    QFL_RETURN_IF_ERROR(base::Annotate(decoded.status(), file_));
+    QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(out_file_, *decoded));
+    return std::string();
   }
 
   base::Env& env_;
@@ -349,9 +435,10 @@ class Tool {
   // What the arguments set.
   ConnectOptions connect_;
   double wait_s_ = 0;
-  std::string name_, reason_, file_, schema_, role_ = "trainer";
+  std::string name_, reason_, file_, out_file_, schema_, out_dir_, role_ = "trainer";
   std::vector<std::string> folders_;
   fetch::GetDatasetOptions get_;
+  EncodeOptions encode_;
   Partitions partitions_;
 };
 

@@ -1,5 +1,6 @@
 #include "server/ctl/watch.h"
 
+#include <optional>
 #include <thread>
 
 #include "absl/status/status.h"
@@ -33,6 +34,10 @@ bool IsMilestone(const std::string& kind) {
   return absl::StartsWith(kind, "round_") || absl::StartsWith(kind, "run_");
 }
 
+std::string Percent(const std::optional<double>& share) {
+  return share.has_value() ? absl::StrFormat("%.2f %%", 100 * *share) : "-";
+}
+
 void Write(std::FILE* out, const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), out);
   std::fflush(out);
@@ -45,7 +50,7 @@ bool IsOver(const coordinator::RunStatus& status) {
 }
 
 bool IsFinal(const coordinator::RoundRecord& record, const coordinator::RunStatus& status) {
-  if (IsOver(status) || record.accuracy.has_value()) return true;
+  if (IsOver(status)) return true;
   // One that is neither committed nor given up is going on.
   if (!record.committed) return !record.reason.empty();
   return status.round.value() != record.round.value() ||
@@ -58,8 +63,9 @@ std::string HeaderText(const coordinator::RunStatus& status) {
 }
 
 std::string RowTitles() {
-  return absl::StrFormat("%5s  %9s  %10s  %9s  %11s  %11s  %10s  %8s\n", "round", "updates",
-                         "train loss", "accuracy", "up payload", "down", "bits/param", "seconds");
+  return absl::StrFormat("%5s  %9s  %10s  %9s  %9s  %11s  %11s  %10s  %8s\n", "round", "updates",
+                         "train loss", "accuracy", "clients'", "up payload", "down", "bits/param",
+                         "seconds");
 }
 
 std::string RowText(const coordinator::RoundRecord& record) {
@@ -70,9 +76,9 @@ std::string RowText(const coordinator::RoundRecord& record) {
                            record.attempt, Printable(record.reason).substr(0, kReasonShownMax));
   }
   return absl::StrFormat(
-      "%5d  %9s  %10s  %9s  %11s  %11s  %10s  %8.1f\n", record.round.value(), updates,
+      "%5d  %9s  %10s  %9s  %9s  %11s  %11s  %10s  %8.1f\n", record.round.value(), updates,
       record.accepted > 0 ? absl::StrFormat("%.4f", record.train_loss) : "-",
-      record.accuracy.has_value() ? absl::StrFormat("%.2f %%", 100 * *record.accuracy) : "-",
+      Percent(record.accuracy), Percent(record.clients.accuracy),
       terminal::HumanBytes(record.bytes.uplink.payload),
       terminal::HumanBytes(record.bytes.downlink.payload),
       record.accepted > 0 ? absl::StrFormat("%.3f", record.bits_per_parameter) : "-",

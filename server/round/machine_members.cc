@@ -10,6 +10,7 @@ namespace quantfl::round {
 namespace {
 
 using base::MemberId;
+using base::TaskId;
 using federation::Role;
 
 }  // namespace
@@ -39,6 +40,7 @@ void RoundMachine::On(const StreamOpened& e) {
     WakeBy(m.linger_until);
   }
   if (m.task && phase_ == Phase::kCollecting) SawMember(tasks_[*m.task]);
+  SawEvaluatingClient(m);
   if (evaluation_.task.value() != 0 && evaluation_.evaluator == e.member) evaluation_.alive = now_;
 
   // Whatever it was told before went down with the older stream; a wait is over once it is back.
@@ -62,6 +64,10 @@ void RoundMachine::On(const StreamClosed& e) {
   }
   if (evaluation_.task.value() != 0 && evaluation_.evaluator == e.member) {
     evaluation_.alive = now_;
+    WakeBy(now_ + policy_.idle_timeout);
+  }
+  if (m.evaluation && phase_ == Phase::kEvaluating) {
+    client_evaluations_[*m.evaluation].alive = now_;
     WakeBy(now_ + policy_.idle_timeout);
   }
   if (m.told && !m.gone) {
@@ -99,7 +105,27 @@ void RoundMachine::On(const Evict& e) {
     UnassignEvaluator();
     AssignEvaluator();
   }
+  if (m.evaluation && phase_ == Phase::kEvaluating) {
+    ClientEvaluation& evaluation = client_evaluations_[*m.evaluation];
+    if (evaluation.state == ClientEvaluation::State::kHeld ||
+        evaluation.state == ClientEvaluation::State::kLost) {
+      EndClientEvaluation(evaluation, ClientEvaluation::State::kFailed);
+    }
+  }
   MaybeOver();
+}
+
+void RoundMachine::On(const Readmit& e) {
+  Member& m = At(e.member);
+  if (!m.evicted || over_) return;
+  m.evicted = false;
+  m.told = false;
+  if (m.gone) {
+    m.gone = false;
+    ++goodbyes_;
+  }
+  if (m.role == Role::kTrainer) ++trainers_;
+  MaybeBegin();
 }
 
 bool RoundMachine::Wanted(const Member& m) const {
@@ -119,8 +145,14 @@ Order RoundMachine::Desired(MemberId id) const {
   }
   if (evaluation_.stored && evaluation_.evaluator == id)
     return EvaluateOrder{evaluation_.task, round_};
+  if (m.evaluation && clients_stored_ && phase_ == Phase::kEvaluating) {
+    const ClientEvaluation::State state = client_evaluations_[*m.evaluation].state;
+    if (state == ClientEvaluation::State::kHeld || state == ClientEvaluation::State::kLost) {
+      return EvaluateOrder{TaskId(first_client_evaluation_ + *m.evaluation), round_};
+    }
+  }
   if (m.linger_until > now_) return federation::StandBy{};
-  federation::WaitUntil wait{policy_.retry_after_min, policy_.retry_after_max, "nothing to do now"};
+  federation::WaitUntil wait = Pace();
   if (paused_) {
     wait.reason = "paused by the operator";
   } else if (phase_ == Phase::kIdle) {
@@ -129,6 +161,16 @@ Order RoundMachine::Desired(MemberId id) const {
     wait.reason = absl::StrCat("not selected for round ", round_.value());
   }
   return wait;
+}
+
+// Pace steering. Returns spread evenly over the window, so that there are trainers / its middle of
+// them a second if everybody waits; and who is selected must still be able to come back in time.
+federation::WaitUntil RoundMachine::Pace() const {
+  const absl::Duration needed =
+      2 * absl::Seconds(1) * trainers_ / policy_.reconnects_per_second - policy_.retry_after_min;
+  const absl::Duration most = std::max(policy_.retry_after_max, policy_.idle_timeout / 2);
+  return {policy_.retry_after_min, std::clamp(needed, policy_.retry_after_max, most),
+          "nothing to do now"};
 }
 
 void RoundMachine::Send(MemberId id, Order order) {

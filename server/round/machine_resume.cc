@@ -45,6 +45,10 @@ absl::Status RoundMachine::Check(const Resumption& r) {
       return absl::DataLossError(absl::StrCat("task ", task.task.value(), " contradicts the rest"));
     }
   }
+  if (!r.weights.empty() && r.weights.size() != r.stored.size()) {
+    return absl::DataLossError(absl::StrCat(r.weights.size(), " weights of ", r.stored.size(),
+                                            " updates"));
+  }
   std::set<TaskId> stored;
   for (const TaskId task : r.stored) {
     if (task < r.tasks.front().task || task > r.tasks.back().task || !stored.insert(task).second) {
@@ -65,6 +69,7 @@ RoundMachine::RoundMachine(MachineOptions options, const Resumption& r)
     m.evicted = m.gone = from.evicted;
     m.last_accepted = from.last_accepted;
     m.last_round = from.last_round;
+    m.weight = from.examples;
     if (!m.evicted) {
       ++goodbyes_;
       if (m.role == Role::kTrainer) ++trainers_;
@@ -79,6 +84,11 @@ RoundMachine::RoundMachine(MachineOptions options, const Resumption& r)
   // The initial model is evaluated before the first round, or not at all.
   initial_evaluated_ = initial_evaluated_ || r.evaluated || r.stage != Resumption::Stage::kNone;
   resumed_evaluated_ = r.evaluated;
+  for (const Resumption::Evaluated& e : r.evaluations) {
+    // That of the last round comes again where it was not the whole of it.
+    const bool again = r.stage == Resumption::Stage::kCommitted && e.round == r.round && !r.evaluated;
+    if (!again) Consider(e.round, e.evaluator, e.clients);
+  }
   switch (r.stage) {
     case Resumption::Stage::kNone:
       break;
@@ -115,7 +125,8 @@ void RoundMachine::ResumeAttempt(const Resumption& r) {
     tasks_.push_back(std::move(task));
   }
   SetGoal(static_cast<uint32_t>(tasks_.size()));
-  for (const TaskId id : r.stored) {
+  for (size_t i = 0; i < r.stored.size(); ++i) {
+    const TaskId id = r.stored[i];
     // More can be durable than count: the last of a group commit came after the goal.
     if (accepted_ == goal_) break;
     TrainingTask& task = *Find(id);
@@ -126,6 +137,7 @@ void RoundMachine::ResumeAttempt(const Resumption& r) {
     Member& m = At(task.member);
     m.last_accepted = id;
     m.last_round = round_;
+    if (!r.weights.empty()) m.weight = r.weights[i];
   }
 }
 

@@ -23,7 +23,10 @@ std::optional<Effect> RoundMachine::Judge(MemberId member, TaskId task_id) {
   const TrainingTask* task = Find(task_id);
   if (task_id.value() == 0 || task_id.value() >= next_task_ ||
       (task != nullptr && task->member != member)) {
-    return answer(Verdict::kRefused, absl::StrCat("unknown task ", task_id.value()));
+    return AnswerUpload{
+        member, task_id,
+        UpdateVerdict{Verdict::kRefused, absl::StrCat("unknown task ", task_id.value())},
+        /*offence=*/true};
   }
   if (At(member).last_accepted == task_id) return answer(Verdict::kAlreadyAccepted, "");
   if (task == nullptr) {
@@ -111,6 +114,7 @@ void RoundMachine::On(const UpdateReceived& e) {
   TrainingTask& task = *Find(e.task);
   SawMember(task);
   task.state = TaskState::kStoring;
+  task.weight = e.weight;
   task.uploading = false;
   --held_;
   ++storing_;
@@ -142,6 +146,7 @@ void RoundMachine::On(const UpdateStored& e) {
   Member& m = At(e.member);
   m.last_accepted = e.task;
   m.last_round = round_;
+  m.weight = task->weight;
   Emit(AnswerUpload{e.member, e.task, {Verdict::kAccepted, ""}});
   EndTask(*task, TaskState::kAccepted, "");
   MaybeEndRound();
@@ -153,6 +158,9 @@ void RoundMachine::On(const TaskFailed& e) {
     evaluation_.excluded.insert(e.member);
     UnassignEvaluator();
     return AssignEvaluator();
+  }
+  if (ClientEvaluation* evaluation = FindClientEvaluation(e.member, e.task)) {
+    return EndClientEvaluation(*evaluation, ClientEvaluation::State::kFailed);
   }
   TrainingTask* task = Find(e.task);
   if (task == nullptr || task->member != e.member || phase_ != Phase::kCollecting) return;

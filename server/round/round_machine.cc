@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/prng.h"
+#include "server/round/selection.h"
 
 namespace quantfl::round {
 namespace {
@@ -60,7 +61,7 @@ absl::string_view ToString(RunState state) {
 
 RoundMachine::RoundMachine(MachineOptions options)
     : options_(std::move(options)), policy_(options_.policy) {
-  initial_evaluated_ = !options_.evaluate;
+  initial_evaluated_ = !EvaluatesAfter(RoundId(0));
 }
 
 std::vector<Effect> RoundMachine::Handle(const Event& event, SteadyTime now) {
@@ -81,6 +82,12 @@ absl::string_view RoundMachine::MemberState(MemberId id) const {
   const Member& m = members_[id.value()];
   if (m.evicted) return "evicted";
   if (m.told) return "gone";
+  if (m.evaluation && phase_ == Phase::kEvaluating) {
+    const ClientEvaluation::State state = client_evaluations_[*m.evaluation].state;
+    if (state == ClientEvaluation::State::kLost) return "gone";
+    if (state == ClientEvaluation::State::kHeld) return "evaluating";
+  }
+  if (evaluation_.task.value() != 0 && evaluation_.evaluator == id) return "evaluating";
   if (m.task && phase_ == Phase::kCollecting) {
     const TrainingTask& task = tasks_[*m.task];
     if (task.state == TaskState::kLost) return "gone";
@@ -93,6 +100,11 @@ absl::string_view RoundMachine::MemberState(MemberId id) const {
 RoundId RoundMachine::LastRound(MemberId id) const {
   QFL_CHECK(id.value() < members_.size());
   return members_[id.value()].last_round;
+}
+
+uint32_t RoundMachine::LastWeight(MemberId id) const {
+  QFL_CHECK(id.value() < members_.size());
+  return members_[id.value()].weight;
 }
 
 RoundMachine::Member& RoundMachine::At(MemberId id) {
@@ -119,7 +131,7 @@ void RoundMachine::On(const Start&) {
   if (phase_ != Phase::kIdle) return;
   if (std::exchange(resumed_abandoned_, false)) return RetryOrFail();
   if (std::exchange(resumed_committed_, false)) {
-    return options_.evaluate && !resumed_evaluated_ ? BeginEvaluation() : NextRound();
+    return EvaluatesAfter(round_) && !resumed_evaluated_ ? BeginEvaluation() : NextRound();
   }
   MaybeBegin();
 }
@@ -145,6 +157,7 @@ void RoundMachine::On(const Stop& e) {
       break;
     case Phase::kEvaluating:
       UnassignEvaluator();
+      ForgetClientEvaluations();
       break;
     case Phase::kIdle:
       break;
@@ -173,14 +186,7 @@ void RoundMachine::BeginRound() {
   for (Member& m : members_) m.task.reset();
 
   // Whom a seed selects depends on who is registered, never on who happens to be connected.
-  std::vector<std::pair<base::ClientIndex, MemberId>> pool;
-  for (size_t i = 0; i < members_.size(); ++i) {
-    const Member& m = members_[i];
-    if (m.role == Role::kTrainer && !m.evicted) {
-      pool.emplace_back(*m.client_index, MemberId(static_cast<uint32_t>(i)));
-    }
-  }
-  std::sort(pool.begin(), pool.end());
+  std::vector<std::pair<base::ClientIndex, MemberId>> pool = Pool();
   const auto registered = static_cast<uint32_t>(pool.size());
   const uint32_t asked =
       policy_.cohort == 0 ? registered
@@ -190,9 +196,20 @@ void RoundMachine::BeginRound() {
                      .round = round_.value(),
                      .client_index = attempt_,
                      .purpose = base::PrngPurpose::kSelection});
-    prng.Shuffle(pool);
-    pool.resize(asked);
-    std::sort(pool.begin(), pool.end());
+    if (policy_.selection == Selection::kWeighted) {
+      const uint32_t unknown = AverageWeight();
+      std::vector<uint32_t> weights;
+      for (const auto& [client_index, id] : pool) {
+        weights.push_back(At(id).weight > 0 ? At(id).weight : unknown);
+      }
+      const std::vector<size_t> selected = SelectWeighted(weights, asked, prng);
+      for (size_t i = 0; i < asked; ++i) pool[i] = pool[selected[i]];  // they ascend
+      pool.resize(asked);
+    } else {
+      prng.Shuffle(pool);
+      pool.resize(asked);
+      std::sort(pool.begin(), pool.end());
+    }
   }
   SetGoal(asked);
   accepted_ = storing_ = 0;
@@ -220,6 +237,28 @@ void RoundMachine::BeginRound() {
     m.linger_until = now_;
     Refresh(id);
   }
+}
+
+std::vector<std::pair<base::ClientIndex, MemberId>> RoundMachine::Pool() const {
+  std::vector<std::pair<base::ClientIndex, MemberId>> pool;
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const Member& m = members_[i];
+    if (m.role == Role::kTrainer && !m.evicted) {
+      pool.emplace_back(*m.client_index, MemberId(static_cast<uint32_t>(i)));
+    }
+  }
+  std::sort(pool.begin(), pool.end());
+  return pool;
+}
+
+uint32_t RoundMachine::AverageWeight() const {
+  uint64_t sum = 0, known = 0;
+  for (const Member& m : members_) {
+    if (m.weight == 0 || m.evicted) continue;
+    sum += m.weight;
+    ++known;
+  }
+  return known == 0 ? 1 : std::max<uint32_t>(1, static_cast<uint32_t>(sum / known));
 }
 
 void RoundMachine::SetGoal(uint32_t asked) {
@@ -250,6 +289,22 @@ void RoundMachine::On(const TasksStored& e) {
     }
     evaluation_.stored = true;
     Refresh(evaluation_.evaluator);
+    return;
+  }
+  if (phase_ == Phase::kEvaluating && !client_evaluations_.empty() && e.batch == clients_batch_) {
+    if (!e.status.ok()) {
+      UnassignEvaluator();
+      ForgetClientEvaluations();
+      End(RunState::kFailed,
+          absl::StrCat("an evaluation could not be stored: ", e.status.message()));
+      return;
+    }
+    clients_stored_ = true;
+    WakeBy(now_ + policy_.idle_timeout);
+    for (ClientEvaluation& evaluation : client_evaluations_) {
+      evaluation.alive = now_;
+      Refresh(evaluation.member);
+    }
     return;
   }
   if (phase_ != Phase::kAssigning || e.batch != batch_) return;
@@ -380,75 +435,17 @@ void RoundMachine::On(const RoundStored& e) {
     return End(RunState::kFailed, why);
   }
   if (stop_) return End(RunState::kStopped, *stop_);
-  if (options_.evaluate) return BeginEvaluation();
+  if (EvaluatesAfter(round_)) return BeginEvaluation();
   NextRound();
 }
 
 void RoundMachine::NextRound() {
+  if (!early_stop_.empty()) return End(RunState::kFinished, early_stop_);
   if (round_.value() == policy_.rounds) {
     return End(RunState::kFinished, absl::StrCat("all ", policy_.rounds, " rounds done"));
   }
   phase_ = Phase::kIdle;
   MaybeBegin();
-}
-
-// ---- evaluation ----
-
-void RoundMachine::BeginEvaluation() {
-  phase_ = Phase::kEvaluating;
-  evaluation_ = Evaluation{};
-  evaluation_.deadline = now_ + policy_.evaluation_deadline;
-  WakeBy(evaluation_.deadline);
-  AssignEvaluator();
-}
-
-void RoundMachine::AssignEvaluator() {
-  if (phase_ != Phase::kEvaluating || evaluation_.task.value() != 0) return;
-  bool hope = false;
-  for (size_t i = 0; i < members_.size(); ++i) {
-    const Member& m = members_[i];
-    const MemberId id(static_cast<uint32_t>(i));
-    if (m.role != Role::kEvaluator || m.evicted || evaluation_.excluded.count(id) > 0) continue;
-    hope = true;
-    if (!m.open) continue;
-    evaluation_.task = TaskId(next_task_++);
-    evaluation_.evaluator = id;
-    evaluation_.batch = next_batch_++;
-    evaluation_.stored = false;
-    evaluation_.seen = true;
-    evaluation_.alive = now_;
-    return Emit(StoreTasks{evaluation_.batch, true, round_, 1, {{evaluation_.task, id}}, 0, 0});
-  }
-  if (!hope && !evaluation_.excluded.empty()) return Skip("no evaluator could do it");
-  // Waiting for nobody once is enough, except for the figure that a run is remembered by.
-  const bool final_round = round_.value() == policy_.rounds;
-  if (evaluation_missed_ && !evaluation_.seen && !final_round) Skip("no evaluator is connected");
-}
-
-void RoundMachine::UnassignEvaluator() {
-  if (evaluation_.task.value() == 0) return;
-  const MemberId id = evaluation_.evaluator;
-  evaluation_.task = TaskId();
-  evaluation_.stored = false;
-  if (!At(id).evicted) MakeIdle(id);
-}
-
-void RoundMachine::Skip(const std::string& why) {
-  evaluation_missed_ = true;
-  UnassignEvaluator();
-  Emit(SkipEvaluation{round_, why});
-  NextRound();
-}
-
-void RoundMachine::On(const Evaluated& e) {
-  if (phase_ != Phase::kEvaluating || evaluation_.task.value() == 0 || evaluation_.task != e.task ||
-      evaluation_.evaluator != e.member) {
-    return;
-  }
-  evaluation_missed_ = false;
-  Emit(AcceptEvaluation{e.member, round_});
-  UnassignEvaluator();
-  NextRound();
 }
 
 // ---- time and the end ----
@@ -463,7 +460,11 @@ void RoundMachine::On(const Tick&) {
   if (phase_ == Phase::kEvaluating) {
     if (now_ < evaluation_.deadline) {
       WakeBy(evaluation_.deadline);
+    } else if (evaluation_.ended) {
+      clients_held_ = 0;  // the rest is missing
+      MaybeEndEvaluation();
     } else {
+      clients_held_ = 0;
       Skip(absl::StrCat(
           evaluation_.seen ? "no evaluator answered within " : "no evaluator was connected within ",
           absl::FormatDuration(policy_.evaluation_deadline)));
@@ -506,6 +507,7 @@ void RoundMachine::CheckLiveness() {
       }
     }
   }
+  if (phase_ == Phase::kEvaluating) CheckEvaluatingClients();
   if (phase_ == Phase::kEvaluating && evaluation_.task.value() != 0 &&
       !At(evaluation_.evaluator).open) {
     if (now_ - evaluation_.alive >= timeout) {

@@ -91,6 +91,9 @@ struct TaskFailed {
 struct Evaluated {
   base::MemberId member;
   base::TaskId task;
+  double accuracy = 0;  // 0..1
+  double loss = 0;
+  uint64_t examples = 0;
 };
 struct TasksStored {
   uint64_t batch = 0;
@@ -110,13 +113,17 @@ struct Stop {
 struct Evict {
   base::MemberId member;
 };
+// An evicted member may come back. Tasks that it had stay given up.
+struct Readmit {
+  base::MemberId member;
+};
 // Time has passed: next_wake() was reached.
 struct Tick {};
 
 using Event = std::variant<Start, MemberJoined, StreamOpened, StreamClosed, UploadOffered,
                            UploadStarted, UploadProgress, UploadStopped, UploadRefused,
                            UpdateReceived, UpdateStored, TaskFailed, Evaluated, TasksStored,
-                           FoldDone, RoundStored, Pause, Resume, Stop, Evict, Tick>;
+                           FoldDone, RoundStored, Pause, Resume, Stop, Evict, Readmit, Tick>;
 
 // ---- effects: what is to be done, in order ----
 
@@ -161,6 +168,7 @@ struct AnswerUpload {
   base::MemberId member;
   base::TaskId task;
   federation::UpdateVerdict verdict;
+  bool offence = false;  // a task that was never this member's
 };
 // No verdict: a later try may succeed.
 struct FailUpload {
@@ -210,6 +218,18 @@ struct SkipEvaluation {
   base::RoundId round;
   std::string reason;
 };
+// What trainers found on their own data, weighted by examples.
+struct ClientsEvaluated {
+  base::RoundId round;
+  uint32_t asked = 0, answered = 0;
+  uint64_t examples = 0;
+  std::optional<double> accuracy, loss;  // none: nobody answered
+  std::vector<base::MemberId> missing;   // who was asked and did not answer
+};
+// Nothing more comes of this round's evaluations.
+struct EvaluationEnded {
+  base::RoundId round;
+};
 // Every member's instruction is Finished from here on.
 struct RunEnded {
   std::string reason;
@@ -219,7 +239,8 @@ struct RunOver {};
 
 using Effect = std::variant<Instruct, StoreTasks, AdmitUpload, AnswerUpload, FailUpload,
                             StoreUpdate, RevokeUpload, StartFold, CommitRound, AbandonRound,
-                            MemberLost, AcceptEvaluation, SkipEvaluation, RunEnded, RunOver>;
+                            MemberLost, AcceptEvaluation, SkipEvaluation, ClientsEvaluated,
+                            EvaluationEnded, RunEnded, RunOver>;
 
 // ---- the machine ----
 
@@ -242,6 +263,7 @@ struct Resumption {
     bool evicted = false;
     base::TaskId last_accepted = {};
     base::RoundId last_round = {};
+    uint32_t examples = 0;  // weight of its last accepted update, of earlier attempts; 0: none
   };
   struct Task {
     base::TaskId task;
@@ -258,8 +280,15 @@ struct Resumption {
   // which they were stored, of which the first `goal` count.
   std::vector<Task> tasks;
   std::vector<base::TaskId> stored;
+  std::vector<uint32_t> weights;  // of `stored`; empty where selection is uniform
   absl::Duration collected_for;  // of the round's deadline
   bool evaluated = false;        // the model that the last committed round, or none, made
+  // Accuracies of committed rounds in their order, and of round 0: what early_stop has seen.
+  struct Evaluated {
+    base::RoundId round;
+    std::optional<double> evaluator, clients;
+  };
+  std::vector<Evaluated> evaluations;
   bool paused = false;
 };
 
@@ -300,6 +329,12 @@ class RoundMachine {
   absl::string_view MemberState(base::MemberId member) const;
   base::RoundId LastRound(
       base::MemberId member) const;  // the last in which its update was accepted
+  // Of its last accepted update; 0: none.
+  uint32_t LastWeight(base::MemberId member) const;
+  // An evaluation waits for an evaluator that is not there.
+  bool waits_for_evaluator() const {
+    return phase_ == Phase::kEvaluating && !evaluation_.ended && evaluation_.task.value() == 0;
+  }
 
  private:
   enum class TaskState { kHeld, kStoring, kAccepted, kLost, kFailed, kRefused };
@@ -307,6 +342,7 @@ class RoundMachine {
     base::MemberId member;
     TaskState state = TaskState::kHeld;
     std::string reason;                  // of kFailed and kRefused
+    uint32_t weight = 0;                 // of the update that is being stored
     std::optional<base::Digest> digest;  // of the partial upload
     uint32_t restarts = 0;
     bool uploading = false;
@@ -324,7 +360,9 @@ class RoundMachine {
     uint64_t sequence = 0;
     Order order;
     base::SteadyTime linger_until;
-    std::optional<size_t> task;  // in tasks_
+    std::optional<size_t> task;        // in tasks_
+    std::optional<size_t> evaluation;  // in client_evaluations_
+    uint32_t weight = 0;               // of its last accepted update
     base::TaskId last_accepted;
     base::RoundId last_round;
   };
@@ -334,9 +372,19 @@ class RoundMachine {
     uint64_t batch = 0;
     bool stored = false;
     bool seen = false;  // some evaluator had it
+    bool ended = false;
+    std::optional<double> accuracy;
     base::SteadyTime alive;
     base::SteadyTime deadline;
     std::set<base::MemberId> excluded;
+  };
+  // A trainer's, of the evaluation under way.
+  struct ClientEvaluation {
+    base::MemberId member;
+    enum class State { kHeld, kLost, kDone, kFailed } state = State::kHeld;
+    base::SteadyTime alive;
+    double accuracy = 0, loss = 0;
+    uint64_t examples = 0;
   };
 
   void On(const Start&);
@@ -359,6 +407,7 @@ class RoundMachine {
   void On(const Resume&);
   void On(const Stop& e);
   void On(const Evict& e);
+  void On(const Readmit& e);
   void On(const Tick&);
 
   Member& At(base::MemberId id);
@@ -383,6 +432,21 @@ class RoundMachine {
   void AssignEvaluator();
   void UnassignEvaluator();
   void Skip(const std::string& why);
+  bool EvaluatesAfter(base::RoundId round) const;
+  bool ClientsEvaluateAfter(base::RoundId round) const;
+  void AskClients();
+  ClientEvaluation* FindClientEvaluation(base::MemberId member, base::TaskId task);
+  void EndClientEvaluation(ClientEvaluation& evaluation, ClientEvaluation::State state);
+  void SawEvaluatingClient(Member& member);
+  void CheckEvaluatingClients();
+  void ForgetClientEvaluations();
+  void MaybeEndEvaluation();
+  // Notes an accuracy for early_stop.
+  void Consider(base::RoundId round, std::optional<double> evaluator,
+                std::optional<double> clients);
+  std::vector<std::pair<base::ClientIndex, base::MemberId>> Pool() const;
+  uint32_t AverageWeight() const;
+  federation::WaitUntil Pace() const;
   void End(RunState state, const std::string& reason);
   void MaybeOver();
   void CheckLiveness();
@@ -432,6 +496,13 @@ class RoundMachine {
 
   bool initial_evaluated_ = false, evaluation_missed_ = false;
   Evaluation evaluation_;
+  std::vector<ClientEvaluation> client_evaluations_;
+  uint64_t first_client_evaluation_ = 0, clients_batch_ = 0;
+  bool clients_stored_ = false;
+  uint32_t clients_held_ = 0;
+  std::optional<double> best_accuracy_;
+  base::RoundId best_round_;
+  std::string early_stop_;  // why the run ends now
 };
 
 }  // namespace quantfl::round

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/status.h"
 
 namespace quantfl::round {
@@ -13,6 +14,7 @@ constexpr uint32_t kMembersMax = 1'000'000;
 constexpr uint32_t kCohortMax = 1u << 20;
 constexpr uint32_t kRetriesMax = 1000;
 constexpr uint32_t kRestartsMax = 1000;
+constexpr uint32_t kReconnectsMax = 1'000'000;
 constexpr double kOverSelectionMax = 4;
 
 absl::Status CheckCount(absl::string_view field, uint32_t value, uint32_t min, uint32_t max) {
@@ -29,13 +31,63 @@ absl::Status CheckDuration(absl::string_view field, absl::Duration value, absl::
                                                  absl::FormatDuration(max)));
 }
 
+// Position of `name` in `names`.
+absl::StatusOr<size_t> Choice(absl::string_view what, const std::vector<std::string>& names,
+                              absl::string_view name) {
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) return i;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " \"", name, "\": there are ", absl::StrJoin(names, ", ")));
+}
+
+absl::Status CheckEarlyStop(const EarlyStop& stop) {
+  if (stop.target_accuracy && !(*stop.target_accuracy > 0 && *stop.target_accuracy <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "target_accuracy = ", *stop.target_accuracy, ": it is above 0 and at most 1"));
+  }
+  QFL_RETURN_IF_ERROR(CheckCount("patience", stop.patience, 0, kRoundsMax));
+  if (!(stop.min_delta >= 0 && stop.min_delta < 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("min_delta = ", stop.min_delta, ": it is at least 0 and below 1"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+const std::vector<std::string>& SelectionNames() {
+  static const auto* const kNames = new std::vector<std::string>{"uniform", "weighted"};
+  return *kNames;
+}
+
+absl::StatusOr<Selection> ParseSelection(absl::string_view name) {
+  QFL_ASSIGN_OR_RETURN(const size_t i, Choice("selection", SelectionNames(), name));
+  return static_cast<Selection>(i);
+}
+
+const std::vector<std::string>& WatchNames() {
+  static const auto* const kNames = new std::vector<std::string>{"auto", "evaluator", "clients"};
+  return *kNames;
+}
+
+absl::StatusOr<EarlyStop::Watch> ParseWatch(absl::string_view name) {
+  QFL_ASSIGN_OR_RETURN(const size_t i, Choice("watch", WatchNames(), name));
+  return static_cast<EarlyStop::Watch>(i);
+}
 
 absl::Status Validate(const RoundPolicy& policy) {
   QFL_RETURN_IF_ERROR(CheckCount("rounds", policy.rounds, 1, kRoundsMax));
   QFL_RETURN_IF_ERROR(CheckCount("members_max", policy.members_max, 1, kMembersMax));
   QFL_RETURN_IF_ERROR(CheckCount("min_clients", policy.min_clients, 1, policy.members_max));
   QFL_RETURN_IF_ERROR(CheckCount("cohort", policy.cohort, 0, kCohortMax));
+  QFL_RETURN_IF_ERROR(
+      CheckCount("client_evaluation_every", policy.client_evaluation_every, 0, kRoundsMax));
+  QFL_RETURN_IF_ERROR(
+      CheckCount("client_evaluation_cohort", policy.client_evaluation_cohort, 0, kCohortMax));
+  QFL_RETURN_IF_ERROR(CheckEarlyStop(policy.early_stop));
+  QFL_RETURN_IF_ERROR(
+      CheckCount("reconnects_per_second", policy.reconnects_per_second, 1, kReconnectsMax));
   QFL_RETURN_IF_ERROR(CheckCount("max_retries", policy.max_retries, 0, kRetriesMax));
   QFL_RETURN_IF_ERROR(
       CheckCount("upload_restarts_max", policy.upload_restarts_max, 0, kRestartsMax));

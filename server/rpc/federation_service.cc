@@ -122,10 +122,11 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
 // memory.
 class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
  public:
-  FetchStream(const FederationContext& context, base::MemberId member,
+  FetchStream(const FederationContext& context, base::MemberId member, StreamPlaces::Place place,
               const std::shared_ptr<const coordinator::Artifact>& artifact, uint64_t offset)
       : context_(context),
         member_(member),
+        place_(std::move(place)),
         artifact_(artifact),
         total_bytes_(artifact->bytes.size()),
         offset_(offset) {
@@ -177,6 +178,7 @@ class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
 
   const FederationContext& context_;
   base::MemberId member_;
+  const StreamPlaces::Place place_;
   std::weak_ptr<const coordinator::Artifact> artifact_;
   uint64_t total_bytes_ = 0;
   uint64_t offset_ = 0;
@@ -264,7 +266,10 @@ grpc::ServerWriteReactor<v1::FetchResponse>* FederationService::Fetch(
     return refuse(absl::InvalidArgumentError(
         absl::StrCat("offset is ", request->offset(), "; the artifact has ", size, " bytes")));
   }
-  return new FetchStream(context_, caller->member, *std::move(artifact), request->offset());
+  absl::StatusOr<StreamPlaces::Place> place = context_.places->Take(caller->member);
+  if (!place.ok()) return refuse(place.status());
+  return new FetchStream(context_, caller->member, *std::move(place), *artifact,
+                         request->offset());
 }
 
 grpc::ServerBidiReactor<v1::SubmitUpdateRequest, v1::SubmitUpdateResponse>*

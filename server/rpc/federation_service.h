@@ -5,9 +5,11 @@
 #include <string>
 
 #include "common/ledger/ledger.h"
+#include "common/rpc/arguments.h"
 #include "quantfl/v1/federation.grpc.pb.h"
 #include "server/coordinator/coordinator.h"
 #include "server/rpc/calls.h"
+#include "server/rpc/stream_places.h"
 
 namespace quantfl::rpc {
 
@@ -24,6 +26,9 @@ struct FederationContext {
   ledger::Ledger* ledger;
   Gate gate;
   uint64_t codec_header_bytes_max;
+  std::shared_ptr<StreamPlaces> places =
+      std::make_shared<StreamPlaces>(ServerLimits().streams_per_client);
+  absl::Duration offer_timeout = ServerLimits().handshake_timeout;  // of an upload's first message
 
   // As Coordinator::MemberOf, and tells the ledger whose connection it is.
   absl::StatusOr<Caller> Identify(coordinator::Peer peer, const std::string& connection,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/mutex.h"
 #include "common/base/status.h"
 #include "common/rpc/arguments.h"
@@ -80,6 +81,13 @@ class OperatorClientImpl final : public OperatorClient {
     request.set_reason(reason);
     v1::EvictClientResponse response;
     return Call(&v1::Operator::Stub::EvictClient, request, &response);
+  }
+
+  absl::Status Readmit(const federation::ClientName& name) override {
+    v1::ReadmitClientRequest request;
+    *request.mutable_name() = ToProto(name);
+    v1::ReadmitClientResponse response;
+    return Call(&v1::Operator::Stub::ReadmitClient, request, &response);
   }
 
   absl::StatusOr<ReportFiles> GetReport() override {

@@ -42,6 +42,7 @@ class OperatorClient {
       uint64_t after, const std::function<bool(const coordinator::RunEvent&)>& next) = 0;
   virtual absl::Status Command(coordinator::RunCommand command) = 0;
   virtual absl::Status Evict(const federation::ClientName& name, const std::string& reason) = 0;
+  virtual absl::Status Readmit(const federation::ClientName& name) = 0;
   virtual absl::StatusOr<ReportFiles> GetReport() = 0;
 
   // Ends the calls under way and every later one. From any thread, not from a signal handler.

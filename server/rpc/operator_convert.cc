@@ -38,6 +38,11 @@ v1::RoundRecord ToProto(const coordinator::RoundRecord& record) {
   proto.set_client_train_s_max(record.client_train_s_max);
   proto.set_client_upload_s_max(record.client_upload_s_max);
   proto.set_model_digest(std::string(record.model.AsBytes()));
+  if (record.clients.accuracy) proto.set_client_accuracy(*record.clients.accuracy);
+  if (record.clients.loss) proto.set_client_loss(*record.clients.loss);
+  proto.set_client_examples(record.clients.examples);
+  proto.set_clients_asked(record.clients.asked);
+  proto.set_clients_answered(record.clients.answered);
   return proto;
 }
 
@@ -76,6 +81,11 @@ absl::StatusOr<coordinator::RoundRecord> FromProto(const v1::RoundRecord& proto)
   const absl::StatusOr<base::Digest> model = base::Digest::FromBytes(proto.model_digest());
   if (!model.ok()) return base::Annotate(model.status(), "round.model_digest");
   record.model = *model;
+  if (proto.has_client_accuracy()) record.clients.accuracy = proto.client_accuracy();
+  if (proto.has_client_loss()) record.clients.loss = proto.client_loss();
+  record.clients.examples = proto.client_examples();
+  record.clients.asked = proto.clients_asked();
+  record.clients.answered = proto.clients_answered();
   return record;
 }
 
@@ -127,6 +137,11 @@ v1::Client ToProto(const coordinator::MemberStatus& member) {
   proto.set_upload_chunks_done(member.upload_chunks_done);
   proto.set_upload_chunks_total(member.upload_chunks_total);
   *proto.mutable_counters() = ToProto(member.counters);
+  proto.set_reason(member.reason);
+  proto.set_offences(member.offences);
+  if (member.quarantined_until) {
+    proto.mutable_quarantined_until()->set_seconds(absl::ToUnixSeconds(*member.quarantined_until));
+  }
   return proto;
 }
 
@@ -140,6 +155,11 @@ absl::StatusOr<coordinator::MemberStatus> FromProto(const v1::Client& proto) {
   member.upload_chunks_done = proto.upload_chunks_done();
   member.upload_chunks_total = proto.upload_chunks_total();
   member.counters = FromProto(proto.counters());
+  member.reason = proto.reason();
+  member.offences = proto.offences();
+  if (proto.has_quarantined_until()) {
+    member.quarantined_until = absl::FromUnixSeconds(proto.quarantined_until().seconds());
+  }
   return member;
 }
 

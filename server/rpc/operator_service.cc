@@ -204,6 +204,20 @@ grpc::ServerUnaryReactor* OperatorService::EvictClient(grpc::CallbackServerConte
   });
 }
 
+grpc::ServerUnaryReactor* OperatorService::ReadmitClient(grpc::CallbackServerContext* context,
+                                                         const v1::ReadmitClientRequest* request,
+                                                         v1::ReadmitClientResponse*) {
+  return Answer(context, [&](std::shared_ptr<UnaryCall> call) {
+    absl::StatusOr<federation::ClientName> name = FromProto(request->name());
+    if (!name.ok()) {
+      call->Finish(name.status());
+      return;
+    }
+    coordinator_->Readmit(*std::move(name),
+                          [call](const absl::Status& status) { call->Finish(status); });
+  });
+}
+
 grpc::ServerUnaryReactor* OperatorService::GetReport(grpc::CallbackServerContext* context,
                                                      const v1::GetReportRequest*,
                                                      v1::GetReportResponse* response) {

@@ -32,6 +32,9 @@ class OperatorService final : public v1::Operator::CallbackService {
   grpc::ServerUnaryReactor* EvictClient(grpc::CallbackServerContext* context,
                                         const v1::EvictClientRequest* request,
                                         v1::EvictClientResponse* response) override;
+  grpc::ServerUnaryReactor* ReadmitClient(grpc::CallbackServerContext* context,
+                                          const v1::ReadmitClientRequest* request,
+                                          v1::ReadmitClientResponse* response) override;
   grpc::ServerUnaryReactor* GetReport(grpc::CallbackServerContext* context,
                                       const v1::GetReportRequest* request,
                                       v1::GetReportResponse* response) override;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "server/rpc/acceptor.h"
@@ -130,7 +131,9 @@ class ServerImpl final : public Server {
     federation_ = std::make_unique<Listener>(
         std::make_unique<FederationService>(FederationContext{
             deps.coordinator, deps.ledger, Gate(options.federation.tokens, Gate::For::kClients),
-            options.codec_header_bytes_max}),
+            options.codec_header_bytes_max,
+            std::make_shared<StreamPlaces>(options.limits.streams_per_client),
+            options.limits.handshake_timeout}),
         *deps.logger);
     QFL_RETURN_IF_ERROR(federation_->Start(options.federation, options.limits, deps.ledger));
     if (!options.operators) return absl::OkStatus();

@@ -1,3 +1,5 @@
+#include <grpcpp/alarm.h>
+
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -5,6 +7,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/base/status.h"
 #include "common/rpc/arguments.h"
@@ -38,9 +42,19 @@ class SubmitUpdateStream final
       return;
     }
     StartRead(&request_);
+    offer_due_.Set(absl::ToChronoTime(absl::Now() + context_.offer_timeout),
+                   [weak = weak_from_this()](bool due) {
+                     if (!due) return;
+                     if (const auto self = weak.lock()) self->OfferDue();
+                   });
   }
 
   void OnReadDone(bool ok) override {
+    {
+      base::MutexLock lock(mutex_);
+      offered_ = true;
+      if (ended_) return;
+    }
     if (!ok) {
       Cut();
       return;
@@ -67,6 +81,16 @@ class SubmitUpdateStream final
   void OnDone() override { self_.reset(); }
 
  private:
+  // A stream that is opened and left so holds no place among the uploads, but one of its connection.
+  void OfferDue() {
+    base::MutexLock lock(mutex_);
+    if (offered_ || ended_) return;
+    ended_ = true;
+    Finish(ToGrpc(absl::DeadlineExceededError(
+        absl::StrCat("no offer within ", absl::FormatDuration(context_.offer_timeout),
+                     " (server.handshake_timeout_ms)"))));
+  }
+
   enum class Expect { kOffer, kHeader, kChunks };
 
   // The next message, in `request_`.
@@ -91,6 +115,7 @@ class SubmitUpdateStream final
     QFL_ASSIGN_OR_RETURN(caller_,
                          context_.Identify(*peer_, connection_, request_.offer().session()));
     CountUplink(bytes);
+    QFL_ASSIGN_OR_RETURN(place_, context_.places->Take(caller_.member));
     QFL_ASSIGN_OR_RETURN(offer_, FromProto(request_.offer(), context_.codec_header_bytes_max));
     header_bytes_ = request_.offer().codec_header_bytes();
     Offer();
@@ -250,6 +275,7 @@ class SubmitUpdateStream final
   // gRPC takes one write at a time, and a client may be slow to read continue_from.
   void WhenWritten(std::function<void()> end) {
     base::MutexLock lock(mutex_);
+    ended_ = true;
     if (writing_) {
       end_ = std::move(end);
     } else {
@@ -271,6 +297,7 @@ class SubmitUpdateStream final
 
   // Of the step that is under way.
   Caller caller_;
+  StreamPlaces::Place place_;
   Expect expect_ = Expect::kOffer;
   federation::UpdateOffer offer_;
   uint64_t header_bytes_ = 0;
@@ -282,8 +309,12 @@ class SubmitUpdateStream final
 
   base::Mutex mutex_;
   bool cancelled_ QFL_GUARDED_BY(mutex_) = false;
+  bool offered_ QFL_GUARDED_BY(mutex_) = false;       // or its stream ended
+  bool ended_ QFL_GUARDED_BY(mutex_) = false;         // Finish was called, or is after a write
   bool writing_ QFL_GUARDED_BY(mutex_) = false;       // response_
   std::function<void()> end_ QFL_GUARDED_BY(mutex_);  // waits for it
+
+  grpc::Alarm offer_due_;
 };
 
 }  // namespace

@@ -70,10 +70,16 @@ class FileRunStore final : public RunStore {
 
   absl::Status CommitRound(const CommittedRound& round, absl::string_view safetensors) override {
     const std::string checkpoint = absl::StrCat(folder_, "/", CheckpointName(round.round));
+    const std::string moments = absl::StrCat(folder_, "/", MomentsName(round.round));
+    if (!round.moments.empty()) {
+      QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(moments, round.moments));
+    }
     QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(checkpoint, safetensors));
     // The commit point: latest is what a reader takes for the current model.
     QFL_RETURN_IF_ERROR(
         env_.WriteFileAtomically(absl::StrCat(folder_, "/", kLatestName), safetensors));
+    if (!moments_.empty()) segments_.AddGarbage(std::exchange(moments_, ""));
+    if (!round.moments.empty()) moments_ = moments;
     checkpoints_.push_back(checkpoint);
     while (checkpoints_.size() > checkpoints_kept_) {
       segments_.AddGarbage(checkpoints_.front());
@@ -94,12 +100,17 @@ class FileRunStore final : public RunStore {
   const uint32_t checkpoints_kept_;
   UploadSegments segments_;
   std::deque<std::string> checkpoints_;  // paths, oldest first
+  std::string moments_;                  // path of the last round's
 };
 
 }  // namespace
 
 std::string CheckpointName(RoundId round) {
   return absl::StrFormat("checkpoint-%06d.safetensors", round.value());
+}
+
+std::string MomentsName(RoundId round) {
+  return absl::StrFormat("moments-%06d.safetensors", round.value());
 }
 
 absl::Status CheckCheckpointsKept(uint32_t checkpoints_kept) {

@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "common/base/digest.h"
 #include "common/base/env.h"
 #include "common/base/ids.h"
@@ -50,6 +51,7 @@ struct CommittedRound {
   uint32_t accepted = 0;
   std::vector<base::TaskId> folded = {};  // whose updates are in the model
   Notes notes = {};                       // kept with the row, or not at all
+  absl::string_view moments = {};         // the server optimiser's file, if it keeps one
 };
 
 struct MemberRow {
@@ -91,6 +93,7 @@ struct RecoveredRun {
   base::RoundId model_round;
   base::Digest model;
   std::string safetensors;
+  std::string moments;  // as given with that model; empty where there is no file of theirs
   Notes notes;
 };
 
@@ -140,8 +143,9 @@ class RunStore {
 };
 
 // In `folder` (created): round-000001.segment (see upload_segments.h),
-// checkpoint-000001.safetensors (the last `checkpoints_kept`, at least 1), latest.safetensors. It
-// does not resume: segments that an earlier process left are removed.
+// checkpoint-000001.safetensors (the last `checkpoints_kept`, at least 1), latest.safetensors,
+// moments-000001.safetensors (of the last round, where there are any). It does not resume: segments
+// that an earlier process left are removed.
 absl::StatusOr<std::unique_ptr<RunStore>> OpenFileRunStore(base::Env& env,
                                                            const std::string& folder,
                                                            uint32_t checkpoints_kept = 2);
@@ -157,8 +161,9 @@ absl::StatusOr<std::unique_ptr<RunStore>> OpenSqliteRunStore(base::Env& env,
 // Removes what either store keeps in `folder`; OK where there is nothing. Not while it is open.
 absl::Status RemoveRun(base::Env& env, const std::string& folder);
 
-// checkpoint-000001.safetensors; latest.safetensors.
+// checkpoint-000001.safetensors; moments-000001.safetensors; latest.safetensors.
 std::string CheckpointName(base::RoundId round);
+std::string MomentsName(base::RoundId round);
 inline constexpr char kLatestName[] = "latest.safetensors";
 absl::Status CheckCheckpointsKept(uint32_t checkpoints_kept);
 

@@ -144,6 +144,7 @@ class SqliteRunStore final : public RunStore {
   std::unique_ptr<Database> database_;
   UploadSegments segments_;
   std::vector<std::string> checkpoints_;  // paths, oldest first
+  std::string moments_;                   // path of the last committed round's, if it has any
 };
 
 // ---- what is read back ----
@@ -265,7 +266,13 @@ absl::Status SqliteRunStore::LoadModel(RecoveredRun& run) {
   }
   QFL_ASSIGN_OR_RETURN(run.safetensors, env_.ReadFile(path, kCheckpointBytesMax));
   const Digest digest = base::Sha256(run.safetensors);
-  if (digest == run.model) return absl::OkStatus();
+  if (digest == run.model) {
+    const std::string moments = PathOf(MomentsName(run.model_round));
+    if (!env_.Exists(moments)) return absl::OkStatus();
+    moments_ = moments;
+    QFL_ASSIGN_OR_RETURN(run.moments, env_.ReadFile(moments, 2 * kCheckpointBytesMax));
+    return absl::OkStatus();
+  }
   return absl::DataLossError(absl::StrCat(path, " has the digest ", digest.ShortHex(),
                                           "...; round ", run.model_round.value(), " committed ",
                                           run.model.ShortHex(), "..."));
@@ -278,6 +285,11 @@ absl::Status SqliteRunStore::FindCheckpoints(RoundId newest) {
     if (absl::StartsWith(name, "checkpoint-") && absl::EndsWith(name, ".safetensors") &&
         name.size() == CheckpointName(newest).size() && name <= CheckpointName(newest)) {
       checkpoints_.push_back(PathOf(name));
+    }
+    // Those of a round whose row never came are written again with it.
+    if (absl::StartsWith(name, "moments-") && name.size() == MomentsName(newest).size() &&
+        name < MomentsName(newest)) {
+      segments_.AddGarbage(PathOf(name));
     }
   }
   return absl::OkStatus();
@@ -403,6 +415,10 @@ absl::Status SqliteRunStore::CommitRound(const CommittedRound& round,
   const std::string checkpoint = PathOf(CheckpointName(round.round));
   QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(checkpoint, safetensors));
   QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(PathOf(kLatestName), safetensors));
+  const std::string moments = PathOf(MomentsName(round.round));
+  if (!round.moments.empty()) {
+    QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(moments, round.moments));
+  }
   // The commit point: until here the round is folded again after a kill, to the same bytes.
   const absl::Status status = database_->InTransaction(true, [&]() -> absl::Status {
     QFL_ASSIGN_OR_RETURN(Statement state,
@@ -426,6 +442,8 @@ absl::Status SqliteRunStore::CommitRound(const CommittedRound& round,
   if (std::find(checkpoints_.begin(), checkpoints_.end(), checkpoint) == checkpoints_.end()) {
     checkpoints_.push_back(checkpoint);
   }
+  if (!moments_.empty() && moments_ != moments) segments_.AddGarbage(std::exchange(moments_, ""));
+  if (!round.moments.empty()) moments_ = moments;
   while (checkpoints_.size() > checkpoints_kept_) {
     segments_.AddGarbage(checkpoints_.front());
     checkpoints_.erase(checkpoints_.begin());
@@ -472,6 +490,7 @@ absl::Status RemoveRun(base::Env& env, const std::string& folder) {
     const bool ours =
         (absl::StartsWith(name, "round-") && absl::StrContains(name, ".segment")) ||
         (absl::StartsWith(name, "checkpoint-") && absl::StrContains(name, ".safetensors")) ||
+        (absl::StartsWith(name, "moments-") && absl::StrContains(name, ".safetensors")) ||
         absl::StartsWith(name, kLatestName);
     if (ours) QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", name)));
   }

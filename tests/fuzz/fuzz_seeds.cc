@@ -66,6 +66,38 @@ void AddRans(Corpus& corpus) {
   }
 }
 
+void AddContexts(Corpus& corpus) {
+  for (const golden::Case& golden : golden::Cases()) {
+    if (golden.spec.context != codec::Context::kOwn) continue;
+    const codec::Layout layout = golden.MakeLayout();
+    const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, {});
+    // The scopes come first; see fuzz_contexts.cc for the byte in front.
+    const bool is_int8 = golden.spec.quantiser == codec::QuantiserId::kInt8;
+    const size_t from = codec::wire::kSide + layout.quantised_count() *
+                                                 (is_int8 ? codec::wire::kScaleBytes
+                                                          : codec::wire::kRangeBytes);
+    const size_t size = update.header.size() - codec::wire::kCrcBytes - from;
+    const absl::string_view section = absl::string_view(update.header).substr(from, size);
+    corpus.Add("contexts", absl::StrCat("section_", golden.name),
+               absl::StrCat(std::string(1, is_int8 ? 1 : 0), section));
+    corpus.Add("contexts", absl::StrCat("codes_", golden.name),
+               absl::StrCat(std::string(1, is_int8 ? '\x81' : '\x80'), update.chunks[0]));
+  }
+}
+
+void AddRates(Corpus& corpus) {
+  // Which spec, a limit, values: see fuzz_rate.cc.
+  const std::vector<float>& delta = Reference().delta;
+  const absl::string_view values(reinterpret_cast<const char*>(delta.data()),
+                                 delta.size() * sizeof(float));
+  for (char choice = 0; choice < 10; ++choice) {
+    for (const char limit : {char{1}, char{100}}) {
+      corpus.Add("rate", absl::StrCat(int{choice}, "_", int{limit}),
+                 absl::StrCat(std::string({choice, limit, 0}), values));
+    }
+  }
+}
+
 #ifdef QUANTFL_HAVE_MODEL
 void AddModels(Corpus& corpus) {
   using model::Policy;
@@ -105,6 +137,8 @@ int main(int argc, char** argv) {
 #endif
   quantfl::fuzz::AddIdx(corpus);
   quantfl::fuzz::AddRans(corpus);
+  quantfl::fuzz::AddRates(corpus);
+  quantfl::fuzz::AddContexts(corpus);
   if (!corpus.status().ok()) {
     std::fprintf(stderr, "%s\n", corpus.status().ToString().c_str());
     return 1;

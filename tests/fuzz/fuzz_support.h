@@ -35,6 +35,8 @@ inline constexpr const char* kChunkSpecs[] = {"fp32",
                                               "bq:3,scope=block:8",
                                               "bu:7,scope=model",
                                               "bu:16,pack=rans",
+                                              "uniform:5,repr=gain,step=0.5rms",
+                                              "uniform:15,step=2rms,pack=rans",
                                               "bu:200,scope=block:8,pack=rans"};
 
 // Every input is judged against this update's layout.
@@ -50,6 +52,17 @@ inline const golden::Case& Reference() {
 
 inline const codec::Layout& ReferenceLayout() {
   static const auto* const layout = new codec::Layout(Reference().MakeLayout());
+  return *layout;
+}
+
+// Of tensors that may have exponents: the one of the golden files with contexts.
+inline const codec::Layout& ContextLayout() {
+  static const codec::Layout* const layout = [] {
+    for (const golden::Case& golden : golden::Cases()) {
+      if (golden.spec.context == codec::Context::kOwn) return new codec::Layout(golden.MakeLayout());
+    }
+    return static_cast<codec::Layout*>(nullptr);
+  }();
   return *layout;
 }
 

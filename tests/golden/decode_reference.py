@@ -15,8 +15,69 @@ import struct
 import sys
 
 CODE_BYTES_MAX = 196608
-QUANTISERS = {0: "fp32", 1: "bu", 2: "bq", 4: "fp16", 5: "int8"}
+QUANTISERS = {0: "fp32", 1: "bu", 2: "bq", 3: "uniform", 4: "fp16", 5: "int8"}
 SCOPES = ["tensor", "block", "model"]
+
+# Orthonormal DCT-II, of transform dct.
+DCT = {
+    3: [
+        [0.5773502691896257, 0.5773502691896257, 0.5773502691896257],
+        [0.7071067811865476, 0.0, -0.7071067811865476],
+        [0.408248290463863, -0.816496580927726, 0.408248290463863],
+    ],
+    5: [
+        [
+            0.4472135954999579, 0.4472135954999579, 0.4472135954999579, 0.4472135954999579,
+            0.4472135954999579
+        ],
+        [
+            0.6015009550075456, 0.3717480344601845, 0.0, -0.3717480344601845,
+            -0.6015009550075456
+        ],
+        [
+            0.5116672736016927, -0.1954395075848548, -0.6324555320336759, -0.1954395075848548,
+            0.5116672736016927
+        ],
+        [
+            0.3717480344601845, -0.6015009550075456, 0.0, 0.6015009550075456,
+            -0.3717480344601845
+        ],
+        [
+            0.1954395075848548, -0.5116672736016927, 0.6324555320336759, -0.5116672736016927,
+            0.1954395075848548
+        ],
+    ],
+    7: [
+        [
+            0.37796447300922725, 0.37796447300922725, 0.37796447300922725, 0.37796447300922725,
+            0.37796447300922725, 0.37796447300922725, 0.37796447300922725
+        ],
+        [
+            0.5211208891696024, 0.417906505941275, 0.23192061392432986, 0.0,
+            -0.23192061392432986, -0.417906505941275, -0.5211208891696024
+        ],
+        [
+            0.4815881171200631, 0.11894244232135431, -0.3332693175289931, -0.5345224838248488,
+            -0.3332693175289931, 0.11894244232135431, 0.4815881171200631
+        ],
+        [
+            0.417906505941275, -0.23192061392432986, -0.5211208891696024, 0.0,
+            0.5211208891696024, 0.23192061392432986, -0.417906505941275
+        ],
+        [
+            0.3332693175289931, -0.4815881171200631, -0.11894244232135431, 0.5345224838248488,
+            -0.11894244232135431, -0.4815881171200631, 0.3332693175289931
+        ],
+        [
+            0.23192061392432986, -0.5211208891696024, 0.417906505941275, 0.0,
+            -0.417906505941275, 0.5211208891696024, -0.23192061392432986
+        ],
+        [
+            0.11894244232135431, -0.3332693175289931, 0.4815881171200631, -0.5345224838248488,
+            0.4815881171200631, -0.3332693175289931, 0.11894244232135431
+        ],
+    ],
+}
 
 
 def make_crc_table():
@@ -86,18 +147,28 @@ class Header:
             self.quantiser, (2, 256)
         )
         require(least <= self.levels <= most, "levels")
-        require(scope <= (2 if self.quantiser in ("bu", "bq") else 0), "scope")
+        is_uniform = self.quantiser == "uniform"
+        require(not is_uniform or self.levels % 2 == 1, "levels")
+        require(scope <= (2 if self.quantiser in ("bu", "bq", "uniform") else 0), "scope")
+        require(not is_uniform or scope == 2, "scope")
         self.scope = SCOPES[scope]
         require(block_size % 8 == 0 and (block_size >= 8) == (scope == 1), "block_size")
         self.block_size = block_size
         require(representative == 1 or self.quantiser != "bq", "representative")
-        require(representative == 0 or self.quantiser in ("bu", "bq"), "representative")
         self.has_codebook = representative == 1
-        require(rounding == 0 or self.quantiser in ("bu", "int8"), "rounding")
-        require(rounding <= 1 and rounding + representative < 2, "rounding")
+        require(representative != 1 or self.quantiser in ("bu", "bq"), "representative")
+        self.has_gains = representative == 2
+        require(representative < 2 or (representative == 2 and is_uniform), "representative")
+        require(rounding == 0 or self.quantiser in ("bu", "uniform", "int8"), "rounding")
+        require(rounding <= 1 and (rounding == 0 or representative != 1), "rounding")
         require(self.pack == 0 or (self.pack == 1 and self.has_codes), "pack")
-        ids = (context, class_rule, transform)
-        require(not any(ids) and not any(reserved) and not any(history), "reserved fields")
+        require((context, class_rule) in ((0, 0), (1, 1)), "context and class_rule")
+        require(context == 0 or self.pack == 1, "context without pack rans")
+        self.has_contexts = context == 1
+        self.contexts = None
+        require(transform <= (self.quantiser in ("int8", "uniform")), "transform")
+        self.transform = transform
+        require(not any(reserved) and not any(history), "reserved fields")
         require(schema == digest, "another schema")
         require(len(data) == 112 + side_size, "side_size")
         self.params_per_chunk = 1 << chunk_log2
@@ -125,14 +196,25 @@ class Header:
             form = f"<f{self.levels}e"
         else:
             form = "<f"
-        require(len(self.side) == count * struct.calcsize(form), "side_size")
+        size = count * struct.calcsize(form)
+        gain_size = 2 * quantised_tensors if self.has_gains else 0
+        whole = size + gain_size
+        require(len(self.side) >= whole if self.has_contexts else len(self.side) == whole, "side_size")
+        gains = [g for (g,) in struct.iter_unpack("<e", self.side[size:whole])]
+        require(all(0.0625 <= g <= 16 for g in gains), "gain")
+        self.section = self.side[whole:]
+        side = self.side = self.side[:size]
         self.scopes = []
-        for fields in struct.iter_unpack(form, self.side):
+        for fields in struct.iter_unpack(form, side):
             require(all(math.isfinite(v) for v in fields), "finite")
             if affine:
                 self.scopes.append(affine_table(*fields, self.levels))
-            elif self.quantiser == "int8":
-                self.scopes.append([fp32((c - 127) * fields[0]) for c in range(255)])
+            elif self.quantiser in ("int8", "uniform"):
+                step = fields[0]
+                require(step >= 0 and math.copysign(1, step) > 0, "step")
+                for scale in [fp32(g * step) for g in gains] or [step]:
+                    zero = self.levels // 2
+                    self.scopes.append([fp32((c - zero) * scale) for c in range(self.levels)])
             elif len(fields) > 1:
                 self.scopes.append([fp32(h * fields[0]) for h in fields[1:]])
             else:
@@ -235,13 +317,17 @@ def rans_table(data, at, levels, scale, earlier):
     return frequencies, at
 
 
-def rans_codes(data, classes, levels):
-    """One code for each entry of classes."""
+def rans_codes(data, classes, class_count, levels, shared=None):
+    """One code for each entry of classes, and where the stream ends. shared: the scale and the tables
+    that stand in the header."""
     lanes, scale = 1 << (data[0] & 15), data[0] >> 4
     require(lanes <= 32 and 10 <= scale <= 14, "shape")
     at = 1
     tables = []
-    for _ in range(max(classes) + 1):
+    if shared:
+        require(scale == shared[0], "scale")
+        tables = shared[1]
+    while len(tables) < class_count:
         frequencies, at = rans_table(data, at, levels, scale, tables)
         tables.append(frequencies)
     codes_of_slots, starts = [], []
@@ -250,7 +336,7 @@ def rans_codes(data, classes, levels):
         starts.append([sum(frequencies[:c]) for c in range(levels)])
     states = list(struct.unpack_from(f"<{lanes}I", data, at))
     require(min(states) >= 1 << 16, "state")
-    words = struct.iter_unpack("<H", data[at + 4 * lanes :])
+    at += 4 * lanes
     codes = bytearray()
     for i, index in enumerate(classes):
         x = states[i % lanes]
@@ -259,27 +345,96 @@ def rans_codes(data, classes, levels):
         codes.append(code)
         x = tables[index][code] * (x >> scale) + slot - starts[index][code]
         if x < 1 << 16:
-            word = next(words, None)
-            require(word is not None, "words")
-            x = x << 16 | word[0]
+            require(at + 2 <= len(data), "words")
+            x = x << 16 | struct.unpack_from("<H", data, at)[0]
+            at += 2
         states[i % lanes] = x
-    require(next(words, None) is None and set(states) == {1 << 16}, "end of the stream")
-    return bytes(codes)
+    require(set(states) == {1 << 16}, "end of the stream")
+    return bytes(codes), at
 
 
-def rans_to_fixed(data, parts, bits, levels):
+def factors(shape):
+    """Rows, columns and positions of a tensor that may have exponents."""
+    if len(shape) < 2:
+        return None
+    rows, columns = shape[:2]
+    positions = math.prod(shape[2:])
+    return (rows, columns, positions) if rows + columns + positions <= math.prod(shape) // 4 else None
+
+
+class Contexts:
+    """Which class each code of a tensor is of."""
+
+    def __init__(self, data, shapes, levels):
+        class_count, self.scale, stated = data[0] + 1, data[1] & 127, data[1] >> 7
+        require(class_count <= 64 and 10 <= self.scale <= 14, "contexts")
+        data = data[2:]
+        sizes = [factors(shape) for shape in shapes]
+        fields = []
+        for size in sizes:
+            fields += [0] * bool(size) + [2] * stated + [1]
+        numbers, used = rans_codes(data, fields, 3, 64)
+        data = data[used:]
+        numbers = iter(numbers)
+        first = 0
+        self.tensors = []
+        kinds = []
+        for size in sizes:
+            flag = next(numbers) if size else 0
+            require(flag <= 1, "flag")
+            count = next(numbers) + 1 if stated else class_count
+            require(first + count <= class_count, "classes")
+            counts = [n if flag and n > 1 else 0 for n in size or (1, 1, 1)]
+            self.tensors.append((first, count, next(numbers), counts, size))
+            kinds += [0] * counts[0] + [1] * counts[1] + [2] * counts[2]
+            first += count * stated
+        require(first == class_count * stated, "classes")
+        numbers = b""
+        if kinds:
+            numbers, used = rans_codes(data, kinds, 3, 32)
+            data = data[used:]
+        exponents = iter(n - 16 for n in numbers)
+        self.exponents = [
+            [[next(exponents) for _ in range(n)] for n in counts] for _, _, _, counts, _ in self.tensors
+        ]
+        self.tables = []
+        at = 0
+        for _ in range(class_count):
+            table, at = rans_table(data, at, levels, self.scale, self.tables)
+            self.tables.append(table)
+        require(at == len(data), "end of the contexts")
+
+    def classes(self, tensor, begin, count):
+        first, class_count, base, counts, size = self.tensors[tensor]
+        rows, columns, positions = self.exponents[tensor]
+        for i in range(begin, begin + count):
+            total = base
+            if any(counts):
+                row, rest = divmod(i, size[1] * size[2])
+                column, position = divmod(rest, size[2])
+                total += rows[row] if rows else 0
+                total += columns[column] if columns else 0
+                total += positions[position] if positions else 0
+            yield first + min(max(total, 0), class_count - 1)
+
+
+def rans_to_fixed(data, parts, bits, levels, contexts):
     """The segments of a chunk as in the fixed pack. parts: of each segment its parameters, its bytes
-    in the fixed pack, and those of them that are not codes."""
+    in the fixed pack, those of them that are not codes, its place among the quantised tensors, and
+    its first parameter's in that tensor."""
     classes = []
     index = 0
-    for count, size, plain in parts:
+    for count, size, plain, tensor, begin in parts:
         if plain < size:
-            classes += [min(index, 63)] * count
+            classes += contexts.classes(tensor, begin, count) if contexts else [min(index, 63)] * count
             index += 1
-    require(classes and len(data) < sum(size for _, size, _ in parts), "pack rans")
-    codes = rans_codes(data[sum(plain for _, _, plain in parts) :], classes, levels)
+    require(classes and len(data) < sum(part[1] for part in parts), "pack rans")
+    stream = data[sum(part[2] for part in parts) :]
+    shared = (contexts.scale, contexts.tables) if contexts else None
+    codes, used = rans_codes(stream, classes, 0 if shared else min(index, 64), levels, shared)
+    require(used == len(stream), "end of the stream")
     fixed = bytearray()
-    for count, size, plain in parts:
+    for count, size, plain, _, _ in parts:
         fixed += data[:plain]
         data = data[plain:]
         if plain < size:
@@ -287,6 +442,36 @@ def rans_to_fixed(data, parts, bits, levels):
             fixed += int(text, 2).to_bytes(size - plain, "little")
             codes = codes[count:]
     return bytes(fixed)
+
+
+def transform_back(values, shape):
+    """In place, the kernels of a tensor from coefficients."""
+    side = shape[2] if len(shape) == 4 and shape[2] == shape[3] else 0
+    if side not in DCT:
+        return values
+    matrix = DCT[side]
+
+    def times_transposed(columns):
+        # Sums from 0 upwards, as math.fsum and sum of newer versions do not.
+        out = []
+        for a in range(side):
+            row = []
+            for column in columns:
+                total = 0.0
+                for j in range(side):
+                    total += matrix[j][a] * column[j]
+                row.append(total)
+            out.append(row)
+        return out
+
+    for at in range(0, len(values), side * side):
+        kernel = [values[at + i * side : at + (i + 1) * side] for i in range(side)]
+        half = times_transposed(list(zip(*kernel)))
+        back = times_transposed(half)
+        for a in range(side):
+            for b in range(side):
+                values[at + a * side + b] = fp32(back[b][a])
+    return values
 
 
 def decode(data, schema):
@@ -302,6 +487,10 @@ def decode(data, schema):
         if not is_fp32:
             range_of[index] = len(range_of)
     header.parse_scopes(len(range_of))
+    if header.has_contexts:
+        shapes = [schema["tensors"][index]["shape"] for index in range_of]
+        header.contexts = Contexts(header.section, shapes, header.levels)
+    offsets = [sum(size for size, _ in tensors[:index]) for index in range(len(tensors))]
     require(header.params_per_chunk == params_per_chunk(tensors, header, n), "chunk_log2")
     require(header.chunk_count == len(chunks) == -(-n // header.params_per_chunk), "chunk_count")
 
@@ -317,10 +506,13 @@ def decode(data, schema):
         if pack == 1:
             end = min(n, first + header.params_per_chunk)
             parts = [
-                (count, side_size + size, side_size + (0 if tensor in range_of else size))
+                (
+                    count, side_size + size, side_size + (0 if tensor in range_of else size),
+                    range_of.get(tensor), max(0, first - offsets[tensor]),
+                )
                 for tensor, count, side_size, size in segments(tensors, header, first, end)
             ]
-            fixed = rans_to_fixed(chunk[12:-4], parts, header.bits, header.levels)
+            fixed = rans_to_fixed(chunk[12:-4], parts, header.bits, header.levels, header.contexts)
             chunk = chunk[:12] + fixed
             code_size = len(fixed)
         for tensor, count, side_size, size in segments(
@@ -333,7 +525,8 @@ def decode(data, schema):
                 part = array.array("f", [v for (v,) in struct.iter_unpack("<f", body)])
                 codes_crc = crc32c(body, codes_crc)
             else:
-                scope = header.scopes[0 if header.scope == "model" else range_of[tensor]]
+                shared = header.scope == "model" and not header.has_gains
+                scope = header.scopes[0 if shared else range_of[tensor]]
                 if not header.has_codes:
                     part = [fp32(h * scope) for (h,) in struct.iter_unpack("<e", body)]
                     part = array.array("f", part)
@@ -354,6 +547,12 @@ def decode(data, schema):
             values.extend(part)
         require(at == 12 + code_size, "segments")
     require(codes_crc == header.codes_crc, "codes_crc32c")
+    if header.transform:
+        for index in range_of:
+            at, size = offsets[index], tensors[index][0]
+            part = transform_back(values[at : at + size], schema["tensors"][index]["shape"])
+            values[at : at + size] = part
+            require(all(math.isfinite(v) for v in part), "not finite")
     return values
 
 

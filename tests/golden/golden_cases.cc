@@ -48,13 +48,22 @@ std::vector<float> Values(size_t count, uint32_t seed, size_t period) {
 
 // "bu:5,scope=block:8" is bu_5_scope_block_8.
 std::string NameOf(absl::string_view spec) {
-  return absl::StrReplaceAll(spec, {{":", "_"}, {",", "_"}, {"=", "_"}});
+  return absl::StrReplaceAll(spec, {{":", "_"}, {",", "_"}, {"=", "_"}, {".", "_"}, {"-", "_"}});
 }
 
 // The same, cubed: most are near 0.
 std::vector<float> Peaked(size_t count, uint32_t seed) {
   std::vector<float> values = Values(count, seed, count);
   for (float& x : values) x = x * x * x;
+  return values;
+}
+
+// With a spread that goes up and down along the update.
+std::vector<float> Uneven(size_t count, uint32_t seed) {
+  std::vector<float> values = Peaked(count, seed);
+  for (size_t i = 0; i < count; ++i) {
+    values[i] = std::ldexp(values[i], -static_cast<int>(i / 50 % 4 + i % 50 / 10));
+  }
   return values;
 }
 
@@ -112,6 +121,29 @@ std::vector<Case> Cases() {
   Case tables = MakeCase("bu_200_rans", codec::BuSpec(200), std::move(many), Peaked(2071, 12));
   tables.spec.pack = codec::Pack::kRans;
   cases.push_back(std::move(tables));
+  // Contexts: each tensor with classes of its own, then all with the same ones; exponents of rows,
+  // columns and positions, tensors without, one in full precision.
+  for (const char* text : {"bu:16,pack=rans,context=own", "int8,pack=rans,context=own"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
+                             {{{40, 50}, TensorPolicy::kQuantise},
+                              {{5}, TensorPolicy::kFp32},
+                              {{12, 6, 3, 3}, TensorPolicy::kQuantise},
+                              {{19}, TensorPolicy::kQuantise},
+                              {{1, 32, 2, 1}, TensorPolicy::kQuantise},
+                              {{3, 4}, TensorPolicy::kQuantise}},
+                             Uneven(2748, 13)));
+  }
+  // Kernels of each size that are transformed, tensors that are not.
+  for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
+                             {{{6, 4, 3, 3}, TensorPolicy::kQuantise},
+                              {{2, 3, 5, 5}, TensorPolicy::kQuantise},
+                              {{1, 2, 3, 3}, TensorPolicy::kFp32},
+                              {{2, 1, 7, 7}, TensorPolicy::kQuantise},
+                              {{8, 9, 1, 1}, TensorPolicy::kQuantise},
+                              {{3, 3, 3}, TensorPolicy::kQuantise}},
+                             Uneven(216 + 150 + 18 + 98 + 72 + 27, 14)));
+  }
   // Three chunks; segments begin and end within them. The longest power of two would be 2^19 if
   // segments were not aligned to bytes.
   cases.push_back(MakeCase("bu_8_chunks", codec::BuSpec(8),
@@ -127,9 +159,27 @@ std::vector<Case> Cases() {
         "bq:2", "bq:8", "bq:256", "bq:3,scope=block:8", "bq:8,scope=model"}) {
     cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text), Small(), Values(37, 50, 37)));
   }
+  for (const char* text :
+       {"uniform:3,step=2rms", "uniform:15,step=0.00390625", "uniform:255,step=0.1rms",
+        "uniform:15,step=0.7rms,round=stochastic", "uniform:7,repr=gain,step=1.5rms,zero=0.75",
+        "uniform:5,repr=gain,step=3rms,zero=0.5,round=stochastic", "bq:4,unbias=true",
+        "bu:4,repr=mean,unbias=true,scope=block:8"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text), Small(), Values(37, 60, 37)));
+  }
+  // Low rates, entropy-coded: nearly every code is the middle one.
+  for (const char* text :
+       {"uniform:15,step=6rms,pack=rans", "uniform:15,repr=gain,step=3rms,zero=0.6,pack=rans",
+        "uniform:255,step=9rms,round=stochastic,pack=rans"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
+                             {{{40, 50}, TensorPolicy::kQuantise},
+                              {{5}, TensorPolicy::kFp32},
+                              {{700}, TensorPolicy::kQuantise}},
+                             Peaked(2705, 13)));
+  }
   // Constant tensors, zeros of both signs, denormals, large values, ties, one parameter.
   for (const char* text : {"fp16", "int8", "bu:4,repr=mean", "bu:4,round=stochastic",
-                           "bu:4,scope=block:8", "bq:4", "bq:4,scope=block:8"}) {
+                           "bu:4,scope=block:8", "bq:4", "bq:4,scope=block:8", "uniform:15",
+                           "uniform:3,repr=gain,step=1e-09"}) {
     cases.push_back(MakeCase(absl::StrCat(NameOf(text), "_edges"), *codec::ParseSpec(text),
                              {{{3}, TensorPolicy::kQuantise},
                               {{2}, TensorPolicy::kQuantise},

@@ -23,7 +23,7 @@ ALLOWED = {
     "ledger": {"base", "codec", "federation"},
     "data": {"base", "codec", "federation", "model"},
 }
-SERVER = ["round", "aggregation", "store", "coordinator", "server_rpc", "ctl"]
+SERVER = ["round", "aggregation", "store", "coordinator", "server_rpc", "report", "web", "ctl"]
 SERVER_PROGRAMS = ["quantfl-coordinator", "quantflctl"]
 ARGS = None
 

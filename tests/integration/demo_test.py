@@ -48,8 +48,9 @@ class Demo(unittest.TestCase):
             summary = json.loads((run / "summary.json").read_text())
             self.assertEqual(summary["state"], "finished")
             accuracy[name] = summary["rounds"][-1]["accuracy"]
-            for file in ("rounds.csv", "effective.toml", "coordinator.log", "final.safetensors"):
+            for file in ("rounds.csv", "clients.csv", "effective.toml", "coordinator.log", "final.safetensors"):
                 self.assertTrue((run / file).exists(), file)
+        self.assertIn("demo-bu16", (self.folder / "runs/demo/report.html").read_text())
         self.assertLessEqual(abs(accuracy["demo-fp32"] - accuracy["demo-bu16"]), 0.005, accuracy)
         self.assertGreater(accuracy["demo-bu16"], 0.85)
         self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
@@ -69,6 +70,21 @@ class Demo(unittest.TestCase):
                     demo.kill()
                 self.assertEqual(demo.returncode, status)
                 self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+
+    def test_a_daemon_that_ends_before_the_first_round_ends_the_demo_with_its_reason(self):
+        programs = self.folder / "bin"
+        programs.mkdir()
+        for name in ("quantfl-coordinator", "quantflctl"):
+            (programs / name).symlink_to(BIN / name)
+        client = programs / "quantfl-client"
+        client.write_text('#!/bin/sh\ncase "$*" in *"--device client-2"*) echo "no disk left" >&2; exit 74 ;; esac\n'
+                          f'exec {BIN}/quantfl-client "$@"\n')
+        client.chmod(0o755)
+        demo = self.demo("--bin", programs)
+        output, _ = demo.communicate(timeout=60)
+        self.assertEqual(demo.returncode, 1, output)
+        self.assertIn("demo: the daemon client-2 ended with status 74: no disk left", output)
+        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
 
     def test_no_network_is_one_line_that_says_what_to_do(self):
         # A machine where nothing is installed and apt reaches nobody.

@@ -57,6 +57,15 @@ class Durability(FederationTest):
         accepted = [(e.fields["client"], e.fields["round"]) for life in lives for e in life.events("update_accepted")]
         self.assertEqual(len(accepted), len(set(accepted)))
 
+    def test_server_optimiser_goes_on_with_its_moments(self):
+        yogi = {"server_optimiser__kind": "fedyogi", "round__rounds": 4}
+        expected, _ = self.killed("calm", self.synthetic_clients("calm"), [], **yogi)
+        found, _ = self.killed("killed", self.synthetic_clients("killed"), self.MOMENTS, **yogi)
+        self.assertEqual(found, expected)
+        self.assertEqual(self.summary("killed")["server_optimiser"]["kind"], "fedyogi")
+        plain, _ = self.killed("plain", self.synthetic_clients("plain"), [], round__rounds=4)
+        self.assertNotEqual(plain, expected)
+
     @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
     def test_real_clients_same_model_as_undisturbed(self):
         expected, _ = self.killed("calm", self.real_clients("calm"), [])

@@ -67,6 +67,32 @@ class Federation(FederationTest):
         for name in ("rounds.csv", "effective.toml", "coordinator.log", "final.safetensors"):
             self.assertTrue((self.folder / "one" / name).stat().st_size > 0, name)
 
+    def test_contexts_give_the_same_model_in_fewer_bytes(self):
+        four = lambda address: self.clients(address, 4, "--runs", 1)
+        plain = self.federate("plain", four, codec__uplink="bu:16,pack=rans")
+        own = self.federate("own", four, codec__uplink="bu:16,pack=rans,context=own")
+        self.assertEqual(plain, own)
+        bits = [self.summary(name)["rounds"][-1]["bits_per_parameter"] for name in ("plain", "own")]
+        self.assertLess(bits[1], 0.9 * bits[0])
+
+    def test_coefficients_are_summed_to_nearly_the_same_model(self):
+        four = lambda address: self.clients(address, 4, "--runs", 1)
+        spec = "int8,pack=rans,context=own,transform=dct"
+        first = self.federate("dct", four, codec__uplink=spec)
+        second = self.federate("dct_again", four, codec__uplink=spec)
+        self.federate("fp32", four, codec__uplink="fp32")
+        self.assertEqual(first, second)
+        models = []
+        for name in ("dct", "fp32"):
+            data = (self.folder / name / "final.safetensors").read_bytes()
+            (length,) = struct.unpack_from("<Q", data)
+            models.append([v for (v,) in struct.iter_unpack("<f", data[8 + length:])])
+        start = CHECKPOINT.read_bytes()
+        (length,) = struct.unpack_from("<Q", start)
+        before = [v for (v,) in struct.iter_unpack("<f", start[8 + length:])]
+        moved = sum((a - b) ** 2 for a, b in zip(models[1], before))
+        self.assertLess(sum((a - b) ** 2 for a, b in zip(*models)), 0.01 * moved)
+
     def own_images(self, subjects):
         """A folder with the first images of Fashion-MNIST as safetensors, of these subjects."""
         count = len(subjects)
@@ -120,6 +146,30 @@ class Federation(FederationTest):
                 self.assertEqual(last["accepted"], 4)
                 self.assertGreaterEqual(last["bits_per_parameter"], least)
                 self.assertLessEqual(last["bits_per_parameter"], most)
+
+    def test_a_budget_that_no_update_fits_ends_the_coordinator_with_the_least(self):
+        config = self.config(codec__uplink="uniform,max_bytes=90,pack=rans")
+        coordinator = self.start("quantfl-coordinator", "--config", config)
+        self.assertEqual(coordinator.wait(), 65, coordinator.tail())  # with this model
+        self.assertIn("max_bytes = 90 is too small: the smallest that fits is ", coordinator.output())
+
+    def test_uniform_codes_a_parameter_in_a_fraction_of_a_bit(self):
+        # Two of them at rates where nearly every code is zero, and still the model learns.
+        rates = {"uniform:15,step=12rms,round=stochastic,pack=rans": (0.1, 0.35),
+                 "uniform:15,repr=gain,step=5rms,zero=0.6,pack=rans": (0.1, 0.35),
+                 "uniform:15,step=2rms": (4, 4.1),
+                 # 61,706 parameters: 98 to 100 % of 2,400 bytes.
+                 "uniform,max_bytes=2400,round=stochastic,pack=rans": (0.3049, 0.3112)}
+        for i, (codec, (least, most)) in enumerate(rates.items()):
+            with self.subTest(codec=codec):
+                clients = lambda address: [self.client(address, f"box-{i}", "--clients", 4, "--first_index", 0,
+                                                       "--runs", 1), self.evaluator(address)]
+                self.federate(f"rate-{i}", clients, codec__uplink=codec, evaluation__enabled=True)
+                rounds = self.summary(f"rate-{i}")["rounds"]
+                self.assertEqual(rounds[-1]["accepted"], 4)
+                self.assertGreaterEqual(rounds[-1]["bits_per_parameter"], least)
+                self.assertLessEqual(rounds[-1]["bits_per_parameter"], most)
+                self.assertGreater(rounds[-1]["accuracy"], 0.3)
 
     def test_client_away_when_the_run_starts_comes_back_by_itself(self):
         coordinator, ready = self.coordinator(self.config(evaluation__enabled=False))

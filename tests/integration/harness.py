@@ -46,7 +46,8 @@ class Process:
         self.popen = subprocess.Popen([str(BIN / name), *map(str, arguments)], stdin=subprocess.DEVNULL,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                       errors="replace", env={**os.environ, **(env or {})})
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self):
         with self.popen.stdout as stream:
@@ -73,9 +74,11 @@ class Process:
 
     def wait(self, timeout=TIMEOUT_S):
         try:
-            return self.popen.wait(timeout)
+            status = self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} did not end within {timeout} s\n{self.tail()}") from None
+        self._reader.join(10)  # its last lines may still be on their way
+        return status
 
     def output(self):
         return "\n".join(self.lines)
@@ -136,6 +139,7 @@ class FederationTest(unittest.TestCase):
         values = {
             "name": name, "seed": 1, "results_dir": str(self.folder / name),
             "server__listen": "127.0.0.1:0", "server__operator_listen": "127.0.0.1:0", "server__tls": "off",
+            "web__listen": "127.0.0.1:0",
             "model__architecture": "lenet5", "model__classes": 10, "model__file": str(CHECKPOINT),
             "data__partition": "iid", "data__partitions": 4, "data__seed": 1, "data__examples_max": 2000,
             "training__learning_rate": 0.02, "codec__uplink": "bu:16",

@@ -69,10 +69,10 @@ class RefusedAtStart(FederationTest):
         self.client_refused(self.folder, "train-images-idx3-ubyte")
 
     def test_images_of_another_type(self):
-        header = json.dumps({"x": {"dtype": "F32", "shape": [1, 1, 28, 28], "data_offsets": [0, 3136]},
-                             "y": {"dtype": "U8", "shape": [1], "data_offsets": [3136, 3137]}}).encode()
-        (self.folder / "train.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 3137)
-        self.client_refused(self.folder, "train.safetensors", "F32 [1, 1, 28, 28]", "U8", data__format="safetensors")
+        header = json.dumps({"x": {"dtype": "F16", "shape": [1, 1, 28, 28], "data_offsets": [0, 1568]},
+                             "y": {"dtype": "U8", "shape": [1], "data_offsets": [1568, 1569]}}).encode()
+        (self.folder / "train.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 1569)
+        self.client_refused(self.folder, "train.safetensors", "F16 [1, 1, 28, 28]", "U8", data__format="safetensors")
 
     def test_cut_off_cifar(self):
         (self.folder / "cifar-100-binary").mkdir()

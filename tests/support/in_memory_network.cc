@@ -281,8 +281,7 @@ class InMemoryTransport : public daemon::Transport {
   }
 
   void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             std::function<void(std::string)> piece,
-             std::function<void(absl::Status)> done) override {
+             Piece piece, std::function<void(absl::Status)> done) override {
     const CallPtr call = NewCall(std::move(done));
     if (Dropped(call)) return;
     net_->Later(net_->Latency(), [net = net_, call, peer = peer_, session, digest, offset, piece] {
@@ -372,7 +371,7 @@ class InMemoryTransport : public daemon::Transport {
 
   static void SendPieces(const NetworkState& net, const CallPtr& call,
                          const std::shared_ptr<const coordinator::Artifact>& artifact,
-                         uint64_t offset, const std::function<void(std::string)>& piece) {
+                         uint64_t offset, const Piece& piece) {
     net->Later(net->Latency(), [net, call, artifact, offset, piece] {
       if (call->ended()) return;
       if (offset == artifact->bytes.size()) return call->Fail(absl::OkStatus());
@@ -387,7 +386,7 @@ class InMemoryTransport : public daemon::Transport {
         ++net->counts.flipped;
         bytes[net->prng.Below(bytes.size())] ^= 1;
       }
-      piece(std::move(bytes));
+      piece(std::move(bytes), nullptr);
       SendPieces(net, call, artifact, next, piece);
     });
   }

@@ -128,8 +128,7 @@ class MisbehavingTransport final : public daemon::Transport {
   }
 
   void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             std::function<void(std::string)> piece,
-             std::function<void(absl::Status)> done) override {
+             Piece piece, std::function<void(absl::Status)> done) override {
     inner_->Fetch(std::move(session), digest, offset, std::move(piece), std::move(done));
   }
 

@@ -36,13 +36,18 @@ absl::StatusOr<daemon::TrainOutput> SyntheticWorkload::Train(const federation::R
 }
 
 absl::StatusOr<daemon::EvaluateOutput> SyntheticWorkload::Evaluate(
-    const federation::RunDescriptor&, const model::Schema&, const federation::EvaluateTask& task,
+    const federation::RunDescriptor&, const model::Schema&,
+    std::optional<base::ClientIndex> client_index, const federation::EvaluateTask& task,
     absl::string_view, const std::atomic<bool>& cancelled) {
   if (cancelled) return absl::CancelledError("evaluation was cancelled");
   daemon::EvaluateOutput output;
   output.accuracy = SyntheticAccuracy(task.model);
   output.mean_loss = 1 - output.accuracy;
   output.examples = 1000;
+  if (client_index) {
+    output.accuracy /= 1 + client_index->value();
+    output.examples = options_.examples + client_index->value();
+  }
   return output;
 }
 

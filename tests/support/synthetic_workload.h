@@ -34,6 +34,7 @@ class SyntheticWorkload : public daemon::Workload {
   // Accuracy and loss are made from the model's digest: another model, other figures.
   absl::StatusOr<daemon::EvaluateOutput> Evaluate(const federation::RunDescriptor& run,
                                                   const model::Schema& schema,
+                                                  std::optional<base::ClientIndex> client_index,
                                                   const federation::EvaluateTask& task,
                                                   absl::string_view model,
                                                   const std::atomic<bool>& cancelled) override;
@@ -42,7 +43,8 @@ class SyntheticWorkload : public daemon::Workload {
   const SyntheticOptions options_;
 };
 
-// What SyntheticWorkload::Evaluate says of a model.
+// What SyntheticWorkload::Evaluate says of a model, on 1000 examples; client k divides it by k + 1,
+// on options.examples + k.
 double SyntheticAccuracy(const base::Digest& model);
 
 }  // namespace quantfl::testing

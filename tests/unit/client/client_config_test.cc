@@ -46,6 +46,22 @@ TEST_F(ClientConfigTest, DataFormat_IsOneOfThoseThatAreRead) {
   EXPECT_THAT(Load(wrong).error, HasSubstr("data.format: got \"png\""));
 }
 
+TEST_F(ClientConfigTest, Cache_IsInMemoryUnlessSaidOtherwise) {
+  const std::vector<std::string> least = {"--coordinator", "a:1", "--data-dir", "d"};
+  EXPECT_EQ(Load(least).error, "");
+  EXPECT_EQ(c_.cache_mode, "memory");
+  EXPECT_EQ(c_.cache_bytes_max, 1u << 30);
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), least.begin(), least.end());
+    return Load(more).error;
+  };
+  EXPECT_EQ(with({"--cache.mode", "file", "--cache.bytes_max", "5000000000"}), "");
+  EXPECT_EQ(c_.cache_mode, "file");
+  EXPECT_EQ(c_.cache_bytes_max, 5'000'000'000u);
+  EXPECT_THAT(with({"--cache.mode", "disk"}), HasSubstr("cache.mode: got \"disk\""));
+  EXPECT_THAT(with({"--cache.bytes_max", "0"}), HasSubstr("cache.bytes_max"));
+}
+
 TEST_F(ClientConfigTest, WhatIsRequired_IsListed) {
   const app::LoadResult loaded = Load({});
   EXPECT_THAT(loaded.error, HasSubstr("coordinator: got nothing"));
@@ -69,6 +85,9 @@ TEST_F(ClientConfigTest, MistakesBetweenKeys_AreNamed) {
   EXPECT_THAT(with({"--retry_min_ms", "40000"}), HasSubstr("--retry_min_ms"));
   EXPECT_THAT(with({"--tls.mode", "token"}), HasSubstr("tls.ca"));
   EXPECT_THAT(with({"--tls.token_file", "t"}), HasSubstr("plain text"));
+  EXPECT_THAT(with({"--data.holdout", "0.1", "--data.test_split", "true"}),
+              HasSubstr("expected one of them"));
+  EXPECT_THAT(with({"--data.holdout", "1"}), HasSubstr("data.holdout: got \"1\""));
   EXPECT_THAT(with({"--device", "a/b"}), HasSubstr("--device: device: got \"a/b\""));
   EXPECT_THAT(with({"--coordinator=a"}), HasSubstr("--coordinator"));
 }

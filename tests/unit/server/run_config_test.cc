@@ -51,6 +51,89 @@ TEST_F(RunConfigTest, Partition_IsWhatItIsCalled) {
               HasSubstr("data.shards_per_client: got 0"));
 }
 
+TEST_F(RunConfigTest, ServerOptimiser_HasTheLearningRateOfItsKindUnlessTold) {
+  struct Row {
+    const char* toml;
+    const char* kind;
+    double learning_rate;
+  };
+  for (const Row& row :
+       {Row{"", "fedavg", 1}, Row{"server_optimiser.kind = \"fedavgm\"\n", "fedavgm", 1},
+        Row{"server_optimiser.kind = \"fedadam\"\n", "fedadam", 0.01},
+        Row{"server_optimiser.kind = \"fedyogi\"\nserver_optimiser.learning_rate = 0.3\n",
+            "fedyogi", 0.3}}) {
+    RunConfig c;
+    app::Config config("quantfl-coordinator", "");
+    DeclareRunConfig(config, &c);
+    ASSERT_TRUE(env_.WriteFileAtomically("run.toml", std::string(kLeast) + row.toml).ok());
+    const app::LoadResult loaded = config.Load({"--config", "run.toml"}, {}, env_);
+    ASSERT_FALSE(loaded.exit_code.has_value()) << loaded.error;
+    EXPECT_EQ(aggregation::ToString(c.Options().server_optimiser.kind), row.kind);
+    EXPECT_EQ(c.Options().server_optimiser.learning_rate, row.learning_rate);
+  }
+  EXPECT_THAT(Load(std::string(kLeast) + "server_optimiser.kind = \"adam\"\n").error,
+              HasSubstr("server_optimiser.kind: got \"adam\""));
+  EXPECT_THAT(Load(std::string(kLeast) + "server_optimiser.tau = 0\n").error,
+              HasSubstr("server_optimiser.tau: got 0"));
+}
+
+TEST_F(RunConfigTest, Input_KeysBeforeCheckpointBeforeArchitecture) {
+  const std::string least = std::string(kLeast) + "model.architecture = \"mobilenet_v2\"\n[input]\n";
+  const auto resolved = [&](const std::string& keys,
+                            const std::map<std::string, std::string>& metadata) {
+    c_ = RunConfig();
+    const app::LoadResult loaded = Load(least + keys);
+    EXPECT_FALSE(loaded.exit_code.has_value()) << loaded.error;
+    EXPECT_TRUE(c_.ResolveInput(metadata).ok());
+    return c_.Options().run.input;
+  };
+  const federation::PerChannel mean = {0.485, 0.456, 0.406};
+  const federation::InputSpec published = resolved("", {});
+  EXPECT_EQ(published.mean, mean);
+  EXPECT_EQ(published.channels, 3u);
+  EXPECT_EQ(published.height, 0u);
+  EXPECT_FALSE(published.augment.any());
+
+  const std::map<std::string, std::string> checkpoint = {{"quantfl.input_mean", "0.4"},
+                                                         {"quantfl.input_height", "96"},
+                                                         {"quantfl.input_width", "64"}};
+  const federation::InputSpec kept = resolved("crop_padding = 4\nflip = true\n", checkpoint);
+  EXPECT_EQ(kept.mean, 0.4);
+  EXPECT_EQ(kept.height, 96u);
+  EXPECT_EQ(kept.width, 64u);
+  EXPECT_EQ(kept.augment.crop_padding, 4u);
+  EXPECT_TRUE(kept.augment.flip);
+
+  const federation::InputSpec asked =
+      resolved("mean = [0.1, 0.2, 0.3]\nstddev = 0.5\nheight = 128\n", checkpoint);
+  EXPECT_EQ(asked.mean, (federation::PerChannel{0.1, 0.2, 0.3}));
+  EXPECT_EQ(asked.stddev, 0.5);
+  EXPECT_EQ(asked.height, 128u);
+  EXPECT_EQ(asked.width, 128u);
+  EXPECT_THAT(config_.Print(), HasSubstr("mean = [0.1, 0.2, 0.3]"));
+  EXPECT_THAT(config_.Print(), HasSubstr("width = 128"));
+}
+
+TEST_F(RunConfigTest, Input_Mistakes_AreNamed) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"input.mean = [0.1, \"x\"]", "run.toml:3:14: input.mean: got an array of 2, expected a real "
+                                    "number or a list of them, each in [-1000000, 1000000]"},
+      {"input.stddev = [0.1, 0]", "input.stddev: got an array of 2"},
+      {"input.mean = []", "input.mean: got"},
+      {"input.width = 32", "input.height = 0 and input.width = 32: both are set, or neither"},
+      {"input.height = 9999", "input.height: got 9999, expected an integer in 1..4096 (pixels)"},
+      {"input.crop_padding = -1", "input.crop_padding: got -1"},
+  };
+  for (const auto& [line, message] : cases) {
+    c_ = RunConfig();
+    EXPECT_THAT(Load(std::string(kLeast) + line + "\n").error, HasSubstr(message));
+  }
+  c_ = RunConfig();
+  ASSERT_FALSE(Load(std::string(kLeast) + "input.mean = [1, 2]\n").exit_code.has_value());
+  EXPECT_THAT(std::string(c_.ResolveInput({}).message()),
+              HasSubstr("input.mean has 2 numbers: it is one, or one for each of the 1 channels"));
+}
+
 TEST_F(RunConfigTest, Printed_ReadsBackIdentically) {
   const app::LoadResult printed = Load(kLeast, {"--print-config"});
   ASSERT_EQ(printed.exit_code, 0) << printed.error;
@@ -71,6 +154,35 @@ TEST_F(RunConfigTest, Trainable_IsCheckedAsFarAsItCanBeWithoutTheModel) {
   ASSERT_FALSE(
       Load(std::string(kLeast) + "training.trainable = \"fc?.*\"\n").exit_code.has_value());
   EXPECT_EQ(c_.trainable, "fc?.*");
+}
+
+TEST_F(RunConfigTest, Training_OptimiserScheduleAndCacheAreGivenToTheEngine) {
+  ASSERT_EQ(Load(std::string(kLeast) +
+                 "[training]\noptimiser = \"adam\"\nadam_beta1 = 0.8\nlocal_steps = 50\n"
+                 "schedule = \"step\"\nschedule_rounds = 4\nschedule_factor = 0.5\n"
+                 "label_smoothing = 0.1\ncache_dtype = \"fp32\"\n")
+                .error,
+            "");
+  const coordinator::RunOptions options = c_.Options();
+  EXPECT_EQ(options.training.optimiser, federation::Optimiser::kAdam);
+  EXPECT_EQ(options.training.beta1, 0.8);
+  EXPECT_EQ(options.training.beta2, 0.999);
+  EXPECT_EQ(options.training.local_steps, 50u);
+  EXPECT_EQ(options.training.label_smoothing, 0.1);
+  EXPECT_EQ(options.training.cache_dtype, federation::CacheDtype::kFp32);
+  EXPECT_EQ(options.schedule, (coordinator::LearningRateSchedule{
+                                  coordinator::ScheduleKind::kStep, 0, 4, 0.5}));
+  const auto error = [&](const std::string& line) {
+    return Load(std::string(kLeast) + line + "\n").error;
+  };
+  EXPECT_THAT(error("training.optimiser = \"adamw\""), HasSubstr("adam"));
+  EXPECT_THAT(error("training.schedule = \"linear\""), HasSubstr("cosine"));
+  EXPECT_THAT(error("training.cache_dtype = \"bf16\""), HasSubstr("fp16"));
+  EXPECT_THAT(error("training.adam_beta2 = 1.0"), HasSubstr("training.adam_beta2"));
+  EXPECT_THAT(error("training.label_smoothing = 1.0"), HasSubstr("training.label_smoothing"));
+  EXPECT_THAT(error("round.rounds = 100\ntraining.schedule_rounds = 1\ntraining.schedule_factor = 0.1\n"
+                    "training.schedule = \"step\""),
+              HasSubstr("in round 100: it stays above"));
 }
 
 TEST_F(RunConfigTest, MistakesBetweenKeys_NameTheOneThatIsSet) {

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/codec/update.h"
+#include "common/model/safetensors.h"
 #include "fake_server.h"
 #include "tests/support/synthetic_workload.h"
 
@@ -36,11 +37,12 @@ class CountingWorkload : public testing::SyntheticWorkload {
                                     const std::atomic<bool>& cancelled) override {
     ++trained;
     last_model = std::string(model);
+    if (!train_error.ok()) return train_error;
     return SyntheticWorkload::Train(run, schema, client_index, task, model, cancelled);
   }
   int prepared = 0, trained = 0;
   std::string last_model;
-  absl::Status refuse;
+  absl::Status refuse, train_error;
 };
 
 class DaemonTest : public ::testing::Test {
@@ -62,7 +64,7 @@ class DaemonTest : public ::testing::Test {
     DaemonDeps deps;
     deps.loop = &loop_;
     deps.training = &training_;
-    deps.disk = &loop_;
+    deps.disk = disk_;
     deps.env = &env_;
     deps.clock = &clock_;
     deps.logger = &base::NullLogger();
@@ -108,6 +110,7 @@ class DaemonTest : public ::testing::Test {
 
   base::ManualClock clock_;
   base::ManualEventLoop loop_, training_;
+  base::Executor* disk_ = &loop_;
   base::MemoryEnv env_;
   FakeServer server_;
   CountingWorkload workload_;
@@ -183,6 +186,37 @@ TEST_F(DaemonTest, TrainTask_UploadsWhatWasTrained) {
   EXPECT_GT(training.squared_norm, 0);
   EXPECT_GT(training.squared_error, 0);
   EXPECT_EQ(Spooled(), 0u);
+}
+
+TEST_F(DaemonTest, DumpDeltas_WritesEachDeltaAsItWasTrained) {
+  options_.dump_deltas = "/dump";
+  Start();
+  server_.Tell(TrainOn(7));
+  Run();
+  const auto bytes = env_.ReadFile(
+      absl::StrCat("/dump/", server_.run.run_id, "/round-1-client-0.safetensors"), 1 << 20);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  const auto view = model::ParseSafetensors(*bytes);
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->metadata.at("quantfl.examples"), "100");
+  std::atomic<bool> cancelled = false;
+  const auto again =
+      workload_.Train(server_.run, *schema_, base::ClientIndex(0),
+                      std::get<federation::TrainTask>(TrainOn(7).what), "", cancelled);
+  const auto flat = model::LoadFlat(*bytes, *schema_);
+  ASSERT_TRUE(flat.ok()) << flat.status();
+  EXPECT_EQ(schema_->Gather(*flat), again->delta);
+}
+
+TEST_F(DaemonTest, DumpDeltasThatCannotBeWritten_FailTheTask) {
+  options_.dump_deltas = "/dump";
+  Start();
+  env_.FailNext("/dump", 1, absl::ResourceExhaustedError("disk full"));
+  server_.Tell(TrainOn(7));
+  Run();
+  EXPECT_TRUE(server_.offers().empty());
+  EXPECT_EQ(server_.CountCalls("fail 7"), 1);
+  EXPECT_THAT(server_.last_failure(), HasSubstr("disk full"));
 }
 
 TEST_F(DaemonTest, EvaluateTask_ReportsTheFigures) {
@@ -281,6 +315,29 @@ TEST_F(DaemonTest, EndlessFetch_IsCutAtTheLimit) {
   EXPECT_THAT(server_.last_failure(), HasSubstr("artifact_bytes_max"));
 }
 
+TEST_F(DaemonTest, SlowDisk_SlowsTheFetch) {
+  base::ManualEventLoop disk(clock_);
+  disk_ = &disk;
+  Start();
+  const auto run = [&] {
+    while (disk.RunReady() > 0) Run();
+  };
+  run();
+  const uint64_t before = server_.fetched_bytes();
+  server_.Tell(TrainOn(7));
+  Run();
+  // Whatever the disk does next, at most one piece comes for it.
+  for (uint64_t fetched = 0; fetched < 5000;) {
+    ASSERT_EQ(disk.RunReady(/*limit=*/1), 1) << "after " << fetched << " bytes";
+    Run();
+    const uint64_t now = server_.fetched_bytes() - before;
+    EXPECT_LE(now - fetched, 1000u);
+    fetched = now;
+  }
+  run();
+  EXPECT_EQ(server_.CountCalls("upload 7"), 1);
+}
+
 TEST_F(DaemonTest, Pretrained_IsNotFetched) {
   base::Env& env = env_;
   ASSERT_TRUE(env.CreateDirs("/usr/share").ok());
@@ -372,6 +429,25 @@ TEST_F(DaemonTest, ModelDamagedOnDisk_IsFetchedAgain) {
   Run();
   EXPECT_EQ(server_.CountCalls("fetch"), 1);
   EXPECT_EQ(server_.CountCalls("upload 8"), 1);
+}
+
+TEST_F(DaemonTest, TrainingThatDiverged_FailsTheTaskAtOnce_AndTheModelIsNotFetchedAgain) {
+  workload_.train_error = absl::DataLossError("training diverged: the loss is not finite");
+  Start();
+  server_.Tell(TrainOn(7));
+  RunFor(absl::Minutes(1));
+  EXPECT_EQ(workload_.trained, 1);
+  EXPECT_EQ(server_.CountCalls(absl::StrCat("fetch ", model_.ShortHex())), 1);
+  EXPECT_EQ(server_.CountCalls("fail 7"), 1);
+  EXPECT_THAT(server_.last_failure(), HasSubstr("training diverged"));
+}
+
+TEST_F(DaemonTest, RunWhoseModelTheWorkloadCannotRead_IsLeftLikeAnyOther) {
+  workload_.refuse = absl::DataLossError("no such architecture");
+  Start();
+  RunFor(absl::Minutes(1));
+  EXPECT_EQ(workload_.prepared, 1);
+  EXPECT_EQ(server_.CountCalls(absl::StrCat("fetch ", server_.run.schema.ShortHex())), 1);
 }
 
 TEST_F(DaemonTest, TaskWithdrawnBeforeItsSlotIsFree_IsNotTrained) {
@@ -498,6 +574,34 @@ TEST_F(DaemonTest, Runs_LeavesWhenEveryClientHasSeenThemEnd) {
   server_.Tell({2, federation::Finished{"done"}});
   RunFor(absl::Minutes(1));
   EXPECT_EQ(end_, absl::OkStatus());
+}
+
+TEST_F(DaemonTest, CoordinatorAwayForLong_LeavesAsTold) {
+  options_.away_max = absl::Minutes(2);
+  Start();
+  // Told to come back again and again, so that it notices who is away.
+  server_.Tell({1, federation::WaitUntil{absl::Seconds(1), absl::Seconds(2), "not selected"}});
+  RunFor(absl::Minutes(10));
+  EXPECT_FALSE(end_.has_value()) << "it is there";
+  server_.join_error = absl::UnavailableError("gone");
+  RunFor(absl::Seconds(100));
+  server_.join_error = absl::OkStatus();
+  RunFor(absl::Seconds(30));
+  server_.join_error = absl::UnavailableError("gone");
+  RunFor(absl::Seconds(119));
+  EXPECT_FALSE(end_.has_value()) << "it was back in between";
+  RunFor(absl::Seconds(12));
+  EXPECT_EQ(end_, absl::OkStatus());
+}
+
+TEST_F(DaemonTest, CoordinatorThatWasNeverThere_IsUnavailableAfterTheSameTime) {
+  options_.away_max = absl::Minutes(2);
+  server_.join_error = absl::UnavailableError("nobody listens");
+  Start();
+  RunFor(absl::Minutes(3));
+  ASSERT_TRUE(end_.has_value());
+  EXPECT_TRUE(absl::IsUnavailable(*end_)) << *end_;
+  EXPECT_THAT(std::string(end_->message()), HasSubstr("2m"));
 }
 
 TEST_F(DaemonTest, Stop_EndsOnceAndKeepsTheSpool) {

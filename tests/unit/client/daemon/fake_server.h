@@ -69,6 +69,10 @@ class FakeServer {
     base::MutexLock lock(mutex_);
     return reports_;
   }
+  uint64_t fetched_bytes() const {
+    base::MutexLock lock(mutex_);
+    return fetched_bytes_;
+  }
   std::string last_failure() const {
     base::MutexLock lock(mutex_);
     return failure_;
@@ -90,6 +94,7 @@ class FakeServer {
   std::vector<std::string> chunks_ QFL_GUARDED_BY(mutex_);
   std::vector<federation::ClientReport> reports_ QFL_GUARDED_BY(mutex_);
   std::string failure_ QFL_GUARDED_BY(mutex_);
+  uint64_t fetched_bytes_ QFL_GUARDED_BY(mutex_) = 0;  // sent, not necessarily taken
 };
 
 class FakeTransport : public Transport {
@@ -114,14 +119,16 @@ class FakeTransport : public Transport {
   void Tasks(std::string, std::function<void(federation::Instruction)> next,
              std::function<void(absl::Status)> done) override {
     Note("tasks");
+    if (absl::IsUnavailable(server_.join_error)) {  // nobody listens
+      return Answer([done, status = server_.join_error] { done(status); });
+    }
     base::MutexLock lock(server_.mutex_);
     server_.streams_[ordinal_] = next;
     stream_done_ = done;
     if (server_.current_.has_value()) Answer([next, i = *server_.current_] { next(i); });
   }
   void Fetch(std::string, base::Digest digest, uint64_t offset,
-             std::function<void(std::string)> piece,
-             std::function<void(absl::Status)> done) override {
+             Piece piece, std::function<void(absl::Status)> done) override {
     Note(absl::StrCat("fetch ", digest.ShortHex(), " from ", offset));
     if (!server_.fetch_error.ok()) {
       return Answer([done, status = std::exchange(server_.fetch_error, {})] { done(status); });
@@ -136,15 +143,14 @@ class FakeTransport : public Transport {
     if (is_cut) bytes.resize(cut);
     if (server_.flip_bits && !bytes.empty()) bytes[0] ^= 1;
     const bool endless = server_.endless;
-    // One answer, so that the pieces keep their order on any executor.
-    Answer([=] {
-      for (size_t at = 0; at < bytes.size(); at += 1000) piece(bytes.substr(at, 1000));
-      if (endless) {
-        for (int i = 0; i < 100; ++i) piece(std::string(1000, 'x'));
-        return;
-      }
-      done(is_cut ? absl::UnavailableError("cut") : absl::OkStatus());
-    });
+    auto sender = std::make_shared<Sender>();
+    sender->server = &server_;
+    sender->bytes = bytes + (endless ? std::string(100'000, 'x') : "");
+    sender->piece = std::move(piece);
+    sender->end = [=] {
+      if (!endless) done(is_cut ? absl::UnavailableError("cut") : absl::OkStatus());
+    };
+    Answer([sender] { sender->Next(); });
   }
   void Upload(std::string, federation::UpdateOffer offer, std::shared_ptr<ChunkSource> chunks,
               std::function<void(absl::StatusOr<UploadResult>)> done) override {
@@ -197,6 +203,27 @@ class FakeTransport : public Transport {
   }
 
  private:
+  // One piece at a time: the next when its turn has come.
+  struct Sender : std::enable_shared_from_this<Sender> {
+    FakeServer* server;
+    std::string bytes;
+    Piece piece;
+    std::function<void()> end;
+    size_t at = 0;
+    void Next() {
+      if (at >= bytes.size()) return end();
+      std::string next = bytes.substr(at, 1000);
+      at += next.size();
+      {
+        base::MutexLock lock(server->mutex_);
+        server->fetched_bytes_ += next.size();
+      }
+      const auto turn = [self = shared_from_this()](const void*) {
+        self->server->answers_.Post([self] { self->Next(); });
+      };
+      piece(std::move(next), std::shared_ptr<const void>(this, turn));
+    }
+  };
   void Note(std::string call) {
     base::MutexLock lock(server_.mutex_);
     server_.calls_.push_back(std::move(call));

@@ -110,6 +110,8 @@ TEST_F(ToolTest, Usage_IsOneLineAndExitCode64) {
       {"init", "--out", ""},
       {"init", "--out", "x", "--input-stddev", "0"},
       {"init", "--out", "x", "--input-mean", "nan"},
+      {"init", "--out", "x", "--input-mean", "0.1,0.2"},
+      {"init", "--out", "x", "--input-width", "32"},
       {"pretrain", "--data-dir", "data", "--out", "x", "--epochs", "0"},
       {"pretrain", "--data-dir", "data", "--out", "x", "--learning-rate-decay", "2"},
       {"evaluate", "--model", "x", "--data-dir", "data", "--split", "all"}};
@@ -193,7 +195,7 @@ TEST_F(ToolTest, Init_PublishedFile_TakesItsBodyAndAFreshHead) {
     const Checkpoint made = *LoadCheckpoint(env_, "out", "lenet5", {});
     EXPECT_EQ(made.schema.architecture(), "resnet20");
     EXPECT_EQ(made.classes, 100u);
-    EXPECT_EQ(made.input.mean, 0.449);
+    EXPECT_EQ(made.input.mean, (federation::PerChannel{0.485, 0.456, 0.406}));
     EXPECT_EQ(made.flat[headless.size() - 1], 0.5f);
     EXPECT_NE(made.flat[headless.size()], 0.5f);
     if (first.empty()) first = made.flat;

@@ -84,7 +84,10 @@ class GrpcTransportTest : public ::testing::Test {
   absl::Status Fetch(const base::Digest& digest, uint64_t offset, std::string* received) {
     std::promise<absl::Status> promise;
     transport_->Fetch(
-        session_, digest, offset, [&](const std::string& piece) { received->append(piece); },
+        session_, digest, offset,
+        [&](const std::string& piece, const std::shared_ptr<const void>&) {
+          received->append(piece);
+        },
         [&](absl::Status status) { promise.set_value(std::move(status)); });
     return promise.get_future().get();
   }
@@ -466,6 +469,63 @@ TEST_F(GrpcTransportTest, TlsAndToken_LetInWhoHasThem) {
   options.tls->root_certificates = testing::MakeTestCertificate().certificate;
   Connect(options);
   EXPECT_EQ(Join(*transport_).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// What a stalled coordinator looks like: it takes the call, and nothing more comes.
+class StalledTest : public GrpcTransportTest {
+ protected:
+  void SetUp() override {
+    Serve();
+    GrpcTransportOptions options;
+    options.address = absl::StrCat("127.0.0.1:", server_->port());
+    options.progress_timeout = absl::Milliseconds(200);
+    Connect(options);
+    JoinFirst();
+  }
+  static void ExpectStalled(const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("progress_timeout"));
+  }
+};
+
+TEST_F(StalledTest, Tasks_WithoutAFirstInstruction_IsUnavailable) {
+  std::promise<absl::Status> promise;
+  transport_->Tasks(session_, [](const federation::Instruction&) {},
+                    [&](absl::Status status) { promise.set_value(std::move(status)); });
+  ExpectStalled(promise.get_future().get());
+}
+
+TEST_F(StalledTest, Upload_WithoutAVerdict_IsUnavailable) {
+  coordinator_.hold_appends = true;
+  ExpectStalled(Upload(std::make_shared<Chunks>(ManyChunks(3, 1000))).status());
+  // The next chunk, which the server has already, is not to be kept back as well.
+  ASSERT_TRUE(coordinator_.WaitUntil([&] {
+    coordinator_.hold_appends = false;
+    return !coordinator_.held.empty();
+  }));
+  coordinator_.held[0](absl::OkStatus());
+}
+
+TEST_F(StalledTest, Fetch_WaitsForTheDiskAsLongAsItTakes) {
+  const std::string bytes(5 * kFetchMessageBytes, 'x');
+  const base::Digest digest = coordinator_.AddArtifact(bytes);
+  base::ThreadEventLoop disk(base::SystemClock(), "disk");
+  std::promise<absl::Status> promise;
+  std::atomic<uint64_t> taken{0}, most{0}, waiting{0};
+  transport_->Fetch(
+      session_, digest, 0,
+      [&](std::string piece, std::shared_ptr<const void> turn) {
+        most = std::max<uint64_t>(most, ++waiting);
+        // Longer than a coordinator would be given.
+        disk.PostAt(disk.Now() + absl::Milliseconds(250), [&, piece, turn] {
+          taken += piece.size();
+          --waiting;
+        });
+      },
+      [&](absl::Status status) { promise.set_value(std::move(status)); });
+  EXPECT_TRUE(promise.get_future().get().ok());
+  EXPECT_EQ(taken, bytes.size());
+  EXPECT_EQ(most, 1u) << "a piece came before the one before it was taken";
 }
 
 TEST_F(GrpcTransportTest, CallThatIsNeverAnswered_EndsAtItsDeadline) {

@@ -157,6 +157,7 @@ class SessionDriver {
   std::map<std::string, Request> last;  // by kind
   federation::JoinRequest join;
   std::string wait_reason, failure_reason, used_session;
+  std::optional<base::ClientIndex> evaluated_on;
   federation::ClientReport report;
   absl::Status give_up;
 
@@ -185,6 +186,7 @@ class SessionDriver {
   }
   std::string Word(const Evaluate& e) {
     last["evaluate"] = e.request;
+    evaluated_on = e.client_index;
     return absl::StrCat("evaluate ", e.task.task_id.value());
   }
   std::string Word(const CancelWork&) { return "cancel work"; }

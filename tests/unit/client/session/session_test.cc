@@ -57,6 +57,7 @@ TEST(ClientSession, EvaluateTask_FromTaskToReport) {
   d.Enter();
   EXPECT_THAT(d.Told(ToEvaluate(9)), ElementsAre("fetch model"));
   EXPECT_THAT(d.Fetched(), ElementsAre("evaluate 9"));
+  EXPECT_EQ(d.evaluated_on, base::ClientIndex(3)) << "on its own data";
   federation::EvaluationReport result;
   result.accuracy = 0.75;
   EXPECT_THAT(d.EvaluateEnds(result), ElementsAre("report 9"));

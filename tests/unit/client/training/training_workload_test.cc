@@ -154,6 +154,35 @@ TEST_F(TrainingWorkloadTest, Train_PartOfTheModel_GivesTheChangeOfThatPart) {
   EXPECT_EQ(Train(*workload, 0)->delta, all->delta);
 }
 
+// What all clients of a process need is bounded together, and changes nothing but the time.
+TEST_F(TrainingWorkloadTest, UseCache_GivesTheSameUpdatesAndAccuracy) {
+  schema_ = *model::ApplyTrainable(schema_, "last:2");
+  task_.training.cache_dtype = federation::CacheDtype::kFp32;
+  const std::unique_ptr<TrainingWorkload> plain = Make(), cached = Make();
+  const std::unique_ptr<TrainingWorkload> test = Make(Role::kEvaluator),
+                                          cached_test = Make(Role::kEvaluator);
+  // 120 numbers behind the first linear layer.
+  const auto cache = *learn::ActivationCache::Create({.bytes_max = kExamples * 120 * 4}, env_,
+                                                     base::NullLogger());
+  const auto for_tests =
+      *learn::ActivationCache::Create({.bytes_max = 50 * 120 * 4}, env_, base::NullLogger());
+  cached->UseCache(cache.get());
+  cached_test->UseCache(for_tests.get());
+  for (const uint32_t round : {3, 4}) {
+    task_.round = base::RoundId(round);
+    for (uint32_t client = 0; client < 4; ++client) {
+      const absl::StatusOr<daemon::TrainOutput> got = Train(*cached, client);
+      ASSERT_TRUE(got.ok()) << got.status();
+      EXPECT_EQ(got->delta, Train(*plain, client)->delta);
+    }
+    const absl::StatusOr<daemon::EvaluateOutput> got =
+        cached_test->Evaluate(run_, schema_, std::nullopt, {}, model_, cancelled_);
+    ASSERT_TRUE(got.ok()) << got.status();
+    const auto expected = test->Evaluate(run_, schema_, std::nullopt, {}, model_, cancelled_);
+    EXPECT_EQ(got->mean_loss, expected->mean_loss);
+  }
+}
+
 TEST_F(TrainingWorkloadTest, Train_FromSeveralThreads_GivesWhatOneThreadGives) {
   const std::unique_ptr<TrainingWorkload> one = Make(), many = Make();
   std::vector<std::vector<float>> expected(4), got(4);
@@ -201,8 +230,45 @@ TEST_F(TrainingWorkloadTest, Train_WrongArguments) {
   EXPECT_THAT(std::string(index.message()), HasSubstr("client_index 4 of a run with 4 partitions"));
   model_.resize(model_.size() - 1);
   EXPECT_EQ(Train(*workload, 0).status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, model_, cancelled_).status().code(),
+  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, {}, model_, cancelled_).status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// The data is 28 x 28: a network of three channels and other sizes takes it as the run says.
+TEST_F(TrainingWorkloadTest, Prepare_InputOfTheRun_DecidesWhetherTheDataFits) {
+  const std::unique_ptr<TrainingWorkload> workload = Make();
+  const model::Schema colour = *model::ArchitectureSchema("mobilenet_v2", 5);
+  run_.architecture = "mobilenet_v2";
+  run_.input.channels = 3;
+  const absl::Status small = workload->Prepare(run_, colour);
+  EXPECT_EQ(small.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(small.message()),
+              HasSubstr("the data holds examples of [3, 28, 28], but mobilenet_v2 takes"));
+  EXPECT_THAT(std::string(small.message()), HasSubstr("input.height"));
+  run_.input.height = run_.input.width = 32;
+  EXPECT_TRUE(workload->Prepare(run_, colour).ok());
+  run_.input.mean = {0.1, 0.2};
+  EXPECT_EQ(workload->Prepare(run_, colour).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// Augmentation is the client's own, whoever hosts it, and evaluation has none.
+TEST_F(TrainingWorkloadTest, Train_Augmented_DependsOnTheClientAlone) {
+  const std::unique_ptr<TrainingWorkload> one = Make(), other = Make();
+  const absl::StatusOr<daemon::TrainOutput> plain = Train(*one, 1);
+  run_.input.augment = {.crop_padding = 2, .flip = true};
+  const absl::StatusOr<daemon::TrainOutput> first = Train(*one, 1);
+  ASSERT_TRUE(Train(*other, 0).ok());
+  const absl::StatusOr<daemon::TrainOutput> second = Train(*other, 1);
+  ASSERT_TRUE(plain.ok() && first.ok() && second.ok());
+  EXPECT_EQ(first->delta, second->delta);
+  EXPECT_NE(first->delta, plain->delta);
+
+  const std::unique_ptr<TrainingWorkload> evaluator = Make(Role::kEvaluator);
+  const auto augmented = evaluator->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
+  run_.input.augment = {};
+  const auto as_it_is = evaluator->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
+  ASSERT_TRUE(augmented.ok() && as_it_is.ok());
+  EXPECT_EQ(augmented->mean_loss, as_it_is->mean_loss);
 }
 
 TEST_F(TrainingWorkloadTest, Evaluator_UsesTheTestSplitAlone) {
@@ -210,15 +276,55 @@ TEST_F(TrainingWorkloadTest, Evaluator_UsesTheTestSplitAlone) {
   run_.partition = {};  // an evaluator has no partition, so none is asked for
   ASSERT_TRUE(workload->Prepare(run_, schema_).ok());
   const absl::StatusOr<daemon::EvaluateOutput> output =
-      workload->Evaluate(run_, schema_, {}, model_, cancelled_);
+      workload->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
   ASSERT_TRUE(output.ok()) << output.status();
   EXPECT_EQ(output->examples, 50u);
   EXPECT_GT(output->mean_loss, 0);
   cancelled_ = true;
-  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, model_, cancelled_).status().code(),
+  EXPECT_EQ(workload->Evaluate(run_, schema_, {}, {}, model_, cancelled_).status().code(),
             absl::StatusCode::kCancelled);
   EXPECT_EQ(Train(*workload, 0).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_FALSE(workload->PartitionTable(run_).ok());
+}
+
+TEST_F(TrainingWorkloadTest, Trainer_EvaluatesOnWhatItHoldsOut_AndTrainsOnTheRest) {
+  auto created = TrainingWorkload::Create({.data_dir = "data", .holdout = 0.25}, env_);
+  ASSERT_TRUE(created.ok()) << created.status();
+  TrainingWorkload& workload = **created;
+  ASSERT_TRUE(workload.Prepare(run_, schema_).ok());
+  const auto evaluate = [&](uint32_t client) {
+    return workload.Evaluate(run_, schema_, base::ClientIndex(client), {}, model_, cancelled_);
+  };
+  const absl::StatusOr<daemon::EvaluateOutput> first = evaluate(0), second = evaluate(1);
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(first->examples, 15u);
+  EXPECT_NE(first->mean_loss, second->mean_loss) << "each has examples of its own";
+  EXPECT_EQ(evaluate(0)->mean_loss, first->mean_loss);
+  EXPECT_EQ(Train(workload, 0)->examples, 45u);
+  EXPECT_EQ(evaluate(4).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(workload.Evaluate(run_, schema_, {}, {}, model_, cancelled_).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(TrainingWorkloadTest, Trainer_WithATestSplitOfItsOwn_EvaluatesOnThat) {
+  auto created = TrainingWorkload::Create({.data_dir = "data", .test_split = true}, env_);
+  ASSERT_TRUE(created.ok()) << created.status();
+  TrainingWorkload& workload = **created;
+  const auto own = workload.Evaluate(run_, schema_, base::ClientIndex(2), {}, model_, cancelled_);
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_EQ(own->examples, 50u);
+  const auto evaluator = Make(Role::kEvaluator)->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
+  EXPECT_EQ(own->mean_loss, evaluator->mean_loss);
+  EXPECT_EQ(Train(workload, 2)->examples, 60u);
+}
+
+TEST_F(TrainingWorkloadTest, Trainer_ThatHoldsNothingOut_SaysWhatToSet) {
+  const auto status = Make()
+                          ->Evaluate(run_, schema_, base::ClientIndex(0), {}, model_, cancelled_)
+                          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("data.holdout = 0"));
 }
 
 TEST_F(TrainingWorkloadTest, Prepare_RefusesWhatItCannotTrain) {

@@ -24,6 +24,7 @@ struct Variables {
   uint32_t batch_size = 32;
   bool enabled = true;
   std::optional<double> mean;
+  std::vector<double> stddev;
   std::optional<uint32_t> first_index;
   absl::Duration deadline = absl::Minutes(30);
   absl::Duration wait_min = absl::Milliseconds(500);
@@ -46,6 +47,8 @@ class ConfigTest : public ::testing::Test {
     config_.Section("input", "Pixels.");
     config_.Real("input.mean", &v_.mean, {.min = 0, .max = 1},
                  {.help = "Mean.", .unset = "the checkpoint's"});
+    config_.Reals("input.stddev", &v_.stddev, {.min = 0, .min_excluded = true},
+                  {.help = "Deviations.", .unset = "the checkpoint's"});
     config_.Section("training", "SGD.");
     config_.Real("training.learning_rate", &v_.learning_rate,
                  {.min = 0, .min_excluded = true, .max = 10}, {.help = "Step."});
@@ -324,6 +327,27 @@ wait_min_ms = 1.7
   EXPECT_EQ(v_.mean, 0.1307);
   EXPECT_EQ(v_.first_index, std::nullopt);
   EXPECT_EQ(v_.wait_min, first.wait_min);
+}
+
+TEST_F(ConfigTest, Reals_AreOneNumberOrAList_FromEverySource) {
+  const std::pair<std::string, std::vector<double>> cases[] = {
+      {"0.5", {0.5}}, {"2", {2}}, {"[0.25, 1, 3e2]", {0.25, 1, 300}}, {"[7]", {7}}};
+  for (const auto& [text, numbers] : cases) {
+    v_ = Variables();
+    ASSERT_FALSE(Load("model.file = \"m\"\ninput.stddev = " + text + "\n").exit_code.has_value());
+    EXPECT_EQ(v_.stddev, numbers);
+    v_ = Variables();
+    ASSERT_FALSE(Load("model.file = \"m\"\n", {"--input.stddev", text}).exit_code.has_value());
+    EXPECT_EQ(v_.stddev, numbers);
+  }
+  ASSERT_FALSE(Load("model.file = \"m\"\n", {"--input.stddev", "1,2.5"}).exit_code.has_value());
+  EXPECT_EQ(v_.stddev, (std::vector<double>{1, 2.5}));
+  EXPECT_THAT(config_.Print(), HasSubstr("stddev = [1, 2.5]\n"));
+  for (const char* text : {"", "[]", "[0]", "1,x", "[1,[2]]", "1]\nseed = [2", "nan"}) {
+    EXPECT_THAT(Load("model.file = \"m\"\n", {"--input.stddev", text}).error,
+                HasSubstr("expected a real number or a list of them, each > 0"))
+        << text;
+  }
 }
 
 TEST_F(ConfigTest, Load_TextThatIsNotUtf8_IsRefused) {

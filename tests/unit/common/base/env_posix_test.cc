@@ -76,7 +76,9 @@ TEST(ErrnoStatusTest, Codes_AreThoseOfEnv) {
       {EMFILE, absl::StatusCode::kResourceExhausted},
       {ENFILE, absl::StatusCode::kResourceExhausted},
       {EIO, absl::StatusCode::kInternal},
-      {EISDIR, absl::StatusCode::kInternal},
+      {EISDIR, absl::StatusCode::kInvalidArgument},
+      {ENOTDIR, absl::StatusCode::kInvalidArgument},
+      {ELOOP, absl::StatusCode::kInvalidArgument},
   };
   for (const auto& [error, code] : table) {
     EXPECT_EQ(ErrnoStatus(error, "write", "/x").code(), code) << error;
@@ -91,10 +93,9 @@ TEST(ErrnoStatusTest, Message_NamesActionPathAndReason) {
 TEST_F(PosixEnvTest, WriteFileAtomically_LeavesNoTemporaryFileBehind) {
   ASSERT_TRUE(PosixEnv().WriteFileAtomically(Path("f"), "x").ok());
   EXPECT_THAT(*PosixEnv().List(root()), ElementsAre("f"));
-  // The rename fails here, after everything else.
   ASSERT_TRUE(PosixEnv().CreateDirs(Path("d")).ok());
   const absl::Status status = PosixEnv().WriteFileAtomically(Path("d"), "x");
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr(Path("d") + ": "));
   EXPECT_THAT(*PosixEnv().List(root()), ElementsAre("d", "f"));
 }
@@ -117,6 +118,45 @@ TEST_F(PosixEnvTest, WriteFileAtomically_GivesTheModeAsked) {
   struct stat info {};
   ASSERT_EQ(stat(Path("secret").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+TEST_F(PosixEnvTest, WriteFileAtomically_OverALink_KeepsTheLink) {
+  ASSERT_TRUE(PosixEnv().CreateDirs(Path("there")).ok());
+  ASSERT_TRUE(PosixEnv().WriteFileAtomically(Path("there/f"), "old").ok());
+  ASSERT_EQ(symlink("there/f", Path("link").c_str()), 0);
+  ASSERT_TRUE(PosixEnv().WriteFileAtomically(Path("link"), "new").ok());
+  EXPECT_EQ(*PosixEnv().ReadFile(Path("there/f"), kNoLimit), "new");
+  struct stat info {};
+  ASSERT_EQ(lstat(Path("link").c_str(), &info), 0);
+  EXPECT_TRUE(S_ISLNK(info.st_mode));
+  EXPECT_THAT(*PosixEnv().List(Path("there")), ElementsAre("f"));
+}
+
+TEST_F(PosixEnvTest, WriteFileAtomically_OverWhatIsNoFile_IsRefusedAndLeftAsItWas) {
+  ASSERT_EQ(mkfifo(Path("pipe").c_str(), 0600), 0);
+  ASSERT_EQ(symlink("pipe", Path("to-pipe").c_str()), 0);
+  ASSERT_EQ(symlink("nowhere", Path("dangling").c_str()), 0);
+  for (const char* name : {"pipe", "to-pipe", "dangling"}) {
+    const absl::Status status = PosixEnv().WriteFileAtomically(Path(name), "x");
+    EXPECT_FALSE(status.ok()) << name;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("env_posix_test")) << name;
+  }
+  EXPECT_EQ(PosixEnv().WriteFileAtomically("/dev/null", "x").code(),
+            absl::StatusCode::kInvalidArgument);
+  struct stat info {};
+  ASSERT_EQ(lstat(Path("pipe").c_str(), &info), 0);
+  EXPECT_TRUE(S_ISFIFO(info.st_mode));
+  ASSERT_EQ(lstat("/dev/null", &info), 0);
+  EXPECT_TRUE(S_ISCHR(info.st_mode));
+  EXPECT_THAT(*PosixEnv().List(root()), ElementsAre("dangling", "pipe", "to-pipe"));
+}
+
+TEST_F(PosixEnvTest, WhatCannotBeLookedAt_IsNotMissing) {
+  ASSERT_EQ(symlink("loop", Path("loop").c_str()), 0);
+  EXPECT_TRUE(PosixEnv().Exists(Path("loop/train.gz")));
+  EXPECT_EQ(PosixEnv().ReadFile(Path("loop/train.gz"), kNoLimit).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(PosixEnv().Exists(Path("none/train.gz")));
 }
 
 TEST_F(PosixEnvTest, WriteFileAtomically_RelativePath_WorksInTheWorkingFolder) {
@@ -218,10 +258,10 @@ TEST_F(PosixEnvTest, ReadAt_BesideAppend_GivesWhatWasAppended) {
 TEST_F(PosixEnvTest, AFifo_IsRefusedWithoutWaiting) {
   ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
   const absl::Status read = PosixEnv().ReadFile(Path("fifo"), kNoLimit).status();
-  EXPECT_EQ(read.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(read.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(read.message()), HasSubstr("not a regular file"));
   EXPECT_EQ(PosixEnv().OpenAppend(Path("fifo"), false).status().code(),
-            absl::StatusCode::kInternal);
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(PosixEnvTest, ReadFile_OfTheKernel_NeedsNoStatedSize) {

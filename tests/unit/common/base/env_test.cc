@@ -82,9 +82,10 @@ TEST_P(EnvTest, WritingCalls_InAMissingFolder_AreNotFound) {
 TEST_P(EnvTest, AFolder_IsNotAFile) {
   ASSERT_TRUE(env().CreateDirs(Path("d")).ok());
   EXPECT_FALSE(env().ReadFile(Path("d"), kNoLimit).ok());
-  EXPECT_FALSE(env().WriteFileAtomically(Path("d"), "x").ok());
-  EXPECT_FALSE(env().OpenAppend(Path("d"), false).ok());
-  EXPECT_FALSE(env().RemoveFile(Path("d")).ok());
+  EXPECT_EQ(env().WriteFileAtomically(Path("d"), "x").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(env().OpenAppend(Path("d"), false).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(env().RemoveFile(Path("d")).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(*env().List(Path("")), ElementsAre("d"));
 }
 
@@ -99,8 +100,8 @@ TEST_P(EnvTest, CreateDirs_MakesAllAndAcceptsWhatIsThere) {
 
 TEST_P(EnvTest, CreateDirs_ThroughAFile_Fails) {
   ASSERT_TRUE(env().WriteFileAtomically(Path("f"), "x").ok());
-  EXPECT_EQ(env().CreateDirs(Path("f")).code(), absl::StatusCode::kInternal);
-  EXPECT_EQ(env().CreateDirs(Path("f/d")).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(env().CreateDirs(Path("f")).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(env().CreateDirs(Path("f/d")).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(EnvTest, List_GivesFilesAndFoldersSortedWithoutTheirContents) {

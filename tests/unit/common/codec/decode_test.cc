@@ -98,13 +98,15 @@ TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
            {wire::kLevels, Le<uint16_t>(1), loss, "levels 1"},
            {wire::kLevels, Le<uint16_t>(257), loss, "levels 257"},
            {wire::kRepresentative, Le<uint8_t>(1), loss, "side information"},
-           {wire::kRepresentative, Le<uint8_t>(2), loss, "representative id 2"},
+           {wire::kRepresentative, Le<uint8_t>(2), loss, "'gain'"},
+           {wire::kRepresentative, Le<uint8_t>(3), loss, "representative id 3"},
+           {wire::kQuantiser, Le<uint8_t>(3), loss, "'uniform'"},
            {wire::kRounding, Le<uint8_t>(2), loss, "rounding id 2"},
            {wire::kBlockSize, Le<uint32_t>(64), loss, "block_size 64"},
            {wire::kPack, Le<uint8_t>(2), loss, "pack id 2"},
            {wire::kContext, Le<uint8_t>(2), reserved, "'history'"},
            {wire::kClassRule, Le<uint8_t>(3), reserved, "'kernel_planes'"},
-           {wire::kTransform, Le<uint8_t>(1), reserved, "'dct'"},
+           {wire::kTransform, Le<uint8_t>(1), loss, "'dct'"},
            {wire::kTransform, Le<uint8_t>(255), loss, "transform id 255"},
            {wire::kChunkLog2, Le<uint8_t>(19), loss, "2^19"},
            {wire::kChunkLog2, Le<uint8_t>(255), loss, "2^255"},
@@ -147,6 +149,7 @@ TEST(ParseHeader_, HostileSideInformation_IsRefusedByName) {
     Change change;
   };
   const size_t second_codebook = wire::kSide + 4 + 2 * 5;
+  const size_t gains = wire::kSide + 4;
   for (const auto& [spec, change] : std::vector<Case>{
            {"fp16", {wire::kSide, Le(nan), loss, "scale 0"}},
            {"fp16", {wire::kSide + 4, Le(-1.0f), loss, "scale 1"}},
@@ -160,6 +163,21 @@ TEST(ParseHeader_, HostileSideInformation_IsRefusedByName) {
            {"bq:5,scope=model", {wire::kSide + 4, Le<uint16_t>(0x7e00), loss, "codebook 0"}},
            {"bu:5,scope=model", {wire::kSide + 4, Le(-1.0f), loss, "range 0"}},
            {"bu:5,scope=model", {wire::kScope, Le<uint8_t>(0), loss, "side information"}},
+           {"uniform", {wire::kSide, Le(nan), loss, "scale 0"}},
+           {"uniform", {wire::kSide, Le(-1.0f), loss, "scale 0"}},
+           {"uniform", {wire::kSide, Le(-0.0f), loss, "scale 0"}},
+           {"uniform", {wire::kSide, Le(largest / 6), loss, "scale 0"}},
+           {"uniform", {wire::kLevels, Le<uint16_t>(16), loss, "levels 16"}},
+           {"uniform", {wire::kScope, Le<uint8_t>(0), loss, "scope 'tensor'"}},
+           {"uniform", {wire::kRepresentative, Le<uint8_t>(1), loss, "'mean'"}},
+           {"uniform", {wire::kRepresentative, Le<uint8_t>(2), loss, "side information"}},
+           {"uniform,repr=gain", {wire::kRepresentative, Le<uint8_t>(0), loss, "side information"}},
+           {"uniform,repr=gain", {gains, Le<uint16_t>(0x7c00), loss, "gain 0"}},
+           {"uniform,repr=gain", {gains + 2, Le<uint16_t>(0xbc00), loss, "gain 1"}},
+           {"uniform,repr=gain", {gains, Le<uint16_t>(0x2bff), loss, "gain 0"}},      // < 1/16
+           {"uniform,repr=gain", {gains + 2, Le<uint16_t>(0x4c01), loss, "gain 1"}},  // > 16
+           {"uniform,repr=gain",
+            {wire::kSide, Le(largest / 8) + Le<uint16_t>(0x4000), loss, "gain 0"}},
        }) {
     std::string bytes = Update(*ParseSpec(spec)).header;
     bytes.replace(change.at, change.bytes.size(), change.bytes);
@@ -370,7 +388,8 @@ TEST(CheckBounds_, EveryQuantiser_SeesAValueBeyondItsBound) {
   for (const char* text :
        {"fp32", "fp16", "int8", "bu:16", "bu:16,repr=mean", "bu:16,round=stochastic", "bq:4",
         "bu:16,scope=block:8", "bq:4,scope=block:8", "bu:16,scope=model", "bq:4,scope=model",
-        "bu:4,repr=mean,scope=model"}) {
+        "bu:4,repr=mean,scope=model", "uniform:255,step=0.2rms",
+        "uniform:255,repr=gain,step=0.2rms"}) {
     const EncodedUpdate update = Update(*ParseSpec(text));
     const UpdateHeader header = *ParseHeader(update.header, layout);
     const ChunkView chunk = *ParseChunk(update.chunks[0], header, layout, 0);

@@ -73,7 +73,7 @@ TEST(EncodeBu, EveryLevelCount_DecodesWithinHalfAStep_OnTheRepresentatives) {
             std::pow(static_cast<double>(decoded[i]) - static_cast<double>(delta[i]), 2);
       }
     }
-    ASSERT_NEAR(update.squared_error, squared_error, 1e-9 * squared_error);
+    ASSERT_NEAR(update.squared_error, squared_error, 1e-7 * squared_error);
   }
 }
 
@@ -170,7 +170,7 @@ TEST(Encode_, WrongLengthOrSpec_IsRefused) {
   EXPECT_EQ(Encode(std::vector<float>(4), OneTensor(4), BuSpec(1), {}).status().code(),
             absl::StatusCode::kInvalidArgument);
   Spec reserved = BuSpec(4);
-  reserved.context = Context::kOwn;
+  reserved.context = Context::kHistory;
   EXPECT_EQ(Encode(std::vector<float>(4), OneTensor(4), reserved, {}).status().code(),
             absl::StatusCode::kUnimplemented);
 }
@@ -209,7 +209,7 @@ TEST(Encode_, ManyChunksAndTensors_RoundTrip) {
     for (size_t i = 0; i < delta.size(); ++i) {
       squared_error += std::pow(static_cast<double>(decoded[i]) - static_cast<double>(delta[i]), 2);
     }
-    EXPECT_NEAR(update.squared_error, squared_error, 1e-9 * squared_error);
+    EXPECT_NEAR(update.squared_error, squared_error, 1e-7 * squared_error);
   }
 }
 

@@ -31,7 +31,13 @@ TEST(ParseSpec_, EveryForm_RoundTrips) {
         "bu:16,round=stochastic", "bu:16,scope=block:64", "bu:16,round=stochastic,scope=block:64",
         "bu:256,repr=mean,scope=block:512", "bu:3,repr=mean,scope=model", "bu:7,scope=model",
         "bu:7,round=stochastic,scope=model", "bq:8", "bq:256,scope=block:1048576",
-        "bq:2,scope=block:8", "bq:8,scope=model"}) {
+        "bq:2,scope=block:8", "bq:8,scope=model", "bq:8,unbias=true",
+        "bu:16,repr=mean,unbias=true,scope=model", "uniform:15,step=1rms", "uniform:3,step=0.0625",
+        "uniform:255,step=12.5rms,round=stochastic,pack=rans", "uniform:15,step=1e-05",
+        "uniform:7,repr=gain,step=2rms,zero=0.6", "uniform:7,step=2rms,zero=1,pack=rans",
+        "bu:64,max_bytes=1000", "bq:256,target_nmse=0.05,pack=rans",
+        "uniform:63,max_bytes=4096,round=stochastic,pack=rans",
+        "uniform:255,repr=gain,zero=0.75,target_nmse=0.3"}) {
     const auto spec = ParseSpec(text);
     ASSERT_TRUE(spec.ok()) << spec.status();
     EXPECT_EQ(ToString(*spec), text);
@@ -46,6 +52,10 @@ TEST(ParseSpec_, OptionsInAnyOrder_AndDefaults_GiveTheSameSpec) {
   EXPECT_EQ(*ParseSpec("bq:8,repr=mean"), BqSpec(8));
   EXPECT_EQ(*ParseSpec("fp16"), Fp16Spec());
   EXPECT_EQ(*ParseSpec("int8"), Int8Spec());
+  EXPECT_EQ(*ParseSpec("uniform"), UniformSpec(15, 1));
+  EXPECT_EQ(*ParseSpec("uniform:31,round=nearest,scope=model,step=0.5rms"), UniformSpec(31, 0.5f));
+  EXPECT_EQ(ToString(*ParseSpec("uniform,target_nmse=0.1")), "uniform:255,target_nmse=0.1");
+  EXPECT_EQ(*ParseSpec("uniform,step=0.10000rms"), *ParseSpec("uniform:15,step=1e-1rms"));
 }
 
 TEST(ParseSpec_, AnythingElse_IsRefusedWithTheForms) {
@@ -93,7 +103,50 @@ TEST(ParseSpec_, AnythingElse_IsRefusedWithTheForms) {
                            "fp16,scope=model",
                            "int8,scope=block:64",
                            "int8,repr=mean",
-                           "bu:16,levels=4"}) {
+                           "bu:16,levels=4",
+                           "bu:16,repr=gain",
+                           "bu:16,step=2rms",
+                           "bu:16,zero=0.5",
+                           "bu:16,unbias=true",
+                           "bq:16,unbias=yes",
+                           "uniform:",
+                           "uniform:1",
+                           "uniform:16",
+                           "uniform:257",
+                           "uniform,scope=tensor",
+                           "uniform,scope=block:64",
+                           "uniform,repr=mean",
+                           "uniform,unbias=true",
+                           "uniform,step=",
+                           "uniform,step=rms",
+                           "uniform,step=0",
+                           "uniform,step=0rms",
+                           "uniform,step=-1",
+                           "uniform,step=nan",
+                           "uniform,step=infrms",
+                           "uniform,step=2 rms",
+                           "uniform,step=2000rms",
+                           "uniform,step=1e-40",
+                           "uniform,step=2rms,step=1",
+                           "uniform,zero=0.4",
+                           "uniform,max_bytes=1000",
+                           "uniform,max_bytes=1000,step=1rms,pack=rans",
+                           "uniform,target_nmse=0.1,step=1",
+                           "uniform,max_bytes=1000,target_nmse=0.1,pack=rans",
+                           "uniform,target_nmse=1",
+                           "uniform,target_nmse=0",
+                           "uniform,target_nmse=nan",
+                           "bu:16,max_bytes=0",
+                           "bu:16,max_bytes=-5",
+                           "bu:16,max_bytes=1e6",
+                           "bu:16,max_bytes=99999999999999999999",
+                           "fp32,max_bytes=1000",
+                           "fp16,target_nmse=0.1",
+                           "int8,max_bytes=1000",
+                           "uniform,zero=1.1",
+                           "uniform,zero=nan",
+                           "uniform,zero=",
+                           "uniform,zero=-0.1,round=stochastic"}) {
     const auto parsed = ParseSpec(text);
     EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("'bu:L'")) << text;
@@ -102,7 +155,8 @@ TEST(ParseSpec_, AnythingElse_IsRefusedWithTheForms) {
 }
 
 TEST(QuantiserNames_, AreOfSpecsThatAreValid) {
-  EXPECT_THAT(QuantiserNames(), testing::ElementsAre("fp32", "bu", "bq", "fp16", "int8"));
+  EXPECT_THAT(QuantiserNames(),
+              testing::ElementsAre("fp32", "bu", "bq", "uniform", "fp16", "int8"));
 }
 
 TEST(BitsPerCode_, IsTheCeilingOfLog2) {
@@ -173,30 +227,48 @@ std::vector<BadSpec> BadSpecs() {
        With([](Spec& s) { s.quantiser = QuantiserId::kFp16; }),
        invalid,
        {"levels 16"}},
-      {"representative_2",
-       With([](Spec& s) { s.representative = Representative{2}; }),
+      {"representative_3",
+       With([](Spec& s) { s.representative = Representative{3}; }),
        invalid,
-       {"representative", "2"}},
+       {"representative", "3"}},
+      {"bu_gain",
+       With([](Spec& s) { s.representative = Representative::kGain; }),
+       invalid,
+       {"'gain'", "'bu'"}},
+      {"uniform_even", UniformSpec(16, 1), invalid, {"levels 16", "odd", "3 to 255"}},
+      {"uniform_257", UniformSpec(257, 1), invalid, {"levels 257", "odd", "3 to 255"}},
+      {"uniform_65535", UniformSpec(65535, 1), invalid, {"levels 65535", "3 to 255"}},
+      {"uniform_no_step", UniformSpec(15, 0), invalid, {"step", "rms"}},
+      {"uniform_small_step", UniformSpec(15, 1e-9f), invalid, {"1e-09 rms", "outside"}},
       {"rounding_2", With([](Spec& s) { s.rounding = Rounding{2}; }), invalid, {"rounding", "2"}},
       {"pack_2", With([](Spec& s) { s.pack = Pack{2}; }), invalid, {"pack", "2"}},
-      {"own", With([](Spec& s) { s.context = Context::kOwn; }), reserved, {"'own'"}},
+      {"own_without_rule",
+       With([](Spec& s) { s.pack = Pack::kRans, s.context = Context::kOwn; }),
+       invalid,
+       {"'own'", "'rows_by_columns'"}},
+      {"own_without_rans",
+       With([](Spec& s) {
+         s.context = Context::kOwn, s.class_rule = ClassRule::kRowsByColumns;
+       }),
+       invalid,
+       {"'own'", "pack 'rans'"}},
+      {"context_3", With([](Spec& s) { s.context = Context{3}; }), invalid, {"context", "3"}},
       {"history", With([](Spec& s) { s.context = Context::kHistory; }), reserved, {"'history'"}},
       {"rows",
        With([](Spec& s) { s.class_rule = ClassRule::kRowsByColumns; }),
-       reserved,
+       invalid,
        {"'rows_by_columns'"}},
       {"planes",
        With([](Spec& s) { s.class_rule = ClassRule::kKernelPlanes; }),
        reserved,
        {"'kernel_planes'"}},
-      {"dct", With([](Spec& s) { s.transform = Transform::kDct; }), reserved, {"'dct'"}},
+      {"dct", With([](Spec& s) { s.transform = Transform::kDct; }), invalid, {"'dct'", "'bu'"}},
       {"transform_2",
        With([](Spec& s) { s.transform = Transform{2}; }),
        invalid,
        {"transform", "2"}},
   };
   const std::vector<std::pair<QuantiserId, std::string>> quantisers = {
-      {QuantiserId::kUniform, "uniform"},
       {QuantiserId::kQsgd, "qsgd"},
       {QuantiserId::kSignSgd, "signsgd"},
       {QuantiserId::kTopK, "topk"},

@@ -1,7 +1,10 @@
 #include "common/data/formats.h"
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,7 +32,7 @@ TEST(FormatTest, Names_AreReadBack) {
     EXPECT_EQ(*ParseFormat(FormatNames()[i]), static_cast<Format>(i));
   }
   EXPECT_THAT(std::string(ParseFormat("png").status().message()),
-              HasSubstr("\"png\": there is idx, cifar10, cifar100, safetensors"));
+              HasSubstr("\"png\": there is idx, cifar10, cifar100, safetensors, uci_har"));
 }
 
 TEST(CifarTest, Cifar10_GivesPlanesAndLabels) {
@@ -205,6 +208,27 @@ TEST(TensorsTest, OtherTensors_AreLeftAlone) {
   EXPECT_THAT(dataset->labels, ElementsAre(3));
 }
 
+// Two signals of two channels with two samples.
+std::string Signals(const std::array<float, 8>& values) {
+  std::string data(sizeof(values), '\0');
+  std::memcpy(data.data(), values.data(), sizeof(values));
+  return Tensors(absl::StrCat("{", Entry("x", "F32", "2,2,2", 0, 32), ",",
+                              Entry("y", "U8", "2", 32, 34), "}"),
+                 data + std::string("\5\0", 2));
+}
+
+TEST(TensorsTest, Signals_AreKeptAsNumbers) {
+  const absl::StatusOr<Dataset> dataset = ParseTensors(Signals({1, 2, 3, 4, -5, 0.5f, 1e30f, 8}));
+  ASSERT_TRUE(dataset.ok()) << dataset.status();
+  EXPECT_TRUE(dataset->is_signals());
+  EXPECT_TRUE(dataset->pixels.empty());
+  EXPECT_EQ(dataset->channels, 2u);
+  EXPECT_EQ(dataset->height, 1u);
+  EXPECT_EQ(dataset->width, 2u);
+  EXPECT_THAT(dataset->features, ElementsAre(1, 2, 3, 4, -5, 0.5f, 1e30f, 8));
+  EXPECT_THAT(dataset->labels, ElementsAre(5, 0));
+}
+
 TEST(TensorsTest, HostileFiles_AreDataLossWithTheReason) {
   const auto one = [](const std::string& x_type, const std::string& x_shape, size_t x_bytes,
                       const std::string& y_type, const std::string& y_shape, size_t y_bytes) {
@@ -224,7 +248,12 @@ TEST(TensorsTest, HostileFiles_AreDataLossWithTheReason) {
        "no tensor \"x\", which holds the images; the file has X, y"},
       {Tensors(absl::StrCat("{", Entry("x", "U8", "1,1,1,1", 0, 1), "}"), "a"),
        "no tensor \"y\", which holds the labels; the file has x"},
-      {one("F32", "1,1,1,1", 4, "U8", "1", 1), "x is F32 [1, 1, 1, 1]; images are U8"},
+      {one("F16", "1,1,1,1", 2, "U8", "1", 1), "x is F16 [1, 1, 1, 1]; images are U8"},
+      {one("F32", "1,4", 16, "U8", "1", 1), "x is F32 [1, 4]; signals are F32 [n, channels"},
+      {one("F32", "0,1,4", 0, "U8", "0", 0), "x is F32 [0, 1, 4]; there must be one signal"},
+      {one("F32", "1,1025,1", 4100, "U8", "1", 1), "1 to 1024 channels of 1 to 1048576 samples"},
+      {Signals({0, 0, 0, 0, 0, std::numeric_limits<float>::quiet_NaN(), 0, 0}),
+       "x holds nan in example 1; signals are finite"},
       {one("U8", "1,2,2", 4, "U8", "1", 1), "x is U8 [1, 2, 2]; images are U8"},
       {one("U8", "0,1,2,2", 0, "U8", "0", 0), "x is U8 [0, 1, 2, 2]; there must be one image"},
       {one("U8", "1,0,2,2", 0, "U8", "1", 1), "x is U8 [1, 0, 2, 2]"},

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "tests/unit/common/fetch/http_server.h"
 #include "tests/unit/common/fetch/tar_file.h"
+#include "tests/unit/common/fetch/zip_file.h"
 
 namespace quantfl::fetch {
 namespace {
@@ -244,6 +245,43 @@ TEST_F(GetDatasetTest, ArchiveWithAnotherDigest_IsRefusedBeforeItIsOpened) {
               AllOf(HasSubstr(server.url() + "/toy.tar.gz"),
                     HasSubstr("md5 " + Md5(SmallArchive()) + " instead of " + expected)));
   EXPECT_FALSE(env_.Exists("data/toy/toy/test.bin"));
+}
+
+TEST(DatasetsTest, UciHar_HasTheFilesThatTheReaderReads) {
+  const DatasetInfo dataset = *FindDataset("uci_har");
+  ASSERT_EQ(dataset.archives.size(), 1u);
+  EXPECT_EQ(dataset.archives[0].digest.size(), 64u);
+  std::vector<std::string> paths;
+  for (const ArchiveMember& member : dataset.archives[0].members) paths.push_back(member.path);
+  EXPECT_EQ(paths.size(), 22u);
+  EXPECT_THAT(paths, testing::IsSupersetOf(
+                         {"UCI HAR Dataset/train/Inertial Signals/body_acc_x_train.txt",
+                          "UCI HAR Dataset/train/y_train.txt",
+                          "UCI HAR Dataset/test/Inertial Signals/total_acc_z_test.txt",
+                          "UCI HAR Dataset/test/subject_test.txt"}));
+}
+
+// Under a name with a space, as UCI HAR's.
+TEST_F(GetDatasetTest, Zip_IsVerifiedBySha256AndUnpacked) {
+  const std::string zip =
+      ZipFile({{"toy/train.bin", kTrain}, {"toy/test.bin", kTest}, {"__MACOSX/x", "else"}});
+  HttpServer server({{"/a%20toy.zip", Ok(zip)}});
+  DatasetInfo toy = ToyArchive(base::Sha256("another").Hex());
+  toy.archives[0].name = "a toy.zip";
+  toy.archives[0].zip = true;
+  for (ArchiveMember& member : toy.archives[0].members) member = {member.path, 100, true};
+  const absl::Status refused = Get(toy, server.url());
+  EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("sha256 " + base::Sha256(zip).Hex() + " instead of " +
+                        toy.archives[0].digest));
+  EXPECT_FALSE(env_.Exists("data/toy/toy/train.bin"));
+
+  toy.archives[0].digest = base::Sha256(zip).Hex();
+  const absl::Status status = Get(toy, server.url());
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy/train.bin", 100), kTrain);
+  EXPECT_EQ(*env_.ReadFile("data/toy/toy/test.bin", 100), kTest);
 }
 
 TEST_F(GetDatasetTest, DiskFullWhileUnpacking_TheNextCallStartsAgain) {

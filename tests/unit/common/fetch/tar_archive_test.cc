@@ -4,12 +4,14 @@
 
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/common/fetch/tar_file.h"
+#include "tests/unit/common/fetch/zip_file.h"
 
 namespace quantfl::fetch {
 namespace {
@@ -51,6 +53,36 @@ TEST_F(ReadTarGzTest, GivesTheWantedMembersInAnyOrder) {
                                         TarEntry("./d/a", "abc") + TarEnd()));
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_THAT(got_, ElementsAre(Pair("d/a", "abc"), Pair("d/b", "12345")));
+}
+
+TEST(ReadZipTest, GivesTheWantedMembers_RefusesOthers) {
+  std::map<std::string, std::string> got;
+  const auto read = [&](const std::string& archive, const std::vector<ArchiveMember>& wanted) {
+    got.clear();
+    return ReadZip(archive, wanted, [&](const ArchiveMember& member, absl::string_view content) {
+      got[member.path] = std::string(content);
+      return absl::OkStatus();
+    });
+  };
+  const std::string good = ZipFile({{"d/x", "else"}, {"d/b", "12345"}, {"d/a", "abc"}});
+  ASSERT_TRUE(read(good, {{"d/a", 3}, {"d/b", 10, true}}).ok());
+  EXPECT_THAT(got, ElementsAre(Pair("d/a", "abc"), Pair("d/b", "12345")));
+  std::string flipped = good;
+  flipped[good.find("12345")] = '9';
+  const std::tuple<std::string, std::vector<ArchiveMember>, std::string> cases[] = {
+      {good, {{"d/a", 2, true}}, "d/a has 3 bytes instead of at most 2"},
+      {good, {{"d/a", 4}}, "d/a has 3 bytes instead of 4"},
+      {good, {{"D/a", 3}}, "D/a is not in the archive"},
+      {good.substr(0, good.size() / 2), {{"d/a", 3}}, "not a whole zip file"},
+      {Gzip("text"), {{"d/a", 3}}, "not a whole zip file"},
+      {flipped, {{"d/b", 5}}, "not a whole zip file"},
+      {ZipFile({{"d/a", "abc"}, {"d/a", "abc"}}), {{"d/a", 3}}, "d/a is there twice"},
+  };
+  for (const auto& [archive, wanted, message] : cases) {
+    const absl::Status status = read(archive, wanted);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << message;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+  }
 }
 
 TEST_F(ReadTarGzTest, NamesThatLeadElsewhere_AreNobody) {

@@ -155,6 +155,33 @@ TEST_F(LearnerTest, Train_MomentumAndWeightDecay_AreThoseOfPyTorch) {
   }
 }
 
+// 70 examples in batches of 32 are three steps an epoch: five steps are an epoch and two batches
+// of the next one.
+TEST_F(LearnerTest, Train_LocalSteps_EndAnEpochBeforeItsEnd) {
+  const data::Dataset data = Squares(70);
+  std::vector<std::pair<uint64_t, uint64_t>> calls;
+  const auto train = [&](federation::TrainingSpec training) {
+    std::vector<float> flat = start_;
+    calls.clear();
+    EXPECT_TRUE(learner_
+                    ->Train(flat, data, All(data), kInput, training, kKey,
+                            [&](uint64_t done, uint64_t total) {
+                              calls.emplace_back(done, total);
+                              return true;
+                            })
+                    .ok());
+    return flat;
+  };
+  const std::vector<float> epochs = train({.batch_size = 32, .local_epochs = 2});
+  EXPECT_EQ(train({.batch_size = 32, .local_epochs = 9, .local_steps = 6}), epochs);
+  EXPECT_NE(train({.batch_size = 32, .local_steps = 5}), epochs);
+  using P = std::pair<uint64_t, uint64_t>;
+  EXPECT_THAT(calls, ::testing::ElementsAre(P{32, 134}, P{64, 134}, P{70, 134}, P{102, 134},
+                                            P{134, 134}));
+  train({.batch_size = 32, .local_steps = 1});
+  EXPECT_THAT(calls, ::testing::ElementsAre(P{32, 32}));
+}
+
 TEST_F(LearnerTest, Train_SubsetOfExamples_SeesNoOther) {
   data::Dataset data = Squares(60);
   const std::vector<uint32_t> examples = {3, 14, 15, 42};
@@ -208,7 +235,7 @@ TEST_F(LearnerTest, Train_WrongArguments_AreNamed) {
       {TrainStatus(small, All(data)), "examples of [1, 14, 28], but lenet5 takes [1, 28, 28]"},
       {TrainStatus(colour, All(data)), "[3, 28, 28]"},
       {TrainStatus(data, All(data), {.mean = 0, .stddev = 0}), "stddev"},
-      {TrainStatus(data, All(data), {.mean = kNaN, .stddev = 1}), "mean nan"},
+      {TrainStatus(data, All(data), {.mean = kNaN, .stddev = 1}), "input.mean = nan"},
       {TrainStatus(data, All(data), kInput, {.learning_rate = 0}), "learning_rate 0"},
       {TrainStatus(data, All(data), kInput, {.learning_rate = kNaN}), "learning_rate nan"},
       {TrainStatus(data, All(data), kInput, {.learning_rate = 1e300}), "learning_rate 1e+300"},
@@ -216,6 +243,12 @@ TEST_F(LearnerTest, Train_WrongArguments_AreNamed) {
       {TrainStatus(data, All(data), kInput, {.weight_decay = -1}), "weight_decay -1"},
       {TrainStatus(data, All(data), kInput, {.batch_size = 0}), "batch_size 0"},
       {TrainStatus(data, All(data), kInput, {.local_epochs = 0}), "local_epochs 0"},
+      {TrainStatus(data, All(data), kInput, {.local_steps = 1u << 25}), "local_steps 33554432"},
+      {TrainStatus(data, All(data), kInput, {.cache_passes = 0}), "cache_passes 0 must be 1 to"},
+      {TrainStatus(data, All(data), kInput, {.beta1 = 1}), "beta1 1 must be in [0, 1)"},
+      {TrainStatus(data, All(data), kInput, {.beta2 = -1}), "beta2 -1"},
+      {TrainStatus(data, All(data), kInput, {.epsilon = 0}), "epsilon 0"},
+      {TrainStatus(data, All(data), kInput, {.label_smoothing = 1}), "label_smoothing 1"},
   };
   for (const Case& c : cases) {
     EXPECT_EQ(c.status.code(), absl::StatusCode::kInvalidArgument) << c.message;

@@ -4,6 +4,8 @@
 
 #include <memory>
 
+#include "absl/strings/str_cat.h"
+
 namespace quantfl::ledger {
 namespace {
 
@@ -68,6 +70,18 @@ TEST_F(LedgerTest, AtTheCoordinator_ReceivedIsUplinkAndRetransmissionsAreInTcpAl
   EXPECT_EQ(totals.uplink.tcp, 300u);
   EXPECT_EQ(totals.downlink.stream, 900u);
   EXPECT_EQ(totals.downlink.tcp, 1000u);
+}
+
+TEST_F(LedgerTest, Link_IsTcpWithAHeaderForEverySegment) {
+  const auto kernel = Connect("a");
+  ledger_.Attribute("a", kAnna);
+  kernel->Set(1000, 100, 300);
+  kernel->counters.segments_sent = 4;
+  kernel->counters.segments_received = 3;
+  EXPECT_FALSE(ledger_.Totals(kAnna).uplink.link.has_value()) << "no header size, no figure";
+  kernel->counters.header_bytes = 52;
+  EXPECT_EQ(ledger_.Totals(kAnna).uplink.link, 300u + 3 * 52);
+  EXPECT_EQ(ledger_.Totals(kAnna).downlink.link, 1000u + 4 * 52);
 }
 
 TEST_F(LedgerTest, AtTheClient_SentIsUplink) {
@@ -193,11 +207,12 @@ TEST_F(LedgerTest, UnknownConnection_MakesStreamLevelsAbsent) {
 
 TEST(ByteCountersTest, SumAndDifference_AreAbsentWhereEitherIs) {
   federation::ByteCounters a, b;
-  a.uplink = {10, 20, 30, std::nullopt};
-  b.uplink = {1, 2, 3, 4};
+  a.uplink = {10, 20, 30, std::nullopt, 7};
+  b.uplink = {1, 2, 3, 4, 5};
   EXPECT_EQ((a - b).uplink.payload, 9u);
   EXPECT_EQ((a - b).uplink.stream, 27u);
   EXPECT_FALSE((a - b).uplink.tcp.has_value());
+  EXPECT_EQ((a - b).uplink.link, 2u);
   EXPECT_EQ((a + b).uplink.messages, 22u);
   EXPECT_FALSE((a + b).downlink.stream.has_value());
   EXPECT_EQ((b - a).uplink.payload, 0u);

@@ -35,6 +35,7 @@ struct Published {
 TEST(ArchitecturesTest, PublishedNetworks_HaveTheirCounts) {
   const Published published[] = {
       {"cnn", 10, 1663370, 0, 8},
+      {"har_cnn", 6, 286534, 0, 8},
       {"mobilenet_v2", 1000, 3487816, 0, 106},
       {"resnet20", 10, 269722 + 2 * 688, 2 * 688, 97},
       {"resnet56", 10, 853018 + 2 * 2032, 2 * 2032, 277},
@@ -57,7 +58,7 @@ TEST(ArchitecturesTest, PublishedNetworks_HaveTheirCounts) {
 TEST(ArchitecturesTest, Names_AreSorted) {
   const std::vector<std::string> names = ArchitectureNames();
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
-  EXPECT_EQ(names.size(), 6u);
+  EXPECT_EQ(names.size(), 7u);
 }
 
 TEST(ArchitecturesTest, CheckInputShape_SizesThatTheNetworkCannotTake_AreRefused) {
@@ -91,7 +92,7 @@ TEST(ArchitecturesTest, UnknownName_ListsTheNamesThereAre) {
   const absl::Status status = ArchitectureSchema("resnet18", 10).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr("\"resnet18\": there is cnn, lenet5, mobile"));
+              HasSubstr("\"resnet18\": there is cnn, har_cnn, lenet5, mobile"));
   EXPECT_FALSE(ArchitectureInputShape("").ok());
 }
 

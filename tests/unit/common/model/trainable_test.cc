@@ -50,6 +50,22 @@ TEST(TrainableTest, LastK_CountsLayersWithTheNormalisationBehindThem) {
             1328580u);
 }
 
+TEST(TrainableTest, FreezeStatistics_SkipsThemAlone) {
+  const Schema all = *ArchitectureSchema("resnet20", 10);
+  const Schema frozen = *FreezeStatistics(all);
+  EXPECT_TRUE(SameTensors(all, frozen));
+  // 19 normalisations of 688 channels in all, two numbers each.
+  EXPECT_EQ(all.update_layout().n() - frozen.update_layout().n(), 2u * 688);
+  for (size_t i = 0; i < all.tensors().size(); ++i) {
+    const TensorInfo& before = all.tensors()[i];
+    const bool running = before.name.find(".running_") != std::string::npos;
+    EXPECT_EQ(before.policy, running ? Policy::kFp32 : Policy::kQuantise) << before.name;
+    EXPECT_EQ(frozen.tensors()[i].policy, running ? Policy::kSkip : Policy::kQuantise);
+  }
+  const Schema without = *ArchitectureSchema("lenet5", 10);
+  EXPECT_EQ(FreezeStatistics(without)->digest(), without.digest());
+}
+
 TEST(TrainableTest, Patterns_SelectByName_AndKeepOtherPolicies) {
   EXPECT_THAT(Trained("lenet5", "fc?.bias, conv1.*"),
               ElementsAre("conv1.weight", "conv1.bias", "fc1.bias", "fc2.bias", "fc3.bias"));

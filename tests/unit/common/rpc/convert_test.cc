@@ -50,16 +50,31 @@ federation::TrainTask SomeTask() {
                 codec::Pack::kRans,
                 codec::Context::kHistory,
                 codec::ClassRule::kKernelPlanes,
-                codec::Transform::kDct};
+                codec::Transform::kDct,
+                2.5f,
+                0.125f,
+                0.75f,
+                true,
+                uint64_t{1} << 40,
+                0.0625f};
   task.bound_exponents = {-4, 0, 100, -128, 127};
   task.max_examples = 500;
   task.training = {0.1, 0.8, 0.001, 16, 3};
+  task.training.local_steps = 12;
+  task.training.optimiser = federation::Optimiser::kAdam;
+  task.training.beta1 = 0.7;
+  task.training.beta2 = 0.99;
+  task.training.epsilon = 1e-6;
+  task.training.label_smoothing = 0.1;
+  task.training.cache_dtype = federation::CacheDtype::kFp32;
+  task.training.cache_passes = 3;
   return task;
 }
 
 TEST(ConvertTest, JoinRequest_RoundTrips) {
   federation::JoinRequest request;
   request.software_version = "0.1.0";
+  request.started_us = 1'800'000'000'000'001;
   request.name = {"pi-07", 3};
   request.role = federation::Role::kEvaluator;
   request.client_index = base::ClientIndex(0);
@@ -68,6 +83,7 @@ TEST(ConvertTest, JoinRequest_RoundTrips) {
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->protocol_version, federation::kProtocolVersion);
   EXPECT_EQ(back->software_version, request.software_version);
+  EXPECT_EQ(back->started_us, request.started_us);
   EXPECT_EQ(back->name, request.name);
   EXPECT_EQ(back->role, request.role);
   EXPECT_EQ(back->client_index, request.client_index);
@@ -120,6 +136,23 @@ TEST(ConvertTest, JoinAnswer_RoundTrips) {
   EXPECT_EQ(back->run, answer.run);
 }
 
+TEST(ConvertTest, RunDescriptor_WholeInputRoundTrips) {
+  federation::RunDescriptor run = SomeRun();
+  run.input = {.mean = {0.485, 0.456, 0.406},
+               .stddev = 0.25,
+               .channels = 3,
+               .height = 128,
+               .width = 96,
+               .augment = {.crop_padding = 4, .flip = true}};
+  const v1::RunDescriptor proto = ToProto(run);
+  const auto back = FromProto(proto);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(*back, run);
+  // What a client of the first version reads, and refuses.
+  EXPECT_EQ(proto.input().stddev(), 0);
+  EXPECT_EQ(ToProto(SomeRun()).input().stddev(), 0.5);
+}
+
 TEST(ConvertTest, HostileRunDescriptor_IsRefusedByField) {
   const auto spoiled = [&](const std::function<void(v1::RunDescriptor&)>& spoil) {
     v1::RunDescriptor run = ToProto(SomeRun());
@@ -130,6 +163,18 @@ TEST(ConvertTest, HostileRunDescriptor_IsRefusedByField) {
   ExpectRefused(spoiled([](auto& r) { r.set_schema_digest("short"); }), "schema_digest");
   ExpectRefused(spoiled([](auto& r) { r.mutable_input()->set_stddev(0); }), "stddev");
   ExpectRefused(spoiled([](auto& r) { r.mutable_input()->set_mean(kNan); }), "mean");
+  ExpectRefused(spoiled([](auto& r) { r.mutable_input()->set_height(1u << 31); }), "input.height");
+  ExpectRefused(spoiled([](auto& r) { r.mutable_input()->set_crop_padding(9999); }),
+                "input.crop_padding");
+  ExpectRefused(spoiled([](auto& r) {
+                  r.mutable_input()->add_channel_mean(0.5);
+                  r.mutable_input()->add_channel_stddev(kNan);
+                }),
+                "input.stddev");
+  ExpectRefused(spoiled([](auto& r) {
+                  for (int i = 0; i < 100'000; ++i) r.mutable_input()->add_channel_mean(0.5);
+                }),
+                "input.mean has 100000 numbers");
   ExpectRefused(spoiled([](auto& r) { r.mutable_partition()->set_alpha(-1); }), "alpha");
   ExpectRefused(spoiled([](auto& r) {
                   r.mutable_partition()->set_kind(static_cast<v1::PartitionSpec::Kind>(9));
@@ -190,6 +235,22 @@ TEST(ConvertTest, HostileInstruction_IsRefusedByField) {
   ExpectRefused(
       spoiled([](auto& i) { i.mutable_train()->mutable_training()->set_learning_rate(kInfinity); }),
       "learning_rate");
+  ExpectRefused(
+      spoiled([](auto& i) { i.mutable_train()->mutable_training()->set_beta2(kInfinity); }),
+      "beta2");
+  ExpectRefused(
+      spoiled([](auto& i) { i.mutable_train()->mutable_training()->set_label_smoothing(kNan); }),
+      "label_smoothing");
+  ExpectRefused(spoiled([](auto& i) {
+                  i.mutable_train()->mutable_training()->set_optimiser(
+                      static_cast<v1::Optimiser>(2));
+                }),
+                "train.training.optimiser is 2");
+  ExpectRefused(spoiled([](auto& i) {
+                  i.mutable_train()->mutable_training()->set_cache_dtype(
+                      static_cast<v1::CacheDtype>(9));
+                }),
+                "train.training.cache_dtype is 9");
   ExpectRefused(spoiled([](auto& i) {
                   i.mutable_wait_until()->set_after_ms_min(5);
                   i.mutable_wait_until()->set_after_ms_max(4);
@@ -276,8 +337,8 @@ TEST(ConvertTest, Reports_RoundTrip) {
                                            absl::Seconds(2),
                                            absl::Milliseconds(500),
                                            absl::ZeroDuration()};
-  report.counters.uplink = {1, 2, 3, std::nullopt};
-  report.counters.downlink = {4, 5, std::nullopt, 6};
+  report.counters.uplink = {1, 2, 3, std::nullopt, std::nullopt};
+  report.counters.downlink = {4, 5, std::nullopt, 6, std::nullopt};
   auto back = FromProto(ToProto("s", report));
   ASSERT_TRUE(back.ok()) << back.status();
   const auto& training = std::get<federation::ClientReport>(*back);

@@ -126,7 +126,10 @@ class CoordinatorTest : public testing::Test {
     if (start) coordinator->Start([this](RunStatus status) { ended = std::move(status); });
     Run();
   }
-  CoordinatorDeps Deps() { return {&loop, &loop, &loop, &clock, &logger, store.get(), &ledger}; }
+  CoordinatorDeps Deps() {
+    return {&loop,  &loop,   &loop,       &clock,
+            &logger, store.get(), &ledger, [this] { return absl::StatusOr<uint64_t>(free_bytes); }};
+  }
   void Run() { loop.RunReady(); }
   // Lets time pass, with everything that becomes due.
   void Wait(absl::Duration d) {
@@ -248,6 +251,7 @@ class CoordinatorTest : public testing::Test {
   base::ManualClock clock;
   base::ManualEventLoop loop;
   base::MemoryEnv env;
+  uint64_t free_bytes = ~uint64_t{0};
   RecordingLogger logger;
   ledger::Ledger ledger;
   model::Schema schema;

@@ -20,6 +20,14 @@ TEST_F(CoordinatorTest, Create_CheckpointOfAnotherSchema_IsRefused) {
   EXPECT_THAT(std::string(created.status().message()), HasSubstr("initial model"));
 }
 
+TEST_F(CoordinatorTest, Create_BudgetBelowAnUpdateOfZeros_IsRefusedNamingTheLeast) {
+  store = *store::OpenFileRunStore(env, "/run/state");
+  options.codec = *codec::ParseSpec("uniform,max_bytes=50,pack=rans");
+  const auto created = Coordinator::Create(options, schema, InitialBytes(), Deps());
+  EXPECT_EQ(created.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(created.status().message()), HasSubstr("the smallest that fits is"));
+}
+
 TEST_F(CoordinatorTest, Create_HostileCheckpoint_IsRefused) {
   store = *store::OpenFileRunStore(env, "/run/state");
   EXPECT_FALSE(Coordinator::Create(options, schema, std::string(8, '\xff'), Deps()).ok());
@@ -48,6 +56,11 @@ TEST_F(CoordinatorTest, Create_OptionsOutOfRange_AreRefusedByName) {
       },
       "shards_per_client = 0");
   refused([](RunOptions& o) { o.training.momentum = 1; }, "momentum = 1");
+  refused([](RunOptions& o) { o.training.beta2 = 1; }, "adam_beta2 = 1");
+  refused([](RunOptions& o) { o.training.epsilon = 0; }, "adam_epsilon = 0");
+  refused([](RunOptions& o) { o.training.label_smoothing = -0.1; }, "label_smoothing = -0.1");
+  refused([](RunOptions& o) { o.training.local_steps = 1u << 25; }, "local_steps = 3.35544e+07");
+  refused([](RunOptions& o) { o.schedule.factor = 2; }, "schedule_factor = 2");
   refused([](RunOptions& o) { o.training.learning_rate = -1; }, "learning_rate = -1");
   refused([](RunOptions& o) { o.run.architecture = "lenet5"; }, "lenet5");
 }
@@ -104,18 +117,32 @@ TEST_F(CoordinatorTest, WholeRun_EndsWithAModelAndRecords) {
   EXPECT_TRUE(env.Exists("/run/state/latest.safetensors"));
 }
 
-TEST_F(CoordinatorTest, InitialModelStaysAnArtifact_OlderOnesDoNot) {
+TEST_F(CoordinatorTest, Schedule_EachTaskHasItsRoundsLearningRate) {
+  options.policy.rounds = 3;
+  options.training.learning_rate = 0.4;
+  options.schedule = {.kind = ScheduleKind::kStep, .step_rounds = 1, .factor = 0.5};
+  Begin();
+  FakeClient a = Client("a", 0), b = Client("b", 1);
+  for (const double rate : {0.4, 0.2, 0.1}) {
+    EXPECT_EQ(a.Task().training.learning_rate, rate);
+    EXPECT_EQ(b.Task().training.learning_rate, rate);
+    Deliver(a, 1), Deliver(b, 2);
+  }
+}
+
+TEST_F(CoordinatorTest, OnlyTheCurrentModelIsAnArtifact_AndKeptInMemory) {
   options.policy.rounds = 3;
   Begin();
   FakeClient a = Client("a", 0), b = Client("b", 1);
   const base::Digest initial = a.Task().model;
+  EXPECT_TRUE(coordinator->Find(initial).ok());
   Deliver(a, 1), Deliver(b, 2);
   const base::Digest first = a.Task().model;
   EXPECT_TRUE(coordinator->Find(first).ok());
+  EXPECT_EQ(coordinator->Find(initial).status().code(), absl::StatusCode::kNotFound);
   Deliver(a, 3), Deliver(b, 4);
   EXPECT_EQ(coordinator->Find(first).status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(coordinator->Find(first).status().message()), HasSubstr(first.Hex()));
-  EXPECT_TRUE(coordinator->Find(initial).ok());
   EXPECT_TRUE(coordinator->Find(schema.digest()).ok());
   EXPECT_EQ((*coordinator->Find(schema.digest()))->bytes, schema.CanonicalBytes());
 }
@@ -185,6 +212,97 @@ TEST_F(CoordinatorTest, Evaluation_GivesRoundZeroAndEveryRoundAnAccuracy) {
   EXPECT_EQ(status.rounds[0].model, status.run.initial_model);
   EXPECT_EQ(status.rounds[1].accuracy, 0.9);
   EXPECT_EQ(status.rounds[1].evaluate_s, 2);
+}
+
+TEST_F(CoordinatorTest, ClientEvaluation_IsRecordedBesideTheEvaluators) {
+  options.evaluate = true;
+  options.policy.client_evaluation_every = 1;
+  options.policy.rounds = 1;
+  Begin();
+  FakeClient a = Client("a", 0), b = Client("b", 1);
+  FakeClient e = Client("judge", std::nullopt, Role::kEvaluator);
+  const auto evaluate = [&](const FakeClient& client, double accuracy, uint64_t examples) {
+    const auto* task = client.sink->Last<federation::EvaluateTask>();
+    ASSERT_NE(task, nullptr);
+    EXPECT_EQ(task->model, Status().model);
+    clock.Advance(absl::Seconds(2));
+    coordinator->Report(client.peer, client.session,
+                        {task->task_id,
+                         federation::EvaluationReport{1 - accuracy, accuracy, examples, {}, {}},
+                         {}},
+                        [](absl::Status status) { EXPECT_TRUE(status.ok()) << status; });
+    Run();
+  };
+  evaluate(a, 0.25, 300), evaluate(e, 0.125, 1000), evaluate(b, 0.75, 100);
+  Deliver(a, 1), Deliver(b, 2);
+  evaluate(e, 0.5, 1000), evaluate(a, 1, 300);
+  const auto* task = b.sink->Last<federation::EvaluateTask>();
+  ASSERT_NE(task, nullptr);
+  coordinator->FailTask(b.peer, b.session, {task->task_id, "nothing held out"}, [](absl::Status) {});
+  Run();
+  const RunStatus status = Status();
+  EXPECT_EQ(status.state, "finished");
+  ASSERT_EQ(status.rounds.size(), 2u);
+  EXPECT_EQ(status.rounds[0].accuracy, 0.125);
+  EXPECT_EQ(status.rounds[0].clients.accuracy, 0.375);
+  EXPECT_EQ(status.rounds[0].clients.loss, 0.625);
+  EXPECT_EQ(status.rounds[0].clients.examples, 400u);
+  EXPECT_EQ(status.rounds[0].evaluate_s, 6);
+  EXPECT_EQ(status.rounds[1].accuracy, 0.5);
+  EXPECT_EQ(status.rounds[1].clients.accuracy, 1);
+  EXPECT_EQ(status.rounds[1].clients.asked, 2u);
+  EXPECT_EQ(status.rounds[1].clients.answered, 1u);
+  EXPECT_TRUE(logger.Has("task_failed client=b/0"));
+  EXPECT_TRUE(logger.Has("clients_evaluated round=1 asked=2 answered=1 examples=300 accuracy=1 "
+                         "loss=0 missing=b/0"));
+}
+
+TEST_F(CoordinatorTest, ClientEvaluationAlone_CanEndTheRunEarly) {
+  options.policy.client_evaluation_every = 1;
+  options.policy.early_stop.target_accuracy = 0.9;
+  options.policy.rounds = 50;
+  Begin();
+  FakeClient a = Client("a", 0), b = Client("b", 1);
+  for (uint64_t round = 0; Status().state == "running"; ++round) {
+    ASSERT_LT(round, 5u);
+    for (const FakeClient* client : {&a, &b}) {
+      const auto* task = client->sink->Last<federation::EvaluateTask>();
+      ASSERT_NE(task, nullptr);
+      const double accuracy = 0.5 + 0.2 * static_cast<double>(round);
+      coordinator->Report(client->peer, client->session,
+                          {task->task_id, federation::EvaluationReport{1, accuracy, 10, {}, {}}, {}},
+                          [](absl::Status) {});
+      Run();
+    }
+    if (Status().state == "running") Deliver(a, 2 * round), Deliver(b, 2 * round + 1);
+  }
+  const RunStatus status = Status();
+  EXPECT_EQ(status.state, "finished");
+  EXPECT_THAT(status.reason, testing::HasSubstr("target accuracy reached after round 2: 90.00 % on clients' data"));
+  EXPECT_EQ(status.rounds.size(), 3u);
+}
+
+TEST_F(CoordinatorTest, EarlyStop_OfWhatNobodyEvaluates_IsRefused) {
+  using Watch = round::EarlyStop::Watch;
+  struct Row {
+    Watch watch;
+    bool evaluator;
+    uint32_t clients_every;
+    bool valid;
+  };
+  for (const Row& row : {Row{Watch::kAuto, false, 0, false}, Row{Watch::kAuto, true, 0, true},
+                         Row{Watch::kAuto, false, 3, true}, Row{Watch::kEvaluator, false, 3, false},
+                         Row{Watch::kClients, true, 0, false}, Row{Watch::kClients, false, 1, true}}) {
+    options.policy.early_stop.watch = row.watch;
+    options.policy.early_stop.patience = 3;
+    options.evaluate = row.evaluator;
+    options.policy.client_evaluation_every = row.clients_every;
+    const absl::Status status = Validate(options);
+    EXPECT_EQ(status.ok(), row.valid) << status;
+    if (!row.valid) {
+      EXPECT_THAT(std::string(status.message()), testing::HasSubstr("evaluation.clients_every"));
+    }
+  }
 }
 
 TEST_F(CoordinatorTest, Evaluation_OutOfRange_IsRefused) {

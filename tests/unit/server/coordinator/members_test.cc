@@ -107,6 +107,32 @@ TEST_F(JoinTest, Again_VoidsTheOlderSession_AndKeepsIndexAndTask) {
   EXPECT_EQ(a.Task().task_id, task);
 }
 
+TEST_F(JoinTest, TwoProcessesWithOneName_TheLaterOneIsInWhileItIsConnected) {
+  Begin();
+  const auto join = [this](uint64_t started_us) {
+    auto request = Request("pi");
+    request.started_us = started_us;
+    return Join({}, request);
+  };
+  FakeClient older, newer;
+  older.session = join(10)->session;
+  Open(older);
+  newer.session = join(20)->session;  // takes over
+  EXPECT_EQ(older.sink->closed->code(), absl::StatusCode::kAborted);
+  Open(newer);
+  // Each try again of the older one leaves the newer one alone.
+  for (int i = 0; i < 3; ++i) {
+    const auto refused = join(10);
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kAlreadyExists);
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("another process"));
+  }
+  EXPECT_FALSE(newer.sink->closed.has_value());
+  EXPECT_TRUE(coordinator->MemberOf({}, newer.session).ok());
+  // A device whose clock went back is not locked out by its own past.
+  Close(newer);
+  EXPECT_TRUE(join(10).ok());
+}
+
 TEST_F(JoinTest, Again_InAnotherRoleOrWithAnotherIndex_IsRefused) {
   Begin();
   Client("a", 0);

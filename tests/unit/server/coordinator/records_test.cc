@@ -31,11 +31,38 @@ RunStatus MakeStatus() {
   second.accepted = second.cohort = 2;
   second.train_loss = 0.25;
   second.accuracy = 0.875;
+  second.clients = {5, 4, 321, 0.75, 0.5};
   second.bits_per_parameter = 4.0625;
-  second.bytes.uplink = {100, 110, 120, 130};
+  second.bytes.uplink = {100, 110, 120, 130, 140};
   second.total_s = 1.5;
   status.rounds = {first, abandoned, second};
   return status;
+}
+
+std::vector<MemberStatus> MakeMembers() {
+  MemberStatus trainer;
+  trainer.name = {"pi-01", 2};
+  trainer.client_index = base::ClientIndex(5);
+  trainer.state = "gone";
+  trainer.last_round = RoundId(1);
+  trainer.counters.uplink = {10, 20, 30, 40, 50};
+  MemberStatus evaluator;
+  evaluator.name = {"judge", 0};
+  evaluator.role = federation::Role::kEvaluator;
+  evaluator.state = "idle";
+  return {trainer, evaluator};
+}
+
+TEST(ClientsCsv, EveryLineHasACellForEachColumn) {
+  const std::vector<std::string> lines =
+      absl::StrSplit(ClientsCsv(MakeMembers()), '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0],
+            "client,role,client_index,state,last_round,uplink_payload_bytes,uplink_messages_bytes,"
+            "uplink_stream_bytes,uplink_tcp_bytes,uplink_link_bytes,downlink_payload_bytes,"
+            "downlink_messages_bytes,downlink_stream_bytes,downlink_tcp_bytes,downlink_link_bytes");
+  EXPECT_EQ(lines[1], "pi-01/2,trainer,5,gone,1,10,20,30,40,50,0,0,,,");
+  EXPECT_EQ(lines[2], "judge/0,evaluator,,idle,0,0,0,,,,0,0,,,");
 }
 
 TEST(RoundsCsv, EveryLineHasACellForEachColumn) {
@@ -53,6 +80,11 @@ TEST(RoundsCsv, EveryLineHasACellForEachColumn) {
     for (size_t i = 0; i < names.size(); ++i) last[names[i]] = cells[i];
   }
   EXPECT_EQ(last["accuracy"], "0.875");
+  EXPECT_EQ(last["client_accuracy"], "0.75");
+  EXPECT_EQ(last["client_loss"], "0.5");
+  EXPECT_EQ(last["client_examples"], "321");
+  EXPECT_EQ(last["clients_asked"], "5");
+  EXPECT_EQ(last["clients_answered"], "4");
   EXPECT_EQ(last["bits_per_parameter"], "4.0625");
   EXPECT_EQ(last["uplink_payload_bytes"], "100");
   EXPECT_EQ(last["uplink_stream_bytes"], "120");
@@ -75,10 +107,26 @@ TEST(SummaryJson, HasTheStableKeys) {
   EXPECT_EQ(json["run"]["codec"], "bu:16");
   EXPECT_EQ(json["rounds_committed"], 1);
   EXPECT_EQ(json["final"]["accuracy"], 0.875);
+  EXPECT_EQ(json["final"]["client_accuracy"], 0.75);
+  EXPECT_EQ(json["rounds"][2]["client_evaluation"]["answered"], 4);
+  EXPECT_TRUE(json["rounds"][0]["client_evaluation"]["accuracy"].is_null());
+  EXPECT_TRUE(json["early_stop"]["target_accuracy"].is_null());
+  EXPECT_EQ(json["server_optimiser"]["kind"], "fedavg");
   EXPECT_EQ(json["rounds"].size(), 3u);
   EXPECT_EQ(json["rounds"][2]["bytes"]["uplink"]["messages_bytes"], 110);
   EXPECT_TRUE(json["rounds"][2]["bytes"]["downlink"]["stream_bytes"].is_null());
   EXPECT_TRUE(json["rounds"][1]["accuracy"].is_null());
+}
+
+TEST(SummaryJson, NamesTheClientsWithTheirBytes) {
+  const auto json =
+      nlohmann::json::parse(SummaryJson(MakeStatus(), RunOptions{}, "0.1.0", MakeMembers()));
+  ASSERT_EQ(json["clients"].size(), 2u);
+  EXPECT_EQ(json["clients"][0]["name"], "pi-01/2");
+  EXPECT_EQ(json["clients"][0]["client_index"], 5);
+  EXPECT_EQ(json["clients"][0]["bytes"]["uplink"]["link_bytes"], 50);
+  EXPECT_TRUE(json["clients"][1]["client_index"].is_null());
+  EXPECT_TRUE(json["clients"][1]["bytes"]["uplink"]["stream_bytes"].is_null());
 }
 
 TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
@@ -87,16 +135,18 @@ TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
   EXPECT_TRUE(nlohmann::json::accept(SummaryJson(status, RunOptions{}, "0.1.0")));
 }
 
-TEST(WriteRecords, WritesThreeFiles_AndNamesTheOneThatFailed) {
+TEST(WriteRecords, WritesFourFiles_AndNamesTheOneThatFailed) {
   base::MemoryEnv env;
   Artifact model;
   model.bytes = "model";
-  ASSERT_TRUE(WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", model).ok());
+  ASSERT_TRUE(
+      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model)
+          .ok());
   EXPECT_THAT(*env.List("/runs/demo"),
-              testing::ElementsAre("final.safetensors", "rounds.csv", "summary.json"));
+              testing::ElementsAre("clients.csv", "final.safetensors", "rounds.csv", "summary.json"));
   env.FailNext("summary", 1, absl::ResourceExhaustedError("no space"));
   const absl::Status status =
-      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", model);
+      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("summary.json"));
 }

@@ -101,8 +101,22 @@ class Life : public CoordinatorTest {
     options.policy.min_clients = kTrainers;
     options.policy.rounds = 2;
     options.evaluate = true;
+    options.policy.client_evaluation_every = 1;
+    options.policy.early_stop.patience = 1000;
+    // It remembers more than the model.
+    options.server_optimiser = {.kind = aggregation::ServerOptimiser::kFedAdam};
   }
   void TestBody() override {}
+  void EvaluateNothing() {
+    options.evaluate = false;
+    options.policy.client_evaluation_every = 0;
+    options.policy.early_stop = {};
+  }
+  // Whom it selects depends on what it has seen.
+  void SelectByWeight() {
+    options.policy.cohort = 2;
+    options.policy.selection = round::Selection::kWeighted;
+  }
 
   static model::Schema SmallSchema() {
     auto made =
@@ -160,6 +174,15 @@ class Life : public CoordinatorTest {
       if (!ended) Open(client);
       return;
     }
+    if (const auto* evaluate = client.sink->Last<federation::EvaluateTask>()) {
+      federation::EvaluationReport evaluation;
+      evaluation.accuracy = evaluate->model.bytes[1] / (256.0 + i);
+      evaluation.loss = 1 - evaluation.accuracy;
+      evaluation.examples = 100 + i;
+      coordinator->Report(client.peer, client.session, {evaluate->task_id, evaluation, {}},
+                          [](absl::Status) {});
+      return Run();
+    }
     const auto* last = client.sink->Last<federation::TrainTask>();
     if (last == nullptr) return;
     const federation::TrainTask task = *last;
@@ -169,6 +192,7 @@ class Life : public CoordinatorTest {
     FakeUpdate& update = memory_.updates[{round, i}];
     if (update.chunks.empty()) update = Update(task.task_id, 100 * round + i);
     update.offer.task_id = task.task_id;
+    update.offer.examples = i == 1 ? 5000 : 3 + i;
     federation::ClientReport report;
     report.task_id = task.task_id;
     federation::TrainingReport training;
@@ -215,7 +239,8 @@ std::string Outcome(const RunStatus& status) {
     absl::StrAppend(&text, record.round.value(), "/", record.attempt, " ", record.committed, " ",
                     record.reason, " ", record.cohort, " ", record.accepted, " ");
     absl::StrAppend(&text, record.examples, " ", record.train_loss, " ",
-                    record.accuracy.value_or(-1), " ", record.payload.codes, " ",
+                    record.accuracy.value_or(-1), " ", record.clients.accuracy.value_or(-1), " ",
+                    record.clients.answered, " ", record.payload.codes, " ",
                     record.payload.total(), " ", record.bits_per_parameter, " ", record.model.Hex(),
                     "\n");
   }
@@ -229,6 +254,7 @@ TEST(CoordinatorResume, KilledAtEveryStep_EndsLikeAnUndisturbedRun) {
   {
     const quantfl::testing::TempDir folder;
     Life life(folder.path(), cache, std::nullopt);
+    life.SelectByWeight();
     life.Finish();
     ASSERT_TRUE(life.ended.has_value());
     expected = Outcome(*life.ended);
@@ -243,6 +269,7 @@ TEST(CoordinatorResume, KilledAtEveryStep_EndsLikeAnUndisturbedRun) {
     bool killed = false;
     try {
       Life life(folder.path(), memory, point);
+      life.SelectByWeight();
       life.Finish();
     } catch (const Killed&) {
       killed = true;
@@ -251,10 +278,12 @@ TEST(CoordinatorResume, KilledAtEveryStep_EndsLikeAnUndisturbedRun) {
     // The second life is killed as well, soon after it has begun.
     try {
       Life life(folder.path(), memory, 7 + point % 11);
+      life.SelectByWeight();
       life.Finish();
     } catch (const Killed&) {
     }
     Life life(folder.path(), memory, std::nullopt);
+    life.SelectByWeight();
     life.Finish();
     ASSERT_TRUE(life.ended.has_value());
     ASSERT_EQ(Outcome(*life.ended), expected);
@@ -304,6 +333,48 @@ TEST_F(ResumeTest, AnotherConfiguration_IsRefusedByTheKeysName) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("--fresh"));
 }
 
+TEST_F(ResumeTest, AnotherServerOptimiser_IsRefusedByTheKeysName) {
+  NewLife()->Begin();
+  auto life = NewLife();
+  life->options.server_optimiser.kind = aggregation::ServerOptimiser::kFedYogi;
+  EXPECT_THAT(std::string(life->Create().message()), HasSubstr("server_optimiser.kind is fedyogi"));
+}
+
+TEST_F(ResumeTest, MomentsThatAreNotThoseOfTheModel_AreRefused) {
+  const std::string first = folder.path() + "/moments-000001.safetensors";
+  const auto run_one_round = [&] {
+    base::PosixEnv().RemoveFile(first).IgnoreError();
+    ASSERT_TRUE(store::RemoveRun(base::PosixEnv(), folder.path()).ok());
+    memory = {};
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->Begin();
+    life->Connect(kTrainers);
+    for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
+    EXPECT_EQ(life->Status().round, RoundId(2));
+  };
+  const auto resume = [&] {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    return life->Create();
+  };
+  run_one_round();
+  EXPECT_TRUE(resume().ok()) << resume();
+  auto bytes = base::PosixEnv().ReadFile(first, 1 << 20);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  bytes->back() = static_cast<char>(bytes->back() ^ 1);
+  ASSERT_TRUE(base::PosixEnv().WriteFileAtomically(first, *bytes).ok());
+  absl::Status status = resume();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("moments after round 1"));
+
+  run_one_round();
+  ASSERT_TRUE(base::PosixEnv().RemoveFile(first).ok());
+  status = resume();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("missing"));
+}
+
 TEST_F(ResumeTest, LimitsMayChange) {
   NewLife()->Begin();
   auto life = NewLife();
@@ -331,6 +402,44 @@ TEST_F(ResumeTest, PauseAndEvictionSurvive) {
             absl::StatusCode::kPermissionDenied);
 }
 
+TEST_F(ResumeTest, OffencesAndQuarantineSurvive_TheTimeGoesOn) {
+  const auto life_of = [this] {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->options.decode_errors_max = 2;
+    life->options.policy.min_fraction = 0.5;
+    return life;
+  };
+  const auto send_corrupt = [](Life& life, size_t client) {
+    FakeUpdate update = life.Update(life.client(client).Task().task_id, 1);
+    update.chunks[0][20] ^= 1;
+    EXPECT_FALSE(life.Send(life.client(client), update).ok());
+  };
+  auto life = life_of();
+  life->Begin();
+  life->Connect(kTrainers);
+  send_corrupt(*life, 0);
+  send_corrupt(*life, 1), send_corrupt(*life, 1);
+  life.reset();
+
+  life = life_of();
+  life->clock.Advance(absl::Minutes(59));
+  life->Begin();
+  EXPECT_EQ(life->Members()[0].offences, 1u);
+  EXPECT_EQ(life->Members()[1].state, "quarantined");
+  EXPECT_THAT(life->Members()[1].reason, HasSubstr("quarantined after 2 bad updates"));
+  EXPECT_EQ(life->Join({}, Life::Request("c1")).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  life->Wait(absl::Minutes(1));
+  EXPECT_TRUE(life->Join({}, Life::Request("c1")).ok());
+  EXPECT_EQ(life->Members()[1].offences, 0u);
+  life.reset();
+
+  life = life_of();
+  life->Begin();
+  EXPECT_EQ(life->Members()[1].state == "quarantined", false);
+}
+
 TEST_F(ResumeTest, StopSurvives_TheRunEndsAtOnce) {
   auto life = NewLife();
   life->Begin();
@@ -343,7 +452,7 @@ TEST_F(ResumeTest, StopSurvives_TheRunEndsAtOnce) {
 
 TEST_F(ResumeTest, ADeadlineGoesOnWhereItWas) {
   const auto policy = [](Life& life) {
-    life.options.evaluate = false;
+    life.EvaluateNothing();
     life.options.policy.round_deadline = absl::Minutes(30);
     life.options.policy.idle_timeout = absl::Hours(2);
     life.options.policy.min_fraction = 0.3;
@@ -367,9 +476,59 @@ TEST_F(ResumeTest, ADeadlineGoesOnWhereItWas) {
   EXPECT_EQ(life->Status().rounds.front().accepted, 1u);
 }
 
+TEST_F(ResumeTest, CountsOfTheRoundUnderWaySurvive) {
+  auto life = NewLife();
+  life->EvaluateNothing();
+  life->options.decode_errors_max = 100;
+  life->Begin();
+  life->Connect(kTrainers);
+  FakeUpdate bad = life->Update(life->client(0).Task().task_id, 1);
+  bad.chunks[0][20] ^= 1;
+  EXPECT_FALSE(life->Send(life->client(0), bad).ok());
+  FakeUpdate other = life->Update(life->client(1).Task().task_id, 1);
+  other.offer.task_id = TaskId(77);
+  EXPECT_EQ(life->Send(life->client(1), other)->verdict, Verdict::kRefused);
+  life->Wait(absl::Seconds(1));
+  const RoundRecord before = life->Status().rounds.back();
+  EXPECT_EQ(before.refused, 2u);
+  life.reset();
+
+  life = NewLife();
+  life->EvaluateNothing();
+  life->Begin();
+  const RoundRecord after = life->Status().rounds.back();
+  EXPECT_EQ(after.refused, 2u);
+  EXPECT_EQ(after.refused_bytes, before.refused_bytes);
+  EXPECT_EQ(life->Status().rounds.size(), 1u);
+}
+
+TEST_F(ResumeTest, AReportAfterTheCommitSurvives) {
+  auto life = NewLife();
+  life->EvaluateNothing();
+  life->Begin();
+  life->Connect(kTrainers);
+  const TaskId task = life->client(0).Task().task_id;
+  for (uint32_t i = 0; i < kTrainers; ++i) life->Deliver(life->client(i), i);
+  EXPECT_TRUE(life->Status().rounds.front().committed);
+  federation::TrainingReport training;
+  training.loss = 0.75;
+  life->coordinator->Report(life->client(0).peer, life->client(0).session, {task, training, {}},
+                            [](absl::Status) {});
+  life->Run();
+  EXPECT_EQ(life->Status().rounds.front().train_loss, 0.75);
+  life->Wait(absl::Seconds(1));
+  life.reset();
+
+  life = NewLife();
+  life->EvaluateNothing();
+  life->Begin();
+  EXPECT_TRUE(life->Status().rounds.front().committed);
+  EXPECT_EQ(life->Status().rounds.front().train_loss, 0.75);
+}
+
 TEST_F(ResumeTest, AnAcknowledgedUpdateIsAlreadyAccepted) {
   auto life = NewLife();
-  life->options.evaluate = false;
+  life->EvaluateNothing();
   life->Begin();
   life->Connect(kTrainers);
   life->Train(0);
@@ -377,7 +536,7 @@ TEST_F(ResumeTest, AnAcknowledgedUpdateIsAlreadyAccepted) {
   life.reset();
 
   life = NewLife();
-  life->options.evaluate = false;
+  life->EvaluateNothing();
   life->Begin();
   life->Connect(kTrainers);
   const auto answer = life->Offer(life->client(0), update.offer);

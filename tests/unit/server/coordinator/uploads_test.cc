@@ -275,6 +275,9 @@ TEST_F(UploadTest, AnotherDigest_DiscardsThePartial) {
   EXPECT_EQ(other->continue_from, 0u);
   EXPECT_EQ(Append(answer->upload, first.chunks[1]).code(), absl::StatusCode::kAborted);
   EXPECT_EQ(Send(a, second)->verdict, Verdict::kAccepted);
+  EXPECT_EQ(Status().rounds.back().late_bytes,
+            first.offer.codec_header.size() + first.chunks[0].size())
+      << "what came for nothing";
 }
 
 TEST_F(UploadTest, SameDigestWithAnotherWeight_IsRefused) {
@@ -323,6 +326,28 @@ TEST_F(UploadTest, TwoUpdates_ShareOneGroupCommit) {
   EXPECT_EQ(failed, 2);
   EXPECT_TRUE(logger.Has("storage_error updates=2"));
   ExpectTheRoundGoesOn();
+}
+
+TEST_F(UploadTest, OneOfABatchIsGone_TheOthersAreAccepted_AndNoStorageErrorIsReported) {
+  const FakeUpdate first = Mine(), second = Update(b.Task().task_id, 2);
+  const auto ready = [&](const FakeClient& client, const FakeUpdate& update) {
+    const auto answer = Offer(client, update.offer);
+    for (const std::string& chunk : update.chunks) EXPECT_TRUE(Append(answer->upload, chunk).ok());
+    return answer->upload;
+  };
+  const auto one = ready(a, first), two = ready(b, second);
+  ASSERT_TRUE(store->DiscardUpload(first.offer.task_id).ok());
+  absl::StatusOr<federation::UpdateVerdict> of_a = absl::UnknownError(""), of_b = of_a;
+  coordinator->Finish(one, [&](auto verdict) { of_a = std::move(verdict); });
+  coordinator->Finish(two, [&](auto verdict) { of_b = std::move(verdict); });
+  Run();
+  EXPECT_EQ(of_a.status().code(), absl::StatusCode::kUnavailable) << of_a.status();
+  ASSERT_TRUE(of_b.ok()) << of_b.status();
+  EXPECT_EQ(of_b->verdict, Verdict::kAccepted);
+  EXPECT_FALSE(logger.Has("storage_error"));
+  EXPECT_TRUE(logger.Has("update_not_stored client=a/0"));
+  Deliver(a, 1);
+  EXPECT_EQ(b.Task().round, RoundId(2));
 }
 
 TEST_F(UploadTest, ChunkCannotBeStored_IsUnavailable_NoOffence_AndMayBeSentAgain) {
@@ -401,7 +426,7 @@ TEST_F(CoordinatorTest, RepeatedOffences_Quarantine) {
     EXPECT_FALSE(Send(a, update).ok());
   }
   EXPECT_TRUE(logger.Has("member_evicted client=a/0 reason=quarantined after 3 bad updates"));
-  EXPECT_EQ(a.sink->closed->code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(a.sink->closed->code(), absl::StatusCode::kResourceExhausted);
   Deliver(b, 2);
   EXPECT_TRUE(Status().rounds[0].committed);
 }

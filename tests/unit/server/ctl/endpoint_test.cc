@@ -10,7 +10,8 @@ namespace {
 using ::testing::HasSubstr;
 
 Endpoint Example() {
-  return {"127.0.0.1:7447", "127.0.0.1:7448", getpid(), "/runs/a/state/operator.token", ""};
+  return {"127.0.0.1:7447", "127.0.0.1:7448", getpid(), "/runs/a/state/operator.token", "",
+          "http://127.0.0.1:7449/"};
 }
 
 TEST(Endpoint, SerializeAndParse_RoundTrip) {
@@ -21,6 +22,7 @@ TEST(Endpoint, SerializeAndParse_RoundTrip) {
   EXPECT_EQ(parsed->pid, getpid());
   EXPECT_EQ(parsed->operator_token_file, "/runs/a/state/operator.token");
   EXPECT_EQ(parsed->certificate, "");
+  EXPECT_EQ(parsed->web, "http://127.0.0.1:7449/");
 }
 
 TEST(Endpoint, Parse_WhatIsMissing_IsNamed) {

@@ -52,9 +52,13 @@ TEST(WatchView, OnAPipe_PrintsHeaderThenEachRoundOnce) {
   status.rounds = {Committed(1, std::nullopt)};
   EXPECT_EQ(view.Update(status), "") << "its accuracy is still to come";
   status.rounds = {Committed(1, 0.8123)};
-  EXPECT_EQ(
-      view.Update(status),
-      "    1        4/4      0.5000    81.23 %     124.0 kB     990.0 kB       4.027       3.2\n");
+  EXPECT_EQ(view.Update(status), "") << "the clients' is still to come";
+  status.rounds[0].clients.accuracy = 0.795;
+  status.round = base::RoundId(2);
+  status.phase = "collecting";
+  EXPECT_EQ(view.Update(status),
+            "    1        4/4      0.5000    81.23 %    79.50 %     124.0 kB     990.0 kB       "
+            "4.027       3.2\n");
   EXPECT_EQ(view.Update(status), "");
 }
 
@@ -115,6 +119,9 @@ class ScriptedClient final : public rpc::OperatorClient {
     return absl::UnimplementedError("");
   }
   absl::Status Command(coordinator::RunCommand) override { return absl::UnimplementedError(""); }
+  absl::Status Readmit(const federation::ClientName&) override {
+    return absl::UnimplementedError("");
+  }
   absl::Status Evict(const federation::ClientName&, const std::string&) override {
     return absl::UnimplementedError("");
   }

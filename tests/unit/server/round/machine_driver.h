@@ -46,6 +46,8 @@ class MachineDriver {
           if (answer_updates) {
             events.push_back(UpdateStored{update->member, update->task, absl::OkStatus()});
           }
+        } else if (const auto* gave_up = std::get_if<AbandonRound>(&effect)) {
+          abandoned = *gave_up;
         } else if (std::holds_alternative<StartFold>(effect)) {
           if (answer_fold) events.push_back(FoldDone{absl::OkStatus()});
         } else if (std::holds_alternative<CommitRound>(effect)) {
@@ -141,6 +143,7 @@ class MachineDriver {
   bool answer_tasks = true, answer_updates = true, answer_fold = true, answer_commit = true;
   uint32_t next_member = 0;
   std::vector<StoreTasks> batches;
+  std::optional<AbandonRound> abandoned;  // the last
   std::map<MemberId, std::vector<Instruct>> orders;
 };
 

@@ -157,6 +157,50 @@ TEST(Evict, Twice_IsOnce) {
   EXPECT_EQ(d.machine.trainers(), 0u);
 }
 
+TEST(Readmit, IsAskedAgainFromTheNextRoundOn) {
+  RoundPolicy policy = SmallPolicy(2, 3);
+  policy.min_fraction = 0.5;
+  MachineDriver d(policy);
+  d.Send(Start{});
+  const MemberId a = d.Trainer(0), b = d.Trainer(1);
+  d.Send(Evict{b});
+  EXPECT_EQ(d.machine.trainers(), 1u);
+  d.Send(Readmit{b});
+  d.Send(Readmit{b});
+  EXPECT_EQ(d.machine.trainers(), 2u);
+  EXPECT_NE(d.machine.MemberState(b), "evicted");
+  d.Upload(a);
+  EXPECT_EQ(d.machine.round(), RoundId(2));
+  d.Send(StreamOpened{b});
+  EXPECT_TRUE(d.Told<TrainOrder>(b));
+}
+
+TEST(Readmit, OfTheLastThatIsNeeded_BeginsTheRound) {
+  MachineDriver d(SmallPolicy(2));
+  d.Send(Start{});
+  const MemberId a = d.Trainer(0);
+  d.Send(Evict{a});
+  d.Trainer(1);
+  EXPECT_EQ(d.machine.phase(), Phase::kIdle);
+  d.Send(Readmit{a});
+  EXPECT_EQ(d.machine.phase(), Phase::kCollecting);
+}
+
+TEST(Readmit, AtTheEnd_ItIsToldThatTheRunIsOver) {
+  RoundPolicy policy = SmallPolicy(2, 1);
+  policy.min_fraction = 0.5;
+  MachineDriver d(policy);
+  d.Send(Start{});
+  const MemberId a = d.Trainer(0), b = d.Trainer(1);
+  d.Send(Evict{b});
+  d.Send(Readmit{b});
+  d.Send(StreamOpened{b});
+  d.Upload(a);
+  EXPECT_EQ(d.machine.phase(), Phase::kOver);
+  EXPECT_FALSE(d.Has<RunOver>(d.Send(StreamClosed{a})));
+  EXPECT_TRUE(d.Has<RunOver>(d.Send(StreamClosed{b})));
+}
+
 TEST(TheEnd, WaitsUntilEveryStreamThatWasToldHasClosed) {
   MachineDriver d(SmallPolicy(2, 1));
   d.Send(Start{});

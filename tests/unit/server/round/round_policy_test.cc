@@ -33,6 +33,15 @@ TEST(RoundPolicy, OutOfRange_NamesFieldAndValue) {
       {"retry_after_min = 5s", [](RoundPolicy& p) { p.retry_after_min = absl::Seconds(5); }},
       {"idle_timeout = 2s", [](RoundPolicy& p) { p.idle_timeout = absl::Seconds(2); }},
       {"linger = -1s", [](RoundPolicy& p) { p.linger = -absl::Seconds(1); }},
+      {"client_evaluation_every = 1000001",
+       [](RoundPolicy& p) { p.client_evaluation_every = 1'000'001; }},
+      {"client_evaluation_cohort = 1048577",
+       [](RoundPolicy& p) { p.client_evaluation_cohort = (1u << 20) + 1; }},
+      {"target_accuracy = 0", [](RoundPolicy& p) { p.early_stop.target_accuracy = 0; }},
+      {"target_accuracy = 1.5", [](RoundPolicy& p) { p.early_stop.target_accuracy = 1.5; }},
+      {"patience = 1000001", [](RoundPolicy& p) { p.early_stop.patience = 1'000'001; }},
+      {"min_delta = 1", [](RoundPolicy& p) { p.early_stop.min_delta = 1; }},
+      {"reconnects_per_second = 0", [](RoundPolicy& p) { p.reconnects_per_second = 0; }},
       {"max_retries = 1001", [](RoundPolicy& p) { p.max_retries = 1001; }},
   };
   for (const Case& c : cases) {

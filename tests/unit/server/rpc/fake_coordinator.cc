@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 namespace quantfl::testing {
@@ -292,6 +293,16 @@ void FakeCoordinator::Evict(federation::ClientName name, std::string reason,
     {
       base::MutexLock lock(mutex_);
       evicted.emplace_back(name.ToString(), reason);
+    }
+    done(absl::OkStatus());
+  });
+}
+
+void FakeCoordinator::Readmit(federation::ClientName name, Callback<absl::Status> done) {
+  Do([this, name, done] {
+    {
+      base::MutexLock lock(mutex_);
+      readmitted.push_back(name.ToString());
     }
     done(absl::OkStatus());
   });

@@ -59,6 +59,7 @@ class FakeCoordinator final : public coordinator::Coordinator {
   std::vector<federation::TaskFailure> failures;
   std::vector<coordinator::RunCommand> commands;
   std::vector<std::pair<std::string, std::string>> evicted;
+  std::vector<std::string> readmitted;
   coordinator::RunStatus status;
   std::vector<coordinator::MemberStatus> members;
   // Appends whose callbacks are kept back while `hold_appends`.
@@ -93,6 +94,7 @@ class FakeCoordinator final : public coordinator::Coordinator {
   void Command(coordinator::RunCommand command, coordinator::Callback<absl::Status> done) override;
   void Evict(federation::ClientName name, std::string reason,
              coordinator::Callback<absl::Status> done) override;
+  void Readmit(federation::ClientName name, coordinator::Callback<absl::Status> done) override;
 
  private:
   void Do(std::function<void()> task);

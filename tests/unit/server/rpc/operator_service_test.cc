@@ -37,8 +37,8 @@ coordinator::RoundRecord SomeRecord() {
   record.accuracy = 0.875;
   record.parameters = 61'706;
   record.payload = {10, 20, 30, 40};
-  record.bytes.uplink = {1, 2, 3, 4};
-  record.bytes.downlink = {5, 6, std::nullopt, std::nullopt};
+  record.bytes.uplink = {1, 2, 3, 4, 5};
+  record.bytes.downlink = {5, 6, std::nullopt, std::nullopt, std::nullopt};
   record.evaluator_bytes.downlink.payload = 9;
   record.late_bytes = 11;
   record.refused_bytes = 12;
@@ -52,6 +52,7 @@ coordinator::RoundRecord SomeRecord() {
   record.client_train_s_max = 5;
   record.client_upload_s_max = 6;
   record.model = base::Sha256("model");
+  record.clients = {7, 6, 1234, 0.75, 0.5};
   return record;
 }
 
@@ -104,6 +105,8 @@ TEST_F(OperatorServiceTest, GetStatus_BringsEveryFieldAcross) {
   EXPECT_EQ(ToProto(*status).SerializeAsString(), ToProto(coordinator_.status).SerializeAsString());
   EXPECT_EQ(status->rounds[0].accuracy, 0.875);
   EXPECT_EQ(status->rounds[0].loss, std::nullopt);
+  EXPECT_EQ(status->rounds[0].clients.accuracy, 0.75);
+  EXPECT_EQ(status->rounds[0].clients.answered, 6u);
   EXPECT_EQ(status->rounds[0].bytes.downlink.tcp, std::nullopt);
   EXPECT_EQ(status->rounds[0].model, base::Sha256("model"));
 }
@@ -173,6 +176,31 @@ TEST_F(OperatorServiceTest, CommandsReachTheCoordinator) {
   EXPECT_TRUE(client->Evict({"pi-07", 1}, "too hot").ok());
   EXPECT_THAT(coordinator_.evicted, ElementsAre(Pair("pi-07/1", "too hot")));
   EXPECT_EQ(client->Evict({"", 1}, "").code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(OperatorServiceTest, Readmit_ReachesTheCoordinator) {
+  Serve();
+  EXPECT_TRUE(Client()->Readmit({"pi-07", 1}).ok());
+  EXPECT_THAT(coordinator_.readmitted, ElementsAre("pi-07/1"));
+  EXPECT_EQ(Client()->Readmit({"", 1}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(OperatorServiceTest, ListClients_SaysWhoIsQuarantinedWhyAndUntilWhen) {
+  coordinator::MemberStatus member;
+  member.name = {"pi-07", 1};
+  member.state = "quarantined";
+  member.reason = "quarantined after 3 bad updates";
+  member.offences = 3;
+  member.quarantined_until = absl::FromUnixSeconds(1'800'000'000);
+  coordinator_.members = {member};
+  Serve();
+  const auto listed = Client()->ListMembers();
+  ASSERT_TRUE(listed.ok()) << listed.status();
+  ASSERT_EQ(listed->size(), 1u);
+  EXPECT_EQ(listed->front().state, "quarantined");
+  EXPECT_EQ(listed->front().reason, member.reason);
+  EXPECT_EQ(listed->front().offences, 3u);
+  EXPECT_EQ(listed->front().quarantined_until, member.quarantined_until);
 }
 
 TEST_F(OperatorServiceTest, Evict_LongReason_IsCutBetweenCharacters) {

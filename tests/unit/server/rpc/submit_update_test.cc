@@ -24,9 +24,14 @@ constexpr uint64_t kHeaderBytesLimit = 1 << 20;
 
 class SubmitUpdateTest : public ::testing::Test {
  protected:
-  SubmitUpdateTest() {
+  SubmitUpdateTest() { Serve(); }
+  void Serve(uint32_t streams_per_client = ServerLimits().streams_per_client) {
+    if (server_) server_->Shutdown(std::chrono::system_clock::now());
+    stub_.reset();
+    server_.reset();
     service_ = std::make_unique<FederationService>(FederationContext{
-        &coordinator_, &ledger_, Gate(nullptr, Gate::For::kClients), kHeaderBytesLimit});
+        &coordinator_, &ledger_, Gate(nullptr, Gate::For::kClients), kHeaderBytesLimit,
+        std::make_shared<StreamPlaces>(streams_per_client), offer_timeout_});
     grpc::ServerBuilder builder;
     ConfigureServer(builder, ServerLimits());
     builder.RegisterService(service_.get());
@@ -87,6 +92,7 @@ class SubmitUpdateTest : public ::testing::Test {
 
   testing::FakeCoordinator coordinator_;
   ledger::Ledger ledger_;
+  absl::Duration offer_timeout_ = ServerLimits().handshake_timeout;
   std::unique_ptr<FederationService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::Federation::Stub> stub_;
@@ -312,6 +318,42 @@ TEST_F(SubmitUpdateTest, NextBatchIsNotReadBeforeTheLastIsStored) {
   ASSERT_TRUE(stream_->Read(&response_));
   EXPECT_TRUE(response_.has_verdict());
   EXPECT_TRUE(stream_->Finish().ok());
+}
+
+TEST_F(SubmitUpdateTest, NoOffer_IsClosedAfterAWhile) {
+  offer_timeout_ = absl::Milliseconds(20);
+  Serve();
+  Open();
+  const grpc::Status status = stream_->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("server.handshake_timeout_ms"));
+}
+
+TEST_F(SubmitUpdateTest, MoreStreamsThanAClientMayHave_AreRefused_UntilOneEnds) {
+  Serve(/*streams_per_client=*/1);
+  Open();
+  ASSERT_TRUE(stream_->Write(Offer(2)));
+  ASSERT_TRUE(stream_->Read(&response_));
+  const auto offer = [&] {
+    grpc::ClientContext context;
+    auto second = stub_->SubmitUpdate(&context);
+    second->Write(Offer(2));
+    v1::SubmitUpdateResponse response;
+    if (second->Read(&response)) context.TryCancel();
+    return second->Finish();
+  };
+  const grpc::Status refused = offer();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("server.streams_per_client"));
+  context_.TryCancel();
+  EXPECT_FALSE(stream_->Finish().ok());
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.uploads[0]->suspended; }));
+  grpc::Status again = offer();
+  // The place is given back when the cancelled call has been taken down.
+  for (int i = 0; i < 1000 && again.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED; ++i) {
+    again = offer();
+  }
+  EXPECT_EQ(again.error_code(), grpc::StatusCode::CANCELLED) << again.error_message();
 }
 
 TEST_F(SubmitUpdateTest, CoordinatorThatStops_EndsTheUploadAsUnavailable) {

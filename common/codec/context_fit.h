@@ -1,0 +1,37 @@
+#ifndef QUANTFL_COMMON_CODEC_CONTEXT_FIT_H_
+#define QUANTFL_COMMON_CODEC_CONTEXT_FIT_H_
+
+// The encoder's choice of contexts: exponents and tables for the codes of an update. Integers
+// alone, so the same codes get the same contexts on every machine; what it chooses is no part of
+// the format.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/types/span.h"
+#include "common/codec/context.h"
+#include "common/codec/spec.h"
+
+namespace quantfl::codec {
+
+struct ContextFit {
+  ContextModel model;
+  std::string section;  // of the header
+  // Of the section and all codes together, without states and chunk fields; exact to the coder's
+  // rounding of a few bytes a chunk. What a rate control wants to know.
+  uint64_t expected_bytes = 0;
+  // What one table for each tensor would take without contexts, the tables not counted.
+  uint64_t plain_bytes = 0;
+};
+
+// Nothing if the layout has more tensors than there are classes to give them, or 2^28 parameters.
+//   codes  [layout.n()], below spec.levels; at the places of fp32 tensors anything
+// Two passes over the codes and a few over those that are not the commonest. Memory: 4 bytes for
+// each of these, 16 for each row, column and position.
+std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Layout& layout,
+                                      const Spec& spec);
+
+}  // namespace quantfl::codec
+
+#endif  // QUANTFL_COMMON_CODEC_CONTEXT_FIT_H_

@@ -1,0 +1,126 @@
+// The plain code that defines the bits of kernels.h. No speed is asked of it.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "common/codec/kernels.h"
+
+namespace quantfl::codec::kernels::reference {
+namespace {
+
+constexpr uint32_t kExponentMask = 0x7f800000u;  // all ones: an infinity or NaN
+
+float Decoded(Buckets buckets, uint8_t code) {
+  return buckets.lo + (static_cast<float>(code) + 0.5f) * buckets.step;
+}
+
+}  // namespace
+
+Survey FindExtremes(const float* values, size_t count) {
+  Survey survey{values[0], values[0], true};
+  for (size_t i = 1; i < count; ++i) {
+    survey.lo = values[i] < survey.lo ? values[i] : survey.lo;
+    survey.hi = values[i] > survey.hi ? values[i] : survey.hi;
+  }
+  // Adding +0 turns -0 into +0: which of the two is the least must not depend on the order.
+  survey.lo += 0.0f;
+  survey.hi += 0.0f;
+  return survey;
+}
+
+Survey SurveyValues(const float* values, size_t count, double* squares) {
+  Survey survey = reference::FindExtremes(values, count);
+  for (size_t i = 0; i < count; ++i) {
+    survey.is_finite = survey.is_finite &&
+                       (std::bit_cast<uint32_t>(values[i]) & kExponentMask) != kExponentMask;
+    const double x = static_cast<double>(values[i]);
+    squares[i % kSumLanes] += x * x;
+  }
+  return survey;
+}
+
+void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
+  const int last = static_cast<int>(buckets.levels) - 1;
+  for (size_t i = 0; i < count; ++i) {
+    // Not negative: the conversion is floor.
+    const int code = static_cast<int>((values[i] - buckets.lo) / buckets.step);
+    codes[i] = static_cast<uint8_t>(std::min(code, last));
+  }
+}
+
+void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
+               double* errors) {
+  for (size_t i = 0; i < count; ++i) {
+    const double error = static_cast<double>(Decoded(buckets, codes[i]) - values[i]);
+    errors[i % kSumLanes] += error * error;
+  }
+}
+
+void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
+                               double* errors) {
+  reference::QuantiseNearest(values, count, buckets, codes);
+  reference::AddErrors(values, codes, count, buckets, errors);
+}
+
+void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words) {
+  for (size_t i = 0; i < count; ++i) {
+    words[i] = base::PrngBlock(key, (first + i) / 4)[(first + i) % 4];
+  }
+}
+
+void QuantiseStochastic(const float* values, const uint32_t* words, size_t count,
+                        const Positions& positions, uint8_t* codes) {
+  const double last = positions.last;
+  for (size_t i = 0; i < count; ++i) {
+    const double at =
+        (static_cast<double>(values[i]) - positions.offset) / positions.unit + positions.shift;
+    const double code = std::floor(at + static_cast<double>(words[i]) * 0x1p-32);
+    codes[i] = static_cast<uint8_t>(std::clamp(code, 0.0, last));
+  }
+}
+
+void Pack(const uint8_t* codes, size_t count, int bits, char* packed) {
+  const auto width = static_cast<size_t>(bits);
+  std::memset(packed, 0, (count * width + 7) / 8);
+  for (size_t i = 0; i < count; ++i) {
+    for (size_t bit = 0; bit < width; ++bit) {
+      const size_t at = i * width + bit;
+      packed[at / 8] = static_cast<char>(static_cast<uint8_t>(packed[at / 8]) |
+                                         ((codes[i] >> bit) & 1) << at % 8);
+    }
+  }
+}
+
+void Unpack(const char* packed, size_t count, int bits, uint8_t* codes) {
+  const auto width = static_cast<size_t>(bits);
+  for (size_t i = 0; i < count; ++i) {
+    unsigned code = 0;
+    for (size_t bit = 0; bit < width; ++bit) {
+      const size_t at = i * width + bit;
+      code |= (static_cast<unsigned>(static_cast<uint8_t>(packed[at / 8])) >> at % 8 & 1u) << bit;
+    }
+    codes[i] = static_cast<uint8_t>(code);
+  }
+}
+
+uint8_t LargestCode(const uint8_t* codes, size_t count) {
+  uint8_t largest = 0;
+  for (size_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
+  return largest;
+}
+
+void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums) {
+  for (size_t i = 0; i < count; ++i) {
+    uint8_t code = 0;
+    // Eight codes stand on a byte's bounds.
+    const size_t group = i / 8 * 8;
+    uint8_t codes[8];
+    reference::Unpack(packed + group / 8 * static_cast<size_t>(bits), i - group + 1, bits, codes);
+    code = codes[i - group];
+    sums[i] += by_code[code];
+  }
+}
+
+}  // namespace quantfl::codec::kernels::reference

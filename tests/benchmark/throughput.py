@@ -1,0 +1,131 @@
+"""Images a second in training: the client against Python's torch of the same version, side by side.
+
+    taskset -c 0 /usr/bin/python3 tests/benchmark/throughput.py [--bin build/release] [--rounds 9] [NAME ...]
+
+Both train the same network on one thread, with SGD and momentum, from images in memory as bytes, an epoch
+each in turn; medians of the CPU seconds of an epoch. Also what the cache of a frozen prefix saves: an epoch with
+it against one without. The Python networks are those of ../shared/simulation (QUANTFL_SHARED_DIR).
+"""
+import argparse
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import torch  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARED = pathlib.Path(os.environ.get("QUANTFL_SHARED_DIR", ROOT.parent / "shared"))
+sys.path.insert(0, str(SHARED / "simulation"))
+sys.dont_write_bytecode = True
+import nets  # noqa: E402
+
+
+class LastStages(torch.nn.Module):
+    """MobileNetV2 from stage 16 on, which takes what is cached."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.stages = torch.nn.Sequential(*nets.mobilenet_stages(False)[16:])
+        self.head = torch.nn.Linear(1280, classes)
+
+    def forward(self, x):
+        return self.head(self.stages(x).mean((2, 3)))
+
+
+# name, architecture, classes, channels, side, examples, batch, trainable, cache, Python's network
+CASES = [
+    ("lenet5", "lenet5", 10, 1, 28, 2048, 32, "all", "off", nets.lenet5),
+    ("cnn", "cnn", 10, 1, 28, 512, 32, "all", "off", nets.cnn166),
+    ("resnet20", "resnet20", 100, 3, 32, 256, 64, "all", "off", lambda c: nets.ResNet(3, c)),
+    ("mobilenet_v2 last stages, cached", "mobilenet_v2", 100, 3, 128, 512, 64, "last:8", "fp16", LastStages),
+]
+UNCACHED = ("mobilenet_v2 last stages, not cached", "mobilenet_v2", 100, 3, 128, 128, 64, "last:8", "off", None)
+
+
+class Client:
+    def __init__(self, folder, case):
+        _, architecture, classes, channels, side, examples, batch, trainable, cache, _ = case
+        self.process = subprocess.Popen(
+            [str(folder / "tests" / "training_speed")] +
+            list(map(str, (architecture, classes, channels, side, examples, batch, trainable, cache))),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def epoch(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline().split()[1])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Python:
+    def __init__(self, case):
+        name, _, classes, channels, side, self.examples, self.batch, _, cache, make = case
+        self.net = make(classes)
+        self.cached = cache != "off"
+        self.last = len([1 for m in self.net.modules() if isinstance(m, torch.nn.Conv2d)]) > 2
+        if self.last:
+            self.net = self.net.to(memory_format=torch.channels_last)
+        if self.cached:
+            self.x = torch.randn(self.examples, 4, 4, 160).half()
+        else:
+            self.x = torch.randint(0, 256, (self.examples, channels, side, side), dtype=torch.uint8)
+        self.y = torch.randint(0, classes, (self.examples,))
+
+    def epoch(self):
+        begin = time.process_time()
+        optimiser = torch.optim.SGD(self.net.parameters(), lr=1e-3, momentum=0.9)
+        self.net.train()
+        for chosen in torch.randperm(self.examples).split(self.batch):
+            x = self.x[chosen].float()
+            if self.cached:
+                x = x.permute(0, 3, 1, 2)
+            else:
+                x = x.div_(255).sub_(0.5).div_(0.25)
+                if self.last:
+                    x = x.contiguous(memory_format=torch.channels_last)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(self.net(x), self.y[chosen]).backward()
+            optimiser.step()
+        return time.process_time() - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("names", nargs="*", help="beginnings of names: all")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("torch %s, %d epochs each, CPU seconds" % (torch.__version__, options.rounds))
+    print("%-36s %14s %14s %7s" % ("images a second, training", "quantfl-client", "Python", "ratio"))
+    cached_rate = None
+    for case in CASES:
+        if options.names and not any(case[0].startswith(n) for n in options.names):
+            continue
+        client, python = Client(options.bin, case), Python(case)
+        times = []
+        for _ in range(options.rounds + 1):
+            times.append((client.epoch(), python.epoch()))
+        client.close()
+        ours, theirs = (case[5] / statistics.median(t[i] for t in times[1:]) for i in (0, 1))
+        print("%-36s %14.0f %14.0f %7.2f" % (case[0], ours, theirs, ours / theirs), flush=True)
+        if case[8] != "off":
+            cached_rate = ours
+    if cached_rate is not None:
+        client = Client(options.bin, UNCACHED)
+        client.epoch()
+        rate = UNCACHED[5] / statistics.median(client.epoch() for _ in range(3))
+        client.close()
+        print("%-36s %14.0f %14s\n%-36s %14.1f" % (UNCACHED[0], rate, "", "the cache is so many times as fast",
+                                                   cached_rate / rate))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The ledger beside witnesses that know nothing of it: the counters of a veth, and a capture by tshark.
+
+A coordinator and its clients run in two network namespaces of this test's own, joined by a veth with
+addresses in 198.18.0.0/15. Needs root; where namespaces cannot be made, it is skipped.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import unittest
+
+from harness import BIN, FederationTest
+
+IP = shutil.which("ip") or "/usr/sbin/ip"
+ETHERNET_BYTES = 14
+COORDINATOR, CLIENT = "198.18.77.1", "198.18.77.2"
+# tests/run.sh --all: also shaped, under TLS and with a reconnect; they take minutes.
+ALL = os.environ.get("QUANTFL_ALL") == "1"
+
+
+def ip(*arguments):
+    subprocess.run([IP, *arguments], check=True, capture_output=True, text=True)
+
+
+def tool(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class Witness(FederationTest):
+    def setUp(self):
+        super().setUp()
+        self.server_ns, self.client_ns = f"qfl-s{os.getpid()}", f"qfl-c{os.getpid()}"
+        self.addCleanup(self.remove_namespaces)
+        try:
+            for ns in (self.server_ns, self.client_ns):
+                ip("netns", "add", ns)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.skipTest(f"no network namespaces here: {error}")
+        ip("link", "add", "qfl0", "netns", self.server_ns, "type", "veth", "peer", "name", "qfl0", "netns",
+           self.client_ns)
+        for ns, address in ((self.server_ns, COORDINATOR), (self.client_ns, CLIENT)):
+            ip("-n", ns, "address", "add", f"{address}/30", "dev", "qfl0")
+            # Else one "packet" of the counters would be many of the wire, with one header counted.
+            ip("-n", ns, "link", "set", "qfl0", "gso_max_segs", "1")
+            # No router solicitations and the like beside the traffic.
+            subprocess.run([IP, "netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=False,
+                           capture_output=True)
+            ip("-n", ns, "link", "set", "lo", "up")
+            ip("-n", ns, "link", "set", "qfl0", "up")
+
+    def remove_namespaces(self):
+        for ns in (self.server_ns, self.client_ns):
+            subprocess.run([IP, "netns", "del", ns], check=False, capture_output=True)
+
+    def inside(self, ns, program, *arguments):
+        return self.start(IP, "netns", "exec", ns, program, *arguments)
+
+    def counted(self):
+        """IP bytes that crossed the veth: (to the coordinator, from it)."""
+        stats = json.loads(tool(IP, "-n", self.server_ns, "-j", "-s", "link", "show", "qfl0"))[0]["stats64"]
+        return tuple(stats[way]["bytes"] - ETHERNET_BYTES * stats[way]["packets"] for way in ("rx", "tx"))
+
+    def checkpoint(self, parameters):
+        header = json.dumps({"w": {"dtype": "F32", "shape": [parameters], "data_offsets": [0, 4 * parameters]}}).encode()
+        header += b" " * (-len(header) % 8)
+        path = self.folder / "initial.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * parameters))
+        return path
+
+    def capture(self, port):
+        if not shutil.which("tshark"):
+            return None
+        process = subprocess.Popen(
+            [IP, "netns", "exec", self.server_ns, "tshark", "-q", "-i", "qfl0", "-s", "128", "-f", f"tcp port {port}", "-w",
+             str(self.folder / "wire.pcapng")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True)
+        self.addCleanup(process.stderr.close)
+        for line in process.stderr:
+            if "Capturing on" in line:
+                break
+        return process
+
+    def captured(self, process):
+        """{level: (to the coordinator, from it)} of the capture."""
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        lines = tool("tshark", "-r", str(self.folder / "wire.pcapng"), "-T", "fields", "-e", "ip.dst", "-e", "ip.len", "-e",
+                     "tcp.len", "-e", "tcp.analysis.retransmission").splitlines()
+        levels = {"stream": [0, 0], "tcp": [0, 0], "link": [0, 0]}
+        for line in lines:
+            destination, ip_bytes, tcp_bytes, again = (line.split("\t") + [""])[:4]
+            way = 0 if destination == COORDINATOR else 1
+            levels["link"][way] += int(ip_bytes)
+            levels["tcp"][way] += int(tcp_bytes)
+            if not again:
+                levels["stream"][way] += int(tcp_bytes)
+        return levels
+
+    def compare(self, name, witness, ledger):
+        for way, seen, said in zip(("uplink", "downlink"), witness, ledger):
+            print(f"{self.id().split('.')[-1]}: {name} {way}: witness {seen}, ledger {said}, {100 * (said / seen - 1):+.3f} %")
+            self.assertLess(abs(said - seen), 0.01 * seen, f"{name} {way}: witness {seen}, ledger {said}")
+
+    def federation(self, parameters=350_000, rounds=3, clients=4, shape=None, tls=False, reconnect=False):
+        checkpoint = self.checkpoint(parameters)
+        security, client_security = {"server__allow_insecure": True}, ["--allow-insecure"]
+        if tls:
+            tool("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                 "-keyout", str(self.folder / "server.key"), "-out", str(self.folder / "server.pem"), "-subj", "/CN=lab",
+                 "-addext", f"subjectAltName=IP:{COORDINATOR}")
+            token = tool(str(BIN / "quantflctl"), "token", "new", "pi", "--tokens-file", str(self.folder / "tokens")).strip()
+            security = {"server__tls": "token", "server__certificate": str(self.folder / "server.pem"),
+                        "server__private_key": str(self.folder / "server.key"), "server__tokens_file": str(self.folder / "tokens")}
+            client_security = ["--token", token, "--ca", self.folder / "server.pem"]
+        config = self.config(
+            name="wire", server__listen=f"{COORDINATOR}:7447", model__architecture="custom", model__file=str(checkpoint),
+            codec__uplink="fp32", round__rounds=rounds, round__min_clients=clients, data__partition="own",
+            data__partitions=clients, evaluation__enabled=False, round__idle_timeout_ms=60_000, **security)
+        for ns in (self.server_ns, self.client_ns):
+            if shape:
+                tool(shutil.which("tc") or "/usr/sbin/tc", "-n", ns, "qdisc", "add", "dev", "qfl0", "root", "tbf", "rate", shape,
+                     "burst", "16kb", "limit", "16mb")  # what the sender's own queue drops never reaches the veth
+        before = self.counted()
+        capture = self.capture(7447)
+        coordinator = self.inside(self.server_ns, BIN / "quantfl-coordinator", "--config", config)
+        coordinator.wait_for("ready")
+        daemon = [self.client_ns, BIN.parent / "tests/synthetic_client", "--address", f"{COORDINATOR}:7447", "--device", "pi",
+                  "--clients", clients, "--state-dir", self.folder / "state", *client_security]
+        process = self.inside(*daemon)
+        if reconnect:
+            coordinator.wait_for("round_committed")
+            process.kill()
+            self.inside(*daemon)
+        self.assertEqual(coordinator.wait(600), 0, coordinator.tail())
+        after = self.counted()
+        levels = self.summary("wire")["trainer_bytes"]
+        said = {level: [levels[way][f"{level}_bytes"] for way in ("uplink", "downlink")]
+                for level in ("payload", "messages", "stream", "tcp", "link")}
+        for way in (0, 1):
+            self.assertGreater(said["payload"][way], 10e6 if parameters >= 350_000 else 1e6)
+            amounts = [said[level][way] for level in said]
+            self.assertEqual(amounts, sorted(amounts), "L1 <= L2 <= L3 <= L4 <= L5")
+        self.compare("link, by the interface", [b - a for a, b in zip(before, after)], said["link"])
+        if capture:
+            for level, seen in self.captured(capture).items():
+                self.compare(f"{level}, by tshark", seen, said[level])
+
+    def test_plain_text(self):
+        self.federation()
+
+    @unittest.skipUnless(ALL, "takes minutes: tests/run.sh --all")
+    def test_tls(self):
+        self.federation(tls=True)
+
+    @unittest.skipUnless(ALL, "takes minutes: tests/run.sh --all")
+    def test_a_client_that_is_killed_and_comes_back(self):
+        self.federation(rounds=4, reconnect=True)
+
+    @unittest.skipUnless(ALL, "takes minutes: tests/run.sh --all")
+    def test_shaped_to_one_megabit(self):
+        self.federation(shape="1mbit")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

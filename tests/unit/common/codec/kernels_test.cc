@@ -1,0 +1,318 @@
+// Every instruction set that this machine has gives the bits of the plain code.
+
+#include "common/codec/kernels.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "common/base/prng.h"
+#include "common/codec/bit_packing.h"
+#include "common/codec/rans.h"
+
+namespace quantfl::codec::kernels {
+namespace {
+
+constexpr size_t kSizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 511, 1000, 4096};
+constexpr size_t kGuard = 64;  // behind each output: nothing may be written there
+constexpr uint8_t kUntouched = 0xa5;
+
+class Kernels : public testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override {
+    hwy::SetSupportedTargetsForTest(GetParam());
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+  void TearDown() override {
+    hwy::SetSupportedTargetsForTest(0);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+
+std::vector<int64_t> Targets() {
+  std::vector<int64_t> targets;
+  for (int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
+    targets.push_back(rest & ~(rest - 1));
+  }
+  return targets;
+}
+
+std::string NameOf(const testing::TestParamInfo<int64_t>& target) {
+  return hwy::TargetName(target.param);
+}
+INSTANTIATE_TEST_SUITE_P(InstructionSets, Kernels, testing::ValuesIn(Targets()), NameOf);
+
+std::vector<float> Draw(size_t n, uint64_t seed, float scale) {
+  base::Prng prng({.run_seed = seed});
+  std::vector<float> values(n);
+  for (float& x : values) x = static_cast<float>(prng.Gaussian()) * scale;
+  return values;
+}
+
+// Values that a quantiser meets, and those that are hard for it.
+std::vector<std::vector<float>> Inputs(size_t n) {
+  const float denormal = std::numeric_limits<float>::denorm_min();
+  std::vector<std::vector<float>> all;
+  for (const float scale : {1e-3f, 1e-30f, 1e30f, 3e-39f}) all.push_back(Draw(n, n, scale));
+  for (const float x : {0.0f, -0.0f, 1.5f, -1e-30f, denormal, 3e38f}) {
+    all.emplace_back(n, x);
+  }
+  // Values on the edges of buckets, and next to them.
+  std::vector<float> ties = Draw(n, 3, 1);
+  for (size_t i = 0; i < n; ++i) {
+    const float edge = static_cast<float>(i % 17) * 0.1f;
+    ties[i] = i % 3 == 0 ? edge : std::nextafter(edge, i % 3 == 1 ? 9.0f : -9.0f);
+  }
+  all.push_back(ties);
+  // One far away, the rest zeros of both signs and denormals.
+  std::vector<float> sparse(n);
+  for (size_t i = 0; i < n; ++i) sparse[i] = i % 5 == 0 ? denormal : i % 2 == 0 ? 0.0f : -0.0f;
+  sparse[n / 2] = -1;
+  all.push_back(sparse);
+  return all;
+}
+
+std::vector<uint32_t> BitsOf(absl::Span<const float> values) {
+  std::vector<uint32_t> bits;
+  for (const float x : values) bits.push_back(std::bit_cast<uint32_t>(x));
+  return bits;
+}
+using Sums = std::array<double, kSumLanes>;
+
+TEST_P(Kernels, Survey_IsTheReferences) {
+  for (const size_t n : kSizes) {
+    for (const std::vector<float>& values : Inputs(n)) {
+      Sums expected{1.0}, sums{1.0};
+      const Survey plain = reference::SurveyValues(values.data(), n, expected.data());
+      const Survey survey = SurveyValues(values.data(), n, sums.data());
+      EXPECT_EQ(BitsOf({survey.lo, survey.hi}), BitsOf({plain.lo, plain.hi})) << n;
+      EXPECT_TRUE(survey.is_finite);
+      EXPECT_EQ(sums, expected) << n;
+      const Survey extremes = FindExtremes(values.data(), n);
+      EXPECT_EQ(BitsOf({extremes.lo, extremes.hi}), BitsOf({plain.lo, plain.hi})) << n;
+    }
+  }
+}
+
+TEST_P(Kernels, SurveyOfAnInfinityOrNan_SaysSo_WhereverItIs) {
+  for (const size_t n : {1u, 17u, 100u}) {
+    for (size_t at = 0; at < n; ++at) {
+      for (const float bad : {std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity(), std::nanf("")}) {
+        std::vector<float> values(n, 1.0f);
+        values[at] = bad;
+        Sums sums{};
+        EXPECT_FALSE(SurveyValues(values.data(), n, sums.data()).is_finite);
+        EXPECT_FALSE(reference::SurveyValues(values.data(), n, sums.data()).is_finite);
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, QuantiseNearest_IsTheReferences_ForEveryLevelCount) {
+  for (uint32_t levels = 2; levels <= 256; ++levels) {
+    const size_t n = kSizes[levels % std::size(kSizes)] + 40;
+    for (const std::vector<float>& values : Inputs(n)) {
+      Sums unused{};
+      const Survey survey = reference::SurveyValues(values.data(), n, unused.data());
+      const float step = (survey.hi - survey.lo) / static_cast<float>(levels);
+      // A constant, or a range that the codec does not quantise.
+      if (!std::isfinite(step) || step < std::numeric_limits<float>::min()) continue;
+      const Buckets buckets{survey.lo, step, levels};
+      Sums expected_errors{}, errors{}, again{};
+      std::vector<uint8_t> expected(n), codes(n + kGuard, kUntouched), plain(n);
+      reference::QuantiseNearestWithErrors(values.data(), n, buckets, expected.data(),
+                                           expected_errors.data());
+      QuantiseNearestWithErrors(values.data(), n, buckets, codes.data(), errors.data());
+      ASSERT_TRUE(std::equal(expected.begin(), expected.end(), codes.begin())) << levels;
+      ASSERT_EQ(codes[n], kUntouched);
+      ASSERT_EQ(errors, expected_errors) << levels;
+      QuantiseNearest(values.data(), n, buckets, plain.data());
+      ASSERT_EQ(plain, expected) << levels;
+      AddErrors(values.data(), plain.data(), n, buckets, again.data());
+      ASSERT_EQ(again, expected_errors) << levels;
+    }
+  }
+}
+
+// Where a product with the reciprocal and the quotient disagree: all floats about every edge.
+TEST_P(Kernels, QuantiseNearest_AboutEveryEdge_IsTheQuotient) {
+  base::Prng prng({.run_seed = 5});
+  for (const uint32_t levels : {2u, 3u, 16u, 100u, 256u}) {
+    for (int round = 0; round < 40; ++round) {
+      const float step = prng.UniformFloat() + 0.5f;
+      std::vector<float> values;
+      for (uint32_t edge = 0; edge <= levels; ++edge) {
+        float x = static_cast<float>(edge) * step;
+        for (int i = 0; i < 6; ++i) x = std::nextafter(x, 0.0f);
+        for (int i = 0; i < 13; ++i, x = std::nextafter(x, 1e9f)) values.push_back(x);
+      }
+      const Buckets buckets{0, step, levels};
+      std::vector<uint8_t> expected(values.size()), codes(values.size());
+      reference::QuantiseNearest(values.data(), values.size(), buckets, expected.data());
+      QuantiseNearest(values.data(), values.size(), buckets, codes.data());
+      ASSERT_EQ(codes, expected) << levels << " levels, step " << step;
+    }
+  }
+}
+
+TEST_P(Kernels, RandomWords_AreTheStreams_FromAnyParameterOn) {
+  const base::PrngKey key{.run_seed = 0x0123456789abcdef,
+                          .round = 7,
+                          .client_index = 9,
+                          .purpose = base::PrngPurpose::kRounding};
+  // The last ones cross the counter's first word.
+  for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{6}, (uint64_t{4} << 32) - 37}) {
+    for (const size_t n : kSizes) {
+      std::vector<uint32_t> expected(n), words(n);
+      reference::RandomWords(key, first, n, expected.data());
+      RandomWords(key, first, n, words.data());
+      ASSERT_EQ(words, expected) << first << ", " << n;
+    }
+  }
+}
+
+TEST_P(Kernels, QuantiseStochastic_IsTheReferences) {
+  for (const size_t n : kSizes) {
+    std::vector<uint32_t> words(n);
+    reference::RandomWords({.run_seed = n}, 0, n, words.data());
+    words[0] = 0;
+    words[n - 1] = ~0u;
+    for (const std::vector<float>& values : Inputs(n)) {
+      for (const uint32_t last : {1u, 2u, 15u, 254u, 255u}) {
+        const Survey survey = reference::FindExtremes(values.data(), n);
+        const double width = static_cast<double>(survey.hi) - static_cast<double>(survey.lo);
+        const Positions positions{survey.lo, width > 0 ? width / last : 1.0, -0.5, last};
+        std::vector<uint8_t> expected(n), codes(n + kGuard, kUntouched);
+        reference::QuantiseStochastic(values.data(), words.data(), n, positions, expected.data());
+        QuantiseStochastic(values.data(), words.data(), n, positions, codes.data());
+        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), codes.begin())) << n;
+        ASSERT_EQ(codes[n], kUntouched);
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, PackAndUnpack_AreTheReferences_ForEveryWidth) {
+  base::Prng prng({.run_seed = 4});
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (const size_t n : kSizes) {
+      std::vector<uint8_t> codes(n);
+      for (uint8_t& code : codes) code = static_cast<uint8_t>(prng.Below(uint64_t{1} << bits));
+      const size_t bytes = PackedBytes(n, bits);
+      std::string expected(bytes, '\0');
+      std::string packed(bytes + kGuard, static_cast<char>(kUntouched));
+      reference::Pack(codes.data(), n, bits, expected.data());
+      Pack(codes.data(), n, bits, packed.data());
+      ASSERT_EQ(packed.substr(0, bytes), expected) << bits << " bits, " << n;
+      ASSERT_EQ(static_cast<uint8_t>(packed[bytes]), kUntouched) << bits << " bits, " << n;
+      packed.resize(bytes);
+      std::vector<uint8_t> back(n + kGuard, kUntouched), plain(n);
+      Unpack(packed.data(), n, bits, back.data());
+      reference::Unpack(packed.data(), n, bits, plain.data());
+      ASSERT_EQ(plain, codes);
+      ASSERT_TRUE(std::equal(codes.begin(), codes.end(), back.begin())) << bits << " bits, " << n;
+      ASSERT_EQ(back[n], kUntouched) << bits << " bits, " << n;
+      EXPECT_EQ(LargestCode(codes.data(), n), *std::max_element(codes.begin(), codes.end()));
+    }
+  }
+}
+
+TEST_P(Kernels, AddPacked_SumsAreTheReferences_ForEveryWidth) {
+  base::Prng prng({.run_seed = 6});
+  for (int bits = 1; bits <= 8; ++bits) {
+    std::vector<int64_t> by_code(size_t{1} << bits);
+    for (int64_t& x : by_code) x = static_cast<int64_t>(prng.NextU64()) >> 3;
+    for (const size_t n : kSizes) {
+      std::vector<uint8_t> codes(n);
+      for (uint8_t& code : codes) code = static_cast<uint8_t>(prng.Below(uint64_t{1} << bits));
+      std::string packed(PackedBytes(n, bits), '\0');
+      reference::Pack(codes.data(), n, bits, packed.data());
+      std::vector<int64_t> expected(n), sums(n + 1, 5);
+      std::fill(expected.begin(), expected.end(), 5);
+      reference::AddPacked(packed.data(), n, bits, by_code.data(), expected.data());
+      AddPacked(packed.data(), n, bits, by_code.data(), sums.data());
+      ASSERT_EQ(sums[n], 5) << bits << " bits, " << n;
+      sums.resize(n);
+      ASSERT_EQ(sums, expected) << bits << " bits, " << n;
+    }
+  }
+}
+
+// Codes that are bell-shaped over the levels, narrower in later classes.
+std::vector<uint8_t> DrawCodes(size_t n, int levels, absl::Span<const uint8_t> classes) {
+  base::Prng prng({.run_seed = n});
+  std::vector<uint8_t> codes(n);
+  for (size_t i = 0; i < n; ++i) {
+    const double spread = levels / (5.0 + (classes.empty() ? 0 : classes[i]));
+    const long code = std::lround(levels / 2.0 + spread * prng.Gaussian());
+    codes[i] = static_cast<uint8_t>(std::clamp(code, 0L, levels - 1L));
+  }
+  return codes;
+}
+
+std::vector<uint8_t> DrawClasses(size_t n, int class_count) {
+  if (class_count == 1) return {};
+  base::Prng prng({.run_seed = n + 1});
+  std::vector<uint8_t> classes(n);
+  for (uint8_t& c : classes) {
+    c = static_cast<uint8_t>(prng.Below(static_cast<uint64_t>(class_count)));
+  }
+  return classes;
+}
+
+TEST_P(Kernels, RansDecode_GivesTheCodes_AtEveryLength) {
+  for (const int class_count : {1, 5, 64}) {
+    for (const int levels : {2, 16, 256}) {
+      for (const size_t n : {9000u, 20000u, 20001u, 20031u, 20033u}) {
+        const std::vector<uint8_t> classes = DrawClasses(n, class_count);
+        const std::vector<uint8_t> codes = DrawCodes(n, levels, classes);
+        const auto stream = RansEncode(codes, classes, class_count, levels, 4 * n);
+        ASSERT_TRUE(stream.has_value());
+        std::vector<uint8_t> decoded(n);
+        const auto tables =
+            RansDecode(stream->bytes, classes, class_count, levels, absl::MakeSpan(decoded));
+        ASSERT_TRUE(tables.ok()) << tables.status();
+        ASSERT_EQ(decoded, codes) << class_count << " classes, " << levels << " levels, " << n;
+      }
+    }
+  }
+}
+
+// What is wrong is found in the same place, or decodes to the same, whatever the instruction set.
+TEST_P(Kernels, RansDecode_OfChangedWords_IsThePlainCodes) {
+  constexpr size_t kCodes = 6000;
+  const std::vector<uint8_t> codes = DrawCodes(kCodes, 16, {});
+  const auto stream = RansEncode(codes, {}, 1, 16, 2 * kCodes);
+  ASSERT_TRUE(stream.has_value());
+  base::Prng prng({.run_seed = 8});
+  for (int round = 0; round < 60; ++round) {
+    std::string bytes = stream->bytes;
+    const size_t at = bytes.size() / 4 + prng.Below(bytes.size() * 3 / 4);
+    if (round % 3 == 0) {
+      bytes.resize(at & ~size_t{1});
+    } else {
+      bytes[at] = static_cast<char>(prng.NextU32());
+    }
+    std::vector<uint8_t> here(kCodes), plain(kCodes);
+    const auto got = RansDecode(bytes, {}, 1, 16, absl::MakeSpan(here));
+    hwy::SetSupportedTargetsForTest(HWY_STATIC_TARGET);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    const auto expected = RansDecode(bytes, {}, 1, 16, absl::MakeSpan(plain));
+    SetUp();
+    ASSERT_EQ(got.status(), expected.status());
+    ASSERT_EQ(here, plain);
+  }
+}
+
+}  // namespace
+}  // namespace quantfl::codec::kernels
