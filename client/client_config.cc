@@ -138,7 +138,8 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
                "files, unpacked. safetensors: your own images, train.safetensors and "
                "test.safetensors with x, uint8 [n, channels, height, width], and y, "
                "integers [n], perhaps subject for the natural partition; x may be signals, "
-               "float32 [n, channels, samples]. uci_har: the publisher's folder, unpacked. A trainer reads the "
+               "float32 [n, channels, samples]. uci_har: the publisher's folder, unpacked. A "
+               "trainer reads the "
                "training split, an evaluator the test "
                "split.",
        .flag = "data-format"});
@@ -149,17 +150,17 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
               {.help = "A trainer evaluates on the test split of data.dir instead."});
   config.Check({"data.holdout", "data.test_split"}, [c]() -> absl::Status {
     if (!c->test_split || c->holdout == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat("got data.holdout = ", c->holdout,
-                     " with data.test_split = true, expected one of them"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "got data.holdout = ", c->holdout, " with data.test_split = true, expected one of them"));
   });
 
   config.Section("cache",
                  "Where a run trains the last layers alone, the first ones run once for each "
                  "example; what they give is kept from round to round.");
-  config.Text("cache.mode", &c->cache_mode, {.choices = {"off", "memory", "file"}},
-              {.help = "Where it is kept. file: in <state_dir>/activations, also for the time after "
-                       "a restart. off: nowhere, every layer runs every time."});
+  config.Text(
+      "cache.mode", &c->cache_mode, {.choices = {"off", "memory", "file"}},
+      {.help = "Where it is kept. file: in <state_dir>/activations, also for the time after "
+               "a restart. off: nowhere, every layer runs every time."});
   config.Integer("cache.bytes_max", &c->cache_bytes_max, 1, INT64_MAX,
                  {.help = "Of all clients of this process. What one client needs must fit, else "
                           "its task fails, and the reason says how much it is; where not all fit, "

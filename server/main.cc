@@ -208,15 +208,18 @@ std::string Summary(const coordinator::RunStatus& status, const std::string& res
 
 // The live page. A run does not fail for want of one; an address that would show it to others
 // without having been asked to is refused.
-absl::StatusOr<std::unique_ptr<web::WebServer>> StartWeb(
-    const RunConfig& c, const coordinator::RunOptions& options, const std::string& configuration,
-    coordinator::Coordinator& run, base::Logger& log) {
+absl::StatusOr<std::unique_ptr<web::WebServer>> StartWeb(const RunConfig& c,
+                                                         const coordinator::RunOptions& options,
+                                                         const std::string& configuration,
+                                                         coordinator::Coordinator& run,
+                                                         base::Logger& log) {
   if (!c.web) return std::unique_ptr<web::WebServer>();
   QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.web_listen));
   if (!local && !c.web_allow_remote) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "web.listen = \"", c.web_listen, "\" can be reached from elsewhere, and the page has no "
-        "credential: use a loopback address, or write web.allow_remote = true"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("web.listen = \"", c.web_listen,
+                     "\" can be reached from elsewhere, and the page has no "
+                     "credential: use a loopback address, or write web.allow_remote = true"));
   }
   QFL_ASSIGN_OR_RETURN(const rpc::HostPort address, rpc::ParseHostPort(c.web_listen));
   web::WebOptions web;
@@ -260,11 +263,10 @@ int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfi
   stop.Detach();
   app::NotifyServiceManager("STOPPING=1").IgnoreError();
   const auto model = run.Find(status.model);
-  const absl::Status written =
-      model.ok()
-          ? coordinator::WriteRecords(env, c.results_dir, status, options, app::kVersion,
-                                      Members(run), **model)
-          : model.status();
+  const absl::Status written = model.ok()
+                                   ? coordinator::WriteRecords(env, c.results_dir, status, options,
+                                                               app::kVersion, Members(run), **model)
+                                   : model.status();
   if (!written.ok()) log.Error("records_failed", {{"reason", written.message()}});
   std::printf("%s\n", Summary(status, c.results_dir).c_str());
   std::fflush(stdout);
@@ -344,8 +346,8 @@ int Run(int argc, char** argv) {
   if (!server_options.ok()) return Refuse(server_options.status());
   auto store = store::OpenSqliteRunStore(env, c.state_dir);
   if (!store.ok()) {
-    return Refuse(store.status(), absl::IsDataLoss(store.status()) ? app::kExitDataError
-                                                                   : app::kExitCannotCreate);
+    return Refuse(store.status(),
+                  absl::IsDataLoss(store.status()) ? app::kExitDataError : app::kExitCannotCreate);
   }
 
   ledger::Ledger ledger;
@@ -366,9 +368,9 @@ int Run(int argc, char** argv) {
     if (absl::IsInvalidArgument(status)) {
       return Refuse(base::Annotate(status, c.model_file), app::kExitDataError);
     }
-    return Refuse(base::Annotate(status, c.state_dir),
-                  absl::IsFailedPrecondition(status) ? app::kExitCannotCreate
-                                                     : app::ExitCodeFor(status));
+    return Refuse(base::Annotate(status, c.state_dir), absl::IsFailedPrecondition(status)
+                                                           ? app::kExitCannotCreate
+                                                           : app::ExitCodeFor(status));
   }
   coordinator::Coordinator& run = **coordinator;
   // On every way out, also where the server fails to start after clients have come: the loops drop

@@ -72,10 +72,11 @@ void DeclareServer(app::Config& config, RunConfig* c) {
                            "readmits it."});
   config.Integer("server.sessions_per_device_max", &c->sessions_per_device_max, 1, 1'000'000,
                  {.help = "Clients of one device; further ones are refused.", .unit = "clients"});
-  config.Real("server.joins_per_second", &c->joins_per_second, {.min = 1e-3, .max = 1e6},
-              {.help = "Joins in the long run; twice round.members_max at once. Further ones are told to "
-                       "try later.",
-               .unit = "joins a second"});
+  config.Real(
+      "server.joins_per_second", &c->joins_per_second, {.min = 1e-3, .max = 1e6},
+      {.help = "Joins in the long run; twice round.members_max at once. Further ones are told to "
+               "try later.",
+       .unit = "joins a second"});
   config.Real("server.joins_per_second_of_device", &c->joins_per_second_of_device,
               {.min = 1e-3, .max = 1e6},
               {.help = "The same of one device; twice sessions_per_device_max at once.",
@@ -92,8 +93,8 @@ void DeclareServer(app::Config& config, RunConfig* c) {
                   absl::Hours(1),
                   {.help = "A connection that has not said hello by then, or an upload without an "
                            "offer, is closed."});
-  config.Duration("server.connection_idle_ms", &c->connection_idle, absl::Milliseconds(1),
-                  kLongest, {.help = "A connection without a call is closed after so long."});
+  config.Duration("server.connection_idle_ms", &c->connection_idle, absl::Milliseconds(1), kLongest,
+                  {.help = "A connection without a call is closed after so long."});
   config.Integer("server.transport_bytes_max", &c->transport_bytes_max, int64_t{16} << 20,
                  int64_t{1} << 40,
                  {.help = "Memory for what is on its way in or out; beyond it senders wait.",
@@ -126,9 +127,9 @@ void DeclareWeb(app::Config& config, RunConfig* c) {
   config.Bool("web.allow_remote", &c->web_allow_remote,
               {.help = "An address that others can reach: who can reach it can read, there is no "
                        "credential and no encryption."});
-  config.Integer("web.streams_max", &c->web_streams_max, 1, 1'000,
-                 {.help = "Pages that update themselves at once; a further one is told so.",
-                  .unit = "pages"});
+  config.Integer(
+      "web.streams_max", &c->web_streams_max, 1, 1'000,
+      {.help = "Pages that update themselves at once; a further one is told so.", .unit = "pages"});
 }
 
 void DeclareModelAndData(app::Config& config, RunConfig* c) {
@@ -157,9 +158,8 @@ void DeclareModelAndData(app::Config& config, RunConfig* c) {
                           "channel of a network that takes several.",
                   .unit = "pixels",
                   .unset = "the checkpoint's metadata, else as the data is"});
-  config.Integer(
-      "input.width", &c->input_width, 1, federation::kInputSideMax,
-      {.help = "The same for the width.", .unit = "pixels", .unset = "input.height"});
+  config.Integer("input.width", &c->input_width, 1, federation::kInputSideMax,
+                 {.help = "The same for the width.", .unit = "pixels", .unset = "input.height"});
   config.Integer("input.crop_padding", &c->augment.crop_padding, 0,
                  federation::kInputCropPaddingMax,
                  {.help = "In training, a window of the image's size is cut at random out of the "
@@ -241,13 +241,14 @@ void DeclareTraining(app::Config& config, RunConfig* c) {
                  {.help = "Examples a step.", .unit = "examples"});
   config.Integer("training.local_epochs", &t->local_epochs, 1, 1'000,
                  {.help = "Passes over the client's data a round.", .unit = "epochs"});
-  config.Integer("training.local_steps", &t->local_steps, 0, 1u << 24,
-                 {.help = "Batches a round, whatever the client's data; 0: local_epochs.",
-                  .unit = "steps"});
-  config.Text("training.cache_dtype", &c->cache_dtype, {.choices = {"fp16", "fp32"}},
-              {.help = "Of the activations that a client keeps where training.trainable leaves the "
-                       "first layers alone (its cache.mode). fp32: trains as without a cache; fp16: "
-                       "in half the bytes, rounded."});
+  config.Integer(
+      "training.local_steps", &t->local_steps, 0, 1u << 24,
+      {.help = "Batches a round, whatever the client's data; 0: local_epochs.", .unit = "steps"});
+  config.Text(
+      "training.cache_dtype", &c->cache_dtype, {.choices = {"fp16", "fp32"}},
+      {.help = "Of the activations that a client keeps where training.trainable leaves the "
+               "first layers alone (its cache.mode). fp32: trains as without a cache; fp16: "
+               "in half the bytes, rounded."});
   config.Integer("training.cache_passes", &t->cache_passes, 1, 1'000,
                  {.help = "Where images are augmented too: so many augmented passes of each are "
                           "kept and used in turn, instead of new ones in every epoch.",
@@ -276,8 +277,9 @@ void DeclareTraining(app::Config& config, RunConfig* c) {
 
 void DeclareServerOptimiser(app::Config& config, RunConfig* c) {
   aggregation::ServerOptimiserSpec* o = &c->server_optimiser_spec;
-  config.Section("server_optimiser",
-                 "What a round's mean update does to the model (Reddi et al. 2021, Hsu et al. 2019).");
+  config.Section(
+      "server_optimiser",
+      "What a round's mean update does to the model (Reddi et al. 2021, Hsu et al. 2019).");
   config.Text("server_optimiser.kind", &c->server_optimiser,
               {.choices = aggregation::ServerOptimiserNames()},
               {.help = "fedavg adds it; fedavgm, fedadam and fedyogi keep one, two and two vectors "
@@ -368,9 +370,9 @@ void DeclareRound(app::Config& config, RunConfig* c) {
   config.Real("early_stop.target_accuracy", &p->early_stop.target_accuracy,
               {.min = 0, .min_excluded = true, .max = 1},
               {.help = "Ends the run once it is reached.", .unset = "no target"});
-  config.Integer("early_stop.patience", &p->early_stop.patience, 0, 1'000'000,
-                 {.help = "Ends the run when the best accuracy is so old; 0: never.",
-                  .unit = "rounds"});
+  config.Integer(
+      "early_stop.patience", &p->early_stop.patience, 0, 1'000'000,
+      {.help = "Ends the run when the best accuracy is so old; 0: never.", .unit = "rounds"});
   config.Real("early_stop.min_delta", &p->early_stop.min_delta,
               {.min = 0, .max = 1, .max_excluded = true},
               {.help = "What an accuracy must be above the best one to count as progress."});

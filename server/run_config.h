@@ -57,8 +57,8 @@ struct RunConfig {
   std::string architecture = "lenet5";
   uint32_t classes = 10;
   std::string model_file;
-  std::vector<double> input_mean;    // empty: the checkpoint's
-  std::vector<double> input_stddev;  // empty: the checkpoint's
+  std::vector<double> input_mean;                     // empty: the checkpoint's
+  std::vector<double> input_stddev;                   // empty: the checkpoint's
   std::optional<uint32_t> input_height, input_width;  // none: the checkpoint's
   federation::AugmentSpec augment;
   uint32_t input_channels = 0;  // ResolveInput

@@ -417,9 +417,10 @@ void Core::WatchForAbsence(const absl::Status& joined) {
   const base::SteadyTime now = deps_.loop->Now();
   if (!away_since_.has_value()) away_since_ = now;
   if (options_.away_max <= absl::ZeroDuration() || now - *away_since_ < options_.away_max) return;
-  absl::Status status = took_part_ ? absl::OkStatus()
-                                   : base::Annotate(joined, absl::StrCat("nobody answered for ",
-                                         absl::FormatDuration(options_.away_max)));
+  absl::Status status =
+      took_part_ ? absl::OkStatus()
+                 : base::Annotate(joined, absl::StrCat("nobody answered for ",
+                                                       absl::FormatDuration(options_.away_max)));
   deps_.logger->Info("coordinator_away",
                      {{"seconds", absl::ToDoubleSeconds(now - *away_since_)}, {"leaving", true}});
   deps_.loop->Post([weak = weak_from_this(), status] {

@@ -126,7 +126,7 @@ class Core : public std::enable_shared_from_this<Core> {
   const std::shared_ptr<spool::Spool> spool_;  // disk executor only
   std::function<void(absl::Status)> on_end_;
   bool ended_ = false;
-  bool took_part_ = false;                      // a Join was answered with a run
+  bool took_part_ = false;  // a Join was answered with a run
   // The first Join or stream that nobody answered, since the last answer.
   std::optional<base::SteadyTime> away_since_;
   std::vector<Client> clients_;

@@ -46,7 +46,7 @@ struct DaemonOptions {
   // For measurements: every delta as it was trained goes into this folder as well, before it is
   // encoded, as <run_id>/round-<R>-client-<client_index>.safetensors. Empty: none.
   std::string dump_deltas;
-  uint32_t runs = 0;          // leave after so many finished runs; 0: stay
+  uint32_t runs = 0;  // leave after so many finished runs; 0: stay
   // Leave at the first failed try to join that comes so long after another one with no answer in
   // between; 0: stay.
   absl::Duration away_max = absl::ZeroDuration();

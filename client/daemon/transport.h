@@ -45,9 +45,9 @@ class Transport {
   // `next` any number of times, then `done` once (OK: the coordinator ended the stream).
   virtual void Tasks(std::string session, std::function<void(federation::Instruction)> next,
                      std::function<void(absl::Status)> done) = 0;
-  // The bytes from `offset` on; `piece` in order, any number of times. The next one is read from the
-  // network when the last copy of `turn` is gone, so that a slow disk slows the sender; `turn` may
-  // be null.
+  // The bytes from `offset` on; `piece` in order, any number of times. The next one is read from
+  // the network when the last copy of `turn` is gone, so that a slow disk slows the sender; `turn`
+  // may be null.
   using Piece = std::function<void(std::string bytes, std::shared_ptr<const void> turn)>;
   virtual void Fetch(std::string session, base::Digest digest, uint64_t offset, Piece piece,
                      std::function<void(absl::Status)> done) = 0;

@@ -71,10 +71,9 @@ DeltaDump DumpTo(base::Env& env, const std::string& folder) {
     return env.WriteFileAtomically(
         absl::StrCat(run_folder, "/round-", task.round.value(), "-client-", client_index.value(),
                      ".safetensors"),
-        model::SerializeSafetensors(
-            schema, output.delta,
-            {{"quantfl.examples", absl::StrCat(output.examples)},
-             {model::kMetadataArchitecture, run.schema.architecture()}}));
+        model::SerializeSafetensors(schema, output.delta,
+                                    {{"quantfl.examples", absl::StrCat(output.examples)},
+                                     {model::kMetadataArchitecture, run.schema.architecture()}}));
   };
 }
 

@@ -34,16 +34,16 @@ struct TrainedWork {
 };
 
 // Takes float32[layout.n()], before it is encoded.
-using DeltaDump = std::function<absl::Status(const PreparedRun& run, base::ClientIndex client_index,
-                                             const federation::TrainTask& task,
-                                             const TrainOutput& output)>;
+using DeltaDump =
+    std::function<absl::Status(const PreparedRun& run, base::ClientIndex client_index,
+                               const federation::TrainTask& task, const TrainOutput& output)>;
 // Writes each to <folder>/<run_id>/round-<R>-client-<client_index>.safetensors: the tensors of an
 // update under their names, with the number of examples as metadata. An empty `folder`: nothing.
 DeltaDump DumpTo(base::Env& env, const std::string& folder);
 
 // All three: DATA_LOSS where the artifact is not on disk as it was fetched; else the workload's
-// errors, of which DATA_LOSS (a training that diverged) becomes INVALID_ARGUMENT: to fetch the model
-// again would not mend it.
+// errors, of which DATA_LOSS (a training that diverged) becomes INVALID_ARGUMENT: to fetch the
+// model again would not mend it.
 
 absl::StatusOr<std::shared_ptr<const PreparedRun>> PrepareRun(Workload& workload,
                                                               ArtifactCache& cache,

@@ -122,8 +122,8 @@ class GrpcTransport final : public daemon::Transport {
             std::function<void(absl::StatusOr<federation::JoinAnswer>)> done) override;
   void Tasks(std::string session, std::function<void(federation::Instruction)> next,
              std::function<void(absl::Status)> done) override;
-  void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             Piece piece, std::function<void(absl::Status)> done) override;
+  void Fetch(std::string session, base::Digest digest, uint64_t offset, Piece piece,
+             std::function<void(absl::Status)> done) override;
   void Upload(std::string session, federation::UpdateOffer offer,
               std::shared_ptr<daemon::ChunkSource> chunks,
               std::function<void(absl::StatusOr<daemon::UploadResult>)> done) override;
@@ -156,7 +156,8 @@ class GrpcTransport final : public daemon::Transport {
     calls_.insert(&call);
   }
 
-  // From Begin on. A call is deleted on the loop, where it is also ended here: so it is still there.
+  // From Begin on. A call is deleted on the loop, where it is also ended here: so it is still
+  // there.
   void BeginWatch(Call& call) {
     call.watch = std::make_shared<Watch>(loop_.get(), [&call] {
       call.stalled = true;
@@ -348,8 +349,7 @@ class TasksCall final : public Call, public grpc::ClientReadReactor<v1::Instruct
 class FetchCall final : public Call, public grpc::ClientReadReactor<v1::FetchResponse> {
  public:
   FetchCall(GrpcTransport& transport, std::string session, const base::Digest& digest,
-            uint64_t offset, daemon::Transport::Piece piece,
-            std::function<void(absl::Status)> done)
+            uint64_t offset, daemon::Transport::Piece piece, std::function<void(absl::Status)> done)
       : transport_(transport), offset_(offset), piece_(std::move(piece)), done_(std::move(done)) {
     request_.set_session(std::move(session));
     request_.set_digest(std::string(digest.AsBytes()));
@@ -623,8 +623,8 @@ void GrpcTransport::Tasks(std::string session, std::function<void(federation::In
   (new TasksCall(*this, std::move(session), std::move(next), std::move(done)))->Start();
 }
 
-void GrpcTransport::Fetch(std::string session, base::Digest digest, uint64_t offset,
-                          Piece piece, std::function<void(absl::Status)> done) {
+void GrpcTransport::Fetch(std::string session, base::Digest digest, uint64_t offset, Piece piece,
+                          std::function<void(absl::Status)> done) {
   (new FetchCall(*this, std::move(session), digest, offset, std::move(piece), std::move(done)))
       ->Start();
 }

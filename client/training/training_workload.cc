@@ -201,9 +201,9 @@ absl::StatusOr<daemon::EvaluateOutput> TrainingWorkload::Evaluate(
   if (client_index && !test_) {
     QFL_ASSIGN_OR_RETURN(const data::HeldOut parts, ExamplesOf(run, *client_index));
     if (parts.held_out.empty()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("of ", parts.train.size(), " examples none is held out (data.holdout = ",
-                       holdout_, ", data.test_split = false): there is nothing to evaluate on"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "of ", parts.train.size(), " examples none is held out (data.holdout = ", holdout_,
+          ", data.test_split = false): there is nothing to evaluate on"));
     }
     held_out = data::Subset(dataset_, parts.held_out);
     on = &held_out;

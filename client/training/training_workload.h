@@ -43,8 +43,8 @@ class TrainingWorkload : public daemon::Workload {
   static absl::StatusOr<std::unique_ptr<TrainingWorkload>> Create(
       const TrainingWorkloadOptions& options, base::Env& env);
 
-  // Where the activations of frozen layers are kept (learn::Learner::UseCache); outlives this. Null,
-  // as at first: nowhere. Call before the other calls.
+  // Where the activations of frozen layers are kept (learn::Learner::UseCache); outlives this.
+  // Null, as at first: nowhere. Call before the other calls.
   void UseCache(learn::ActivationCache* cache);
 
   // FAILED_PRECONDITION: an architecture this build does not know, a schema with other tensors than

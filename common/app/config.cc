@@ -178,11 +178,10 @@ void Config::Reals(const std::string& name, std::vector<double>* target, RealRan
   key.name = name;
   key.type = Type::kReals;
   key.range = RangeText(range);
-  key.expected = WithUnit(absl::StrCat("a real number or a list of them",
-                                       key.range.empty() ? "" : ", each ",
-                                       range.min > -1e300 && range.max < 1e300 ? "in " : "",
-                                       key.range),
-                          doc);
+  key.expected =
+      WithUnit(absl::StrCat("a real number or a list of them", key.range.empty() ? "" : ", each ",
+                            range.min > -1e300 && range.max < 1e300 ? "in " : "", key.range),
+               doc);
   key.doc = std::move(doc);
   key.check = [range](const Value& value) -> absl::Status {
     const auto& numbers = std::get<std::vector<double>>(value);

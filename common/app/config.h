@@ -35,8 +35,8 @@
 
 namespace quantfl::app {
 
-using Value = std::variant<std::string, int64_t, double, bool, std::vector<std::string>,
-                           std::vector<double>>;
+using Value =
+    std::variant<std::string, int64_t, double, bool, std::vector<std::string>, std::vector<double>>;
 
 // What --help says of a key besides its name, type, range and default.
 struct Doc {

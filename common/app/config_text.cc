@@ -77,9 +77,9 @@ std::string ToToml(const Value& value) {
   if (const auto* truth = std::get_if<bool>(&value)) return *truth ? "true" : "false";
   if (const auto* reals = std::get_if<std::vector<double>>(&value)) {
     if (reals->size() == 1) return RealToToml(reals->front());
-    return absl::StrCat("[", absl::StrJoin(*reals, ", ", [](std::string* out, double v) {
-                          *out += RealToToml(v);
-                        }), "]");
+    return absl::StrCat(
+        "[", absl::StrJoin(*reals, ", ", [](std::string* out, double v) { *out += RealToToml(v); }),
+        "]");
   }
   return absl::StrCat(
       "[",

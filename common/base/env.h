@@ -44,7 +44,8 @@ class Env {
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) = 0;
   // Temporary name, write, fsync, rename, fsync of the folder: readers see the old or the new file.
   // A link stays, and leads to the new file; what is neither file nor link is INVALID_ARGUMENT and
-  // stays too. `mode` is lowered by the umask. A crash may leave the temporary file, `<path>.tmp-<16 digits>`.
+  // stays too. `mode` is lowered by the umask. A crash may leave the temporary file,
+  // `<path>.tmp-<16 digits>`.
   virtual absl::Status WriteFileAtomically(const std::string& path, absl::string_view data,
                                            int mode = 0644) = 0;
   // Creates or, if `truncate` is false, continues at the end. Regular files only. That the file is

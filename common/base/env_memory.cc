@@ -70,7 +70,8 @@ struct MemoryEnv::State {
 
   // That a file of this name may stand here.
   absl::Status CheckPlace(const std::string& path) QFL_REQUIRES(mutex) {
-    if (folders.count(path) > 0) return absl::InvalidArgumentError(absl::StrCat(path, ": is a folder"));
+    if (folders.count(path) > 0)
+      return absl::InvalidArgumentError(absl::StrCat(path, ": is a folder"));
     if (folders.count(FolderOf(path)) == 0) return NoSuch("folder", FolderOf(path));
     return absl::OkStatus();
   }

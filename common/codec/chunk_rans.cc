@@ -82,10 +82,9 @@ std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<con
   }
   const uint64_t room = plan.fixed_bytes - plan.plain_bytes;
   const std::optional<RansStream> stream =
-      contexts != nullptr
-          ? RansEncodeWith(codes, plan.classes, contexts->tables, contexts->scale,
-                           1 + ((plan.codes * contexts->cost_per_code) >> 19), room)
-          : RansEncode(codes, plan.classes, plan.class_count, spec.levels, room);
+      contexts != nullptr ? RansEncodeWith(codes, plan.classes, contexts->tables, contexts->scale,
+                                           1 + ((plan.codes * contexts->cost_per_code) >> 19), room)
+                          : RansEncode(codes, plan.classes, plan.class_count, spec.levels, room);
   if (!stream.has_value()) return std::nullopt;
   segments.bytes.append(stream->bytes);
   segments.table_bytes = stream->table_bytes;
@@ -94,7 +93,7 @@ std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<con
 
 absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<const Extent> extents,
                                           const Spec& spec, const Layout& layout,
-                                         const ContextModel* contexts) {
+                                          const ContextModel* contexts) {
   QFL_CHECK(HasCodes(spec));
   const Plan plan = MakePlan(extents, layout, contexts);
   if (plan.codes == 0) return absl::DataLossError("pack 'rans' in a chunk without codes");
@@ -111,9 +110,8 @@ absl::StatusOr<ChunkSegments> RansToFixed(absl::string_view rans, absl::Span<con
     QFL_RETURN_IF_ERROR(RansDecodeWith(stream, plan.classes, contexts->tables, contexts->scale,
                                        absl::MakeSpan(codes)));
   } else {
-    QFL_ASSIGN_OR_RETURN(segments.table_bytes,
-                         RansDecode(stream, plan.classes, plan.class_count, spec.levels,
-                                    absl::MakeSpan(codes)));
+    QFL_ASSIGN_OR_RETURN(segments.table_bytes, RansDecode(stream, plan.classes, plan.class_count,
+                                                          spec.levels, absl::MakeSpan(codes)));
   }
   segments.bytes.resize(plan.fixed_bytes);
   size_t at = 0;

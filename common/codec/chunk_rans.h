@@ -24,8 +24,8 @@ struct ChunkSegments {
   uint64_t table_bytes = 0;  // entropy tables in the pack rans of it
 };
 
-// With contexts the classes are the model's, and so are the tables, which stand in the header. Null:
-// without.
+// With contexts the classes are the model's, and so are the tables, which stand in the header.
+// Null: without.
 
 // Nothing if the pack rans is not smaller. `fixed` holds the segments of `extents`.
 std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<const Extent> extents,

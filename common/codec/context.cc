@@ -13,7 +13,7 @@
 namespace quantfl::codec {
 namespace {
 
-constexpr size_t kFixedBytes = 2;         // classes, scale and whether intervals are stated
+constexpr size_t kFixedBytes = 2;          // classes, scale and whether intervals are stated
 constexpr uint8_t kStatesIntervals = 128;  // in the second byte
 // Classes of the stream of what is of each tensor.
 enum TensorField : uint8_t { kHasExponents = 0, kBase = 1, kClasses = 2 };
@@ -154,8 +154,7 @@ absl::StatusOr<ContextModel> ParseContextSection(absl::string_view bytes, const 
   const size_t class_count = static_cast<uint8_t>(bytes[0]) + size_t{1};
   const uint8_t second = static_cast<uint8_t>(bytes[1]);
   model.scale = second & ~kStatesIntervals;
-  if (class_count > kRansClassesMax || model.scale < kRansScaleMin ||
-      model.scale > kRansScaleMax) {
+  if (class_count > kRansClassesMax || model.scale < kRansScaleMin || model.scale > kRansScaleMax) {
     return SectionLoss(absl::StrCat(class_count, " classes and a scale of ", model.scale,
                                     "; there are at most ", kRansClassesMax, ", and scales ",
                                     kRansScaleMin, " to ", kRansScaleMax));
@@ -186,9 +185,8 @@ absl::StatusOr<ContextModel> ParseContextSection(absl::string_view bytes, const 
       }
     }
   }
-  QFL_ASSIGN_OR_RETURN(
-      model.table_bytes,
-      ParseRansTables(bytes, static_cast<int>(class_count), levels, model.scale, model.tables));
+  QFL_ASSIGN_OR_RETURN(model.table_bytes, ParseRansTables(bytes, static_cast<int>(class_count),
+                                                          levels, model.scale, model.tables));
   if (model.table_bytes != bytes.size()) {
     return SectionLoss(
         absl::StrCat(bytes.size() - model.table_bytes, " bytes are left after the last table"));

@@ -30,7 +30,9 @@ using FactorSizes = std::array<uint64_t, kFactors>;
 // Of a tensor of at least two dimensions whose rows, columns and positions together are at most a
 // quarter of its parameters; all ones for another one, which has no exponents.
 FactorSizes FactorsOf(const Layout::Tensor& tensor);
-inline bool MayHaveExponents(const FactorSizes& sizes) { return sizes[0] * sizes[1] * sizes[2] > 1; }
+inline bool MayHaveExponents(const FactorSizes& sizes) {
+  return sizes[0] * sizes[1] * sizes[2] > 1;
+}
 
 struct ContextTensor {
   // Classes first .. last: first + min(max(base + the sum of its exponents, 0), last - first).

@@ -35,7 +35,8 @@ constexpr uint64_t kCodesMax = uint64_t{1} << 28;  // a place and a deviation fi
 // log2(x) in 1/16 bit, for x >= 1: the mantissa's logarithm by a parabola, right to 1/100 bit.
 uint32_t Log2(uint64_t x) {
   const uint32_t whole = static_cast<uint32_t>(std::bit_width(x)) - 1;
-  const uint32_t m = static_cast<uint32_t>((whole >= 8 ? x >> (whole - 8) : x << (8 - whole)) & 255);
+  const uint32_t m =
+      static_cast<uint32_t>((whole >= 8 ? x >> (whole - 8) : x << (8 - whole)) & 255);
   const uint32_t log2 = (whole << 8) + m + (((m * (256 - m)) * 88) >> 16);
   return (log2 + 8) >> (8 - kCostBits);
 }
@@ -68,8 +69,8 @@ uint64_t Entropy(const std::array<uint64_t, 256>& histogram, uint64_t total) {
 
 // log2(numerator / denominator), rounded, for positive numbers.
 int Level(uint64_t numerator, uint64_t denominator) {
-  const unsigned __int128 scaled =
-      static_cast<unsigned __int128>(numerator) * 92682u << 24;  // sqrt(2) * 2^16 * 2^24
+  const unsigned __int128 scaled = static_cast<unsigned __int128>(numerator) * 92682u
+                                   << 24;  // sqrt(2) * 2^16 * 2^24
   const unsigned __int128 ratio = scaled / denominator;
   const uint64_t high = static_cast<uint64_t>(ratio >> 64);
   const int width = high != 0 ? 64 + static_cast<int>(std::bit_width(high))
@@ -90,7 +91,7 @@ struct Tensor {
   uint64_t squares = 0;
   int first = 0;
   int classes = 1;
-  int least = 0;                         // level of class `first`
+  int least = 0;  // level of class `first`
   bool has_exponents = false;
   std::array<std::vector<int>, kFactors> levels;  // exponents: about 0 but for rows
   uint64_t row_size() const { return sizes[1] * sizes[2]; }
@@ -150,8 +151,8 @@ void FindDeviations(Tensor& tensor) {
   }
 }
 
-// Calls visit(row, column, position, deviation) for each code that deviates; all of a tensor without
-// exponents are in row 0, column 0.
+// Calls visit(row, column, position, deviation) for each code that deviates; all of a tensor
+// without exponents are in row 0, column 0.
 template <typename Visit>
 void ForEach(const Tensor& tensor, Visit visit) {
   if (!tensor.has_exponents) {
@@ -307,8 +308,7 @@ void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) 
     for (size_t x = 0; x < stride; ++x) {
       const auto& of_class =
           costs[static_cast<size_t>(tensor.Class(lowest - kReach + static_cast<int>(x)))];
-      extra[d * stride + x] =
-          static_cast<int32_t>(of_class[d]) - static_cast<int32_t>(of_class[0]);
+      extra[d * stride + x] = static_cast<int32_t>(of_class[d]) - static_cast<int32_t>(of_class[0]);
     }
   }
   std::vector<std::array<int32_t, kTried>> sums(tensor.sizes[f]);
@@ -319,7 +319,9 @@ void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) 
     for (size_t t = 0; t < kTried; ++t) sums[index][t] += from[t];
   };
   ForEach(tensor, [&](size_t i, size_t j, size_t k, size_t d) {
-    add(f == 0 ? i : f == 1 ? j : k,
+    add(f == 0   ? i
+        : f == 1 ? j
+                 : k,
         tensor.levels[0][i] + tensor.levels[1][j] + tensor.levels[2][k], d);
   });
   // Where nothing deviates the best level is the same for all.
@@ -438,14 +440,16 @@ ContextTensor ToContext(const Tensor& tensor) {
     const int centre = tensor.sizes[f] == 1 ? tensor.levels[f][0] : Centre(tensor.levels[f]);
     base += centre;
     if (!tensor.has_exponents || tensor.sizes[f] == 1) continue;
-    for (const int level : tensor.levels[f]) context.exponents[f].push_back(Exponent(level - centre));
+    for (const int level : tensor.levels[f])
+      context.exponents[f].push_back(Exponent(level - centre));
   }
   const int limited = std::min(std::max(base, 0), kClassBaseLevels - 1);
   context.base = static_cast<uint8_t>(limited);
   // A base below 0 has no number: the rows make up for it.
   if (limited != base) {
     std::vector<int8_t>& rows =
-        context.exponents[context.exponents[0].empty() ? (context.exponents[1].empty() ? 2 : 1) : 0];
+        context
+            .exponents[context.exponents[0].empty() ? (context.exponents[1].empty() ? 2 : 1) : 0];
     for (int8_t& e : rows) e = Exponent(e + base - limited);
   }
   return context;

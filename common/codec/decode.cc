@@ -25,7 +25,7 @@ namespace {
 
 constexpr size_t kBlock = 4096;  // parameters at a time; their codes end on a byte for any width
 constexpr uint32_t kExponentMask = 0x7f800000u;
-constexpr size_t kDigestShown = 6;          // bytes of a digest in a message
+constexpr size_t kDigestShown = 6;  // bytes of a digest in a message
 // Of tensors that share a step.
 constexpr float kGainMin = 0x1p-4f;
 constexpr float kGainMax = 0x1p4f;
@@ -327,10 +327,10 @@ absl::StatusOr<UpdateHeader> ParseHeader(absl::string_view bytes, const Layout& 
   if (bytes.size() != wire::kHeaderFixedBytes + header.side_bytes ||
       (has_contexts ? header.side_bytes < scope_side_bytes
                     : header.side_bytes != scope_side_bytes)) {
-    return HeaderLoss(absl::StrCat(
-        "side information of ", wire::Load<uint32_t>(bytes, wire::kSideSize), " bytes in ",
-        bytes.size(), "; for this schema they are ", scope_side_bytes,
-        has_contexts ? ", and contexts follow" : ""));
+    return HeaderLoss(absl::StrCat("side information of ",
+                                   wire::Load<uint32_t>(bytes, wire::kSideSize), " bytes in ",
+                                   bytes.size(), "; for this schema they are ", scope_side_bytes,
+                                   has_contexts ? ", and contexts follow" : ""));
   }
   for (uint64_t i = 0; i < scopes; ++i) {
     QFL_RETURN_IF_ERROR(ParseScope(bytes, wire::kSide + i * scope_bytes, i, header));
@@ -406,7 +406,8 @@ absl::StatusOr<ChunkView> ParseChunk(absl::string_view bytes, const UpdateHeader
   for (const Extent& extent : extents) chunk.payload.side_information += extent.side_bytes;
   absl::string_view segments = bytes.substr(wire::kChunkCodes, stated);
   if (is_rans) {
-    absl::StatusOr<ChunkSegments> fixed = RansToFixed(segments, extents, header.spec, layout, header.contexts.get());
+    absl::StatusOr<ChunkSegments> fixed =
+        RansToFixed(segments, extents, header.spec, layout, header.contexts.get());
     if (!fixed.ok()) return ChunkLoss(index, fixed.status().message());
     chunk.payload.tables = fixed->table_bytes;
     chunk.unpacked = std::make_shared<const std::string>(std::move(fixed->bytes));
@@ -576,8 +577,7 @@ absl::StatusOr<std::vector<float>> Decode(absl::string_view header_bytes,
   }
   if (header.spec.transform == Transform::kDct) {
     InverseTransform(layout, absl::MakeSpan(values));
-    const size_t bad =
-        FirstNotFinite(reinterpret_cast<const char*>(values.data()), values.size());
+    const size_t bad = FirstNotFinite(reinterpret_cast<const char*>(values.data()), values.size());
     if (bad != values.size()) {
       return absl::DataLossError(
           absl::StrCat("update: parameter ", bad, " is not finite once it is transformed back"));

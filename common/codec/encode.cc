@@ -114,9 +114,9 @@ class ScopeFitter {
                                            absl::StrCat("tensor ", next_)));
         continue;
       }
-      extremes = model.empty() ? Extremes{survey.lo, survey.hi}
-                               : Extremes{std::min(extremes.lo, survey.lo),
-                                          std::max(extremes.hi, survey.hi)};
+      extremes = model.empty()
+                     ? Extremes{survey.lo, survey.hi}
+                     : Extremes{std::min(extremes.lo, survey.lo), std::max(extremes.hi, survey.hi)};
       model.push_back(values);
       firsts.push_back(tensor.offset);
     }
@@ -280,9 +280,8 @@ class SegmentWriter {
       const absl::StatusOr<BlockRange> block =
           FitBlockRange(ExtremesOf(absl::MakeConstSpan(values + done, count)), scale, spec_);
       if (!block.ok()) {
-        return base::Annotate(
-            block.status(),
-            absl::StrCat("tensor ", extent.tensor, ", parameter ", extent.first + done));
+        return base::Annotate(block.status(), absl::StrCat("tensor ", extent.tensor, ", parameter ",
+                                                           extent.first + done));
       }
       std::memcpy(side, &block->lo_half, wire::kHalfBytes);
       std::memcpy(side + wire::kHalfBytes, &block->step_half, wire::kHalfBytes);
@@ -356,8 +355,8 @@ absl::StatusOr<EncodedUpdate> EncodeOnce(absl::Span<const float> delta, const La
   side += packed.section;
   update.payload.tables += packed.table_bytes;
   update.payload.side_information -= packed.table_bytes;
-  update.header = HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count,
-                              writer.codes_crc32c(), side);
+  update.header =
+      HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count, writer.codes_crc32c(), side);
   update.payload.side_information += side.size();
   update.payload.headers += wire::kHeaderFixedBytes;
   update.squared_error = Total(writer.squared_error());

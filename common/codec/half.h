@@ -19,10 +19,10 @@ inline float FromHalf(uint16_t half) {
   const uint32_t exponent = (half & kHalfExponentMask) >> kHalfFractionBits;
   const uint32_t fraction = half & ((1u << kHalfFractionBits) - 1);
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const float magnitude =
-      exponent == 0
-          ? static_cast<float>(fraction) * 0x1p-24f
-          : std::bit_cast<float>((exponent + 127 - 15) << 23 | fraction << (23 - kHalfFractionBits));
+  const float magnitude = exponent == 0
+                              ? static_cast<float>(fraction) * 0x1p-24f
+                              : std::bit_cast<float>((exponent + 127 - 15) << 23 |
+                                                     fraction << (23 - kHalfFractionBits));
   return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
 }
 

@@ -204,8 +204,8 @@ size_t UnpackMany(const char* packed, size_t count, uint8_t* codes) {
     const auto part = hn::Load(DBytes(), kShuffles<kBits>.part);
     const size_t bytes = BytesOf(count, kBits);
     for (; i + kBlock <= count && i / 8 * kBits + kBlock <= bytes; i += kBlock) {
-      auto v = hn::BitCast(
-          d, hn::TableLookupBytesOr0(hn::LoadU(DBytes(), in + i / 8 * kBits), part));
+      auto v =
+          hn::BitCast(d, hn::TableLookupBytesOr0(hn::LoadU(DBytes(), in + i / 8 * kBits), part));
       v = hn::Or(hn::And(v, hn::Set(d, S::kLow4)),
                  hn::ShiftLeft<S::kShift4>(hn::And(v, hn::Set(d, S::kLow4 << (4 * kBits)))));
       v = hn::Or(hn::And(v, hn::Set(d, S::kLow2)),
@@ -304,8 +304,8 @@ size_t AddMany(const char* packed, size_t count, const int64_t* by_code, int64_t
   for (size_t i = 0; i < 16; ++i) table[i] = by_code[i & LowBits(kBits)];
   const __m512i low = _mm512_loadu_si512(table);
   const __m512i high = _mm512_loadu_si512(table + 8);
-  const __m512i shifts = _mm512_mullo_epi32(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0),
-                                            _mm512_set1_epi64(kBits));
+  const __m512i shifts =
+      _mm512_mullo_epi32(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(kBits));
   const size_t bytes = BytesOf(count, kBits);
   size_t i = 0;
   for (; i + 8 <= count && i / 8 * kBits + 8 <= bytes; i += 8) {
@@ -365,7 +365,6 @@ void AddPackedHere(const char* packed, size_t count, int bits, const int64_t* by
     AddCodes(codes, now, by_code, sums + done);
   }
 }
-
 
 }  // namespace HWY_NAMESPACE
 }  // namespace quantfl::codec::kernels

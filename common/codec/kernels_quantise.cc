@@ -138,9 +138,7 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
 }
 
 // What a bucket's code decodes to, given the code as a number.
-HWY_INLINE VF Decoded(VF code, VF lo, VF step) {
-  return lo + (code + hn::Set(DF(), 0.5f)) * step;
-}
+HWY_INLINE VF Decoded(VF code, VF lo, VF step) { return lo + (code + hn::Set(DF(), 0.5f)) * step; }
 
 // Values worked on at a time, so that one branch sees to many of them.
 constexpr size_t kStep = 32;
@@ -188,8 +186,7 @@ HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint
         const VF shifted = at + magic;
         code[j] = shifted - magic;
         farthest = hn::Max(farthest, hn::Abs(at - code[j]));
-        hn::StoreU(hn::U8FromU32(hn::And(hn::BitCast(du, shifted), byte)), du8,
-                   codes + i + j * kN);
+        hn::StoreU(hn::U8FromU32(hn::And(hn::BitCast(du, shifted), byte)), du8, codes + i + j * kN);
       }
     }
     if (HWY_UNLIKELY(!reciprocal || !hn::AllFalse(d, hn::Gt(farthest, clear)))) {
@@ -253,8 +250,7 @@ using VU = hn::Vec<DU>;
 HWY_INLINE void MultiplyWide(VU a, VU factor, VU& high, VU& low) {
   const hn::Repartition<uint64_t, DU> d64;
   const auto even = hn::MulEven(a, factor);
-  const auto odd =
-      hn::MulEven(hn::BitCast(DU(), hn::ShiftRight<32>(hn::BitCast(d64, a))), factor);
+  const auto odd = hn::MulEven(hn::BitCast(DU(), hn::ShiftRight<32>(hn::BitCast(d64, a))), factor);
   low = hn::OddEven(hn::BitCast(DU(), hn::ShiftLeft<32>(odd)), hn::BitCast(DU(), even));
   high = hn::OddEven(hn::BitCast(DU(), odd), hn::BitCast(DU(), hn::ShiftRight<32>(even)));
 }

@@ -62,9 +62,9 @@ HWY_INLINE void Code(States& states, const uint32_t* slots, const uint8_t* class
     slot = _mm512_add_epi32(slot, _mm512_sll_epi32(of_class, shift));
   }
   const __m512i entry = _mm512_i32gather_epi32(slot, slots, 4);
-  const __m512i f = _mm512_add_epi32(
-      _mm512_and_si512(_mm512_srli_epi32(entry, 8), _mm512_set1_epi32(0xfff)),
-      _mm512_set1_epi32(1));
+  const __m512i f =
+      _mm512_add_epi32(_mm512_and_si512(_mm512_srli_epi32(entry, 8), _mm512_set1_epi32(0xfff)),
+                       _mm512_set1_epi32(1));
   states.x = _mm512_add_epi32(_mm512_mullo_epi32(f, _mm512_srl_epi32(states.x, shift)),
                               _mm512_srli_epi32(entry, 20));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(entry));
@@ -103,16 +103,15 @@ HWY_INLINE void Code(States& states, const uint32_t* slots, const uint8_t* class
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(classes)));
     slot = _mm256_add_epi32(slot, _mm256_sll_epi32(of_class, shift));
   }
-  const __m256i entry =
-      _mm256_i32gather_epi32(reinterpret_cast<const int*>(slots), slot, 4);
-  const __m256i f = _mm256_add_epi32(
-      _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff)),
-      _mm256_set1_epi32(1));
+  const __m256i entry = _mm256_i32gather_epi32(reinterpret_cast<const int*>(slots), slot, 4);
+  const __m256i f =
+      _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff)),
+                       _mm256_set1_epi32(1));
   states.x = _mm256_add_epi32(_mm256_mullo_epi32(f, _mm256_srl_epi32(states.x, shift)),
                               _mm256_srli_epi32(entry, 20));
   // The low byte of each, four in each half.
-  const __m256i bytes = _mm256_shuffle_epi8(
-      entry, _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));
+  const __m256i bytes =
+      _mm256_shuffle_epi8(entry, _mm256_setr_epi32(0x0c080400, -1, -1, -1, 0x0c080400, -1, -1, -1));
   const int low = _mm_cvtsi128_si32(_mm256_castsi256_si128(bytes));
   const int high = _mm_cvtsi128_si32(_mm256_extracti128_si256(bytes, 1));
   std::memcpy(codes, &low, 4);
@@ -125,8 +124,8 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
   const auto set = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(low)));
   const __m256i words =
       _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  const __m256i turns = _mm256_cvtepu8_epi32(
-      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kTurns.turns[set])));
+  const __m256i turns =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kTurns.turns[set])));
   const __m256i next = _mm256_or_si256(_mm256_slli_epi32(states.x, kWordBits),
                                        _mm256_permutevar8x32_epi32(words, turns));
   states.x = _mm256_blendv_epi8(states.x, next, low);

@@ -33,8 +33,8 @@ Survey FindExtremes(const float* values, size_t count) {
 Survey SurveyValues(const float* values, size_t count, double* squares) {
   Survey survey = reference::FindExtremes(values, count);
   for (size_t i = 0; i < count; ++i) {
-    survey.is_finite = survey.is_finite &&
-                       (std::bit_cast<uint32_t>(values[i]) & kExponentMask) != kExponentMask;
+    survey.is_finite =
+        survey.is_finite && (std::bit_cast<uint32_t>(values[i]) & kExponentMask) != kExponentMask;
     const double x = static_cast<double>(values[i]);
     squares[i % kSumLanes] += x * x;
   }

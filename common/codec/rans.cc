@@ -183,9 +183,10 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
   if constexpr (std::is_same_v<Table, PackedTable>) {
     if (lanes == kernels::kRansStates) {
       size_t words_used = 0;
-      i = kernels::DecodeRansRounds({table.slots.data(), scale, kOneClass ? nullptr : classes.data(),
-                                     codes.size(), from, words.size() / kWordBytes},
-                                    states, codes.data(), &words_used);
+      i = kernels::DecodeRansRounds(
+          {table.slots.data(), scale, kOneClass ? nullptr : classes.data(), codes.size(), from,
+           words.size() / kWordBytes},
+          states, codes.data(), &words_used);
       from += words_used * kWordBytes;
     }
   }
@@ -383,9 +384,8 @@ absl::StatusOr<RansPrefix> RansDecodePrefix(absl::string_view bytes,
   std::vector<RansFrequencies> tables;
   QFL_ASSIGN_OR_RETURN(const size_t table_bytes,
                        ParseRansTables(bytes.substr(1), class_count, levels, shape.scale, tables));
-  QFL_ASSIGN_OR_RETURN(
-      const size_t used,
-      DecodeStream(bytes.substr(1 + table_bytes), classes, tables, shape, codes));
+  QFL_ASSIGN_OR_RETURN(const size_t used,
+                       DecodeStream(bytes.substr(1 + table_bytes), classes, tables, shape, codes));
   return RansPrefix{1 + table_bytes + used, table_bytes};
 }
 
@@ -395,8 +395,7 @@ absl::Status RansDecodeWith(absl::string_view bytes, absl::Span<const uint8_t> c
   CheckArguments(codes.size(), classes, static_cast<int>(tables.size()), kRansSymbols);
   QFL_ASSIGN_OR_RETURN(const Shape shape, ParseShape(bytes));
   if (shape.scale != scale) {
-    return RansLoss(
-        absl::StrCat("a scale of ", shape.scale, "; the header's tables have ", scale));
+    return RansLoss(absl::StrCat("a scale of ", shape.scale, "; the header's tables have ", scale));
   }
   QFL_ASSIGN_OR_RETURN(const size_t used,
                        DecodeStream(bytes.substr(1), classes, tables, shape, codes));

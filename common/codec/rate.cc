@@ -39,14 +39,13 @@ class Target {
   }
   absl::Status CannotBeMet(const EncodedUpdate& best) const {
     if (is_size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("max_bytes = ", max_bytes_, " is too small: the smallest that fits is ",
-                       best.payload.total()));
+      return absl::InvalidArgumentError(absl::StrCat("max_bytes = ", max_bytes_,
+                                                     " is too small: the smallest that fits is ",
+                                                     best.payload.total()));
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat("target_nmse = ", target_nmse_,
-                     " is too small: the smallest that can be reached is ", Of(best),
-                     "; allow more levels"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "target_nmse = ", target_nmse_, " is too small: the smallest that can be reached is ",
+        Of(best), "; allow more levels"));
   }
 
  private:
@@ -109,10 +108,10 @@ std::optional<Steps> StepsOf(absl::Span<const float> delta, const Layout& layout
   if (largest == 0 || !std::isfinite(squares)) return std::nullopt;
   const double rms = std::sqrt(squares / count);
   // By a rounding larger, so that it is so in fp32 too.
-  const double least = std::max(largest / (spec.levels / 2) * (1 + 0x1p-22),
-                                static_cast<double>(kStepMin));
-  const double most = std::max(least, std::min(rms * static_cast<double>(kStepRmsMax),
-                                               static_cast<double>(kStepMax)));
+  const double least =
+      std::max(largest / (spec.levels / 2) * (1 + 0x1p-22), static_cast<double>(kStepMin));
+  const double most = std::max(
+      least, std::min(rms * static_cast<double>(kStepRmsMax), static_cast<double>(kStepMax)));
   return Steps{least, most, std::clamp(rms, least, most)};
 }
 

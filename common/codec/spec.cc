@@ -131,7 +131,8 @@ absl::Status CheckLevels(const Spec& spec, absl::string_view quantiser) {
     least = most = kInt8Levels;
   }
   if (spec.quantiser == QuantiserId::kUniform) {
-    if (spec.levels % 2 == 1 && spec.levels >= 3 && spec.levels < kLevelsMax) return absl::OkStatus();
+    if (spec.levels % 2 == 1 && spec.levels >= 3 && spec.levels < kLevelsMax)
+      return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
         "levels ", spec.levels, " with quantiser 'uniform', which has an odd number of them, 3 to ",
         kLevelsMax - 1, ", so that zero is in the middle of a bucket"));
@@ -179,8 +180,7 @@ absl::Status CheckUniform(const Spec& spec) {
   const float most = in_rms ? kStepRmsMax : kStepMax;
   if (HasRateControl(spec)) {
     if (step != 0) {
-      return absl::InvalidArgumentError(
-          "a step beside max_bytes or target_nmse, which choose it");
+      return absl::InvalidArgumentError("a step beside max_bytes or target_nmse, which choose it");
     }
     if (spec.max_bytes != 0 && spec.pack != Pack::kRans) {
       return absl::InvalidArgumentError(
@@ -192,10 +192,9 @@ absl::Status CheckUniform(const Spec& spec) {
                                                    spec.step, ": state one of them"));
   }
   if (!HasRateControl(spec) && !(step >= least && step <= most)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a step of ", step, in_rms ? " rms" : "", " is outside ", least, " to ", most,
-                     in_rms ? " rms"
-                            : "; in units of the update's root mean square it ends in 'rms'"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a step of ", step, in_rms ? " rms" : "", " is outside ", least, " to ", most,
+        in_rms ? " rms" : "; in units of the update's root mean square it ends in 'rms'"));
   }
   const bool is_stochastic = spec.rounding == Rounding::kStochastic;
   if (spec.zero != 0 && !(spec.zero >= (is_stochastic ? 0.0f : 0.5f) && spec.zero <= 1)) {
@@ -290,10 +289,9 @@ absl::Status CheckContext(const Spec& spec) {
   const ClassRule rule =
       spec.context == Context::kOwn ? ClassRule::kRowsByColumns : ClassRule::kNone;
   if (spec.class_rule != rule) {
-    const std::string reason =
-        absl::StrCat("class_rule '", ClassRuleName(spec.class_rule), "' (id ",
-                     static_cast<int>(spec.class_rule), ") with context '",
-                     ContextName(spec.context), "', which has '", ClassRuleName(rule), "'");
+    const std::string reason = absl::StrCat(
+        "class_rule '", ClassRuleName(spec.class_rule), "' (id ", static_cast<int>(spec.class_rule),
+        ") with context '", ContextName(spec.context), "', which has '", ClassRuleName(rule), "'");
     return spec.class_rule > ClassRule::kRowsByColumns
                ? absl::UnimplementedError(absl::StrCat(reason, ": reserved and not implemented"))
                : absl::InvalidArgumentError(reason);

@@ -78,7 +78,7 @@ struct Spec {
 inline constexpr uint16_t kLevelsMin = 2;
 inline constexpr uint16_t kLevelsMax = 256;
 inline constexpr uint16_t kInt8Levels = 255;
-inline constexpr uint16_t kUniformLevels = 15;  // unless a text says otherwise
+inline constexpr uint16_t kUniformLevels = 15;         // unless a text says otherwise
 inline constexpr uint16_t kUniformLevelsOfRate = 255;  // the same with rate control
 inline constexpr float kStepRmsMin = 0x1p-10f;
 inline constexpr float kStepRmsMax = 0x1p10f;

@@ -65,8 +65,8 @@ absl::Status ParseStep(absl::string_view value, Spec& spec) {
 
 absl::Status ParseHead(absl::string_view head, Spec& spec) {
   const std::vector<absl::string_view> parts = absl::StrSplit(head, absl::MaxSplits(':', 1));
-  for (const Spec& plain : {Fp32Spec(), Fp16Spec(), Int8Spec(), BuSpec(0), BqSpec(0),
-                            UniformSpec(kUniformLevels, 1)}) {
+  for (const Spec& plain :
+       {Fp32Spec(), Fp16Spec(), Int8Spec(), BuSpec(0), BqSpec(0), UniformSpec(kUniformLevels, 1)}) {
     if (parts[0] != QuantiserName(plain.quantiser)) continue;
     spec = plain;
     if (spec.quantiser == QuantiserId::kUniform && parts.size() == 1) return absl::OkStatus();

@@ -114,8 +114,7 @@ absl::StatusOr<std::vector<Fit>> FitUniform(Parts parts, absl::Span<const uint64
     float scale = step;
     if (i == 0) Append(fit.side, step);
     if (has_gain) {
-      const uint16_t gain =
-          ToHalf(step == 0 ? 1 : GainOf(parts[i], firsts[i], spec, step, key));
+      const uint16_t gain = ToHalf(step == 0 ? 1 : GainOf(parts[i], firsts[i], spec, step, key));
       Append(fit.side, gain);
       scale = FromHalf(gain) * step;
     }

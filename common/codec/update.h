@@ -36,9 +36,9 @@ struct EncodedUpdate {
   std::string header;
   std::vector<std::string> chunks;
   PayloadBytes payload;      // total() == header.size() + sum of chunk sizes
-  double squared_error = 0;  // sum of (decoded - delta)^2, for records; with a transform, which keeps
-                             // it but for roundings, of coefficients
-  double squared_norm = 0;   // sum of delta^2, likewise
+  double squared_error = 0;  // sum of (decoded - delta)^2, for records; with a transform, which
+                             // keeps it but for roundings, of coefficients
+  double squared_norm = 0;  // sum of delta^2, likewise
 };
 
 // Quantises and packs.
@@ -141,7 +141,8 @@ inline bool HasCodes(const UpdateHeader& header, const Segment& segment) {
 inline uint64_t ParamsPerBlock(const UpdateHeader& header, const Segment& segment) {
   return header.spec.scope == Scope::kBlock ? header.spec.block_size : segment.count;
 }
-// What each code decodes to (with a transform, a coefficient; see transform.h); entries at `levels` and above are 0.
+// What each code decodes to (with a transform, a coefficient; see transform.h); entries at `levels`
+// and above are 0.
 using Codebook = std::array<float, kLevelsMax>;
 // Of block `block` of a segment of codes.
 void FillCodebook(const UpdateHeader& header, const Segment& segment, uint64_t block,

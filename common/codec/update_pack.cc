@@ -39,8 +39,7 @@ uint64_t PackChunks(const std::vector<std::string>& fixed, const Layout& layout,
   chunks.reserve(fixed.size());
   for (uint32_t index = 0; index < fixed.size(); ++index) {
     const std::vector<Extent> extents = ChunkExtents(spec, layout, params_per_chunk, index);
-    std::optional<ChunkSegments> rans =
-        FixedToRans(fixed[index], extents, spec, layout, contexts);
+    std::optional<ChunkSegments> rans = FixedToRans(fixed[index], extents, spec, layout, contexts);
     if (rans.has_value()) {
       chunks.push_back({Pack::kRans, std::move(rans->bytes), rans->table_bytes});
     } else {
@@ -60,7 +59,8 @@ PackedUpdate PackUpdate(std::vector<std::string> fixed, const Layout& layout, co
   packed.spec.context = Context::kNone;
   packed.spec.class_rule = ClassRule::kNone;
   if (spec.pack != Pack::kRans) {
-    for (std::string& segments : fixed) packed.chunks.push_back({Pack::kFixed, std::move(segments)});
+    for (std::string& segments : fixed)
+      packed.chunks.push_back({Pack::kFixed, std::move(segments)});
     return packed;
   }
   std::optional<ContextFit> fit;

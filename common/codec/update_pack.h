@@ -18,8 +18,8 @@ struct PackedChunk {
 };
 
 struct PackedUpdate {
-  Spec spec;                // as the header states it: with contexts only where they pay
-  std::string section;      // of contexts, behind the header's other side information; or empty
+  Spec spec;                 // as the header states it: with contexts only where they pay
+  std::string section;       // of contexts, behind the header's other side information; or empty
   uint64_t table_bytes = 0;  // of the section
   std::vector<PackedChunk> chunks;
 };

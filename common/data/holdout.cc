@@ -23,9 +23,9 @@ HeldOut HoldOut(absl::Span<const uint32_t> examples, double fraction, uint64_t s
                    .client_index = client_index,
                    .purpose = base::PrngPurpose::kPartition});
   prng.Shuffle(shuffled);
-  const size_t held = std::min(
-      static_cast<size_t>(std::floor(fraction * static_cast<double>(shuffled.size()))),
-      shuffled.size() - 1);
+  const size_t held =
+      std::min(static_cast<size_t>(std::floor(fraction * static_cast<double>(shuffled.size()))),
+               shuffled.size() - 1);
   const auto middle = shuffled.begin() + static_cast<ptrdiff_t>(held);
   HeldOut result{{middle, shuffled.end()}, {shuffled.begin(), middle}};
   std::sort(result.train.begin(), result.train.end());
@@ -46,7 +46,8 @@ Dataset Subset(const Dataset& dataset, absl::Span<const uint32_t> examples) {
   }
   subset.labels.reserve(examples.size());
   for (const uint32_t i : examples) {
-    const auto from = static_cast<ptrdiff_t>(i * values), to = from + static_cast<ptrdiff_t>(values);
+    const auto from = static_cast<ptrdiff_t>(i * values),
+               to = from + static_cast<ptrdiff_t>(values);
     if (dataset.is_signals()) {
       subset.features.insert(subset.features.end(), dataset.features.begin() + from,
                              dataset.features.begin() + to);

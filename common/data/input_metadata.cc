@@ -15,8 +15,8 @@ namespace quantfl::data {
 namespace {
 
 absl::Status Damaged(absl::string_view key, absl::string_view text, absl::string_view why) {
-  return absl::DataLossError(absl::StrCat("metadata ", key, " is \"",
-                                          absl::CHexEscape(text.substr(0, 40)), "\", ", why));
+  return absl::DataLossError(
+      absl::StrCat("metadata ", key, " is \"", absl::CHexEscape(text.substr(0, 40)), "\", ", why));
 }
 
 }  // namespace

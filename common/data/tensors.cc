@@ -72,9 +72,10 @@ absl::StatusOr<const Tensor*> Find(const model::SafetensorsView& file, absl::str
 
 absl::Status ReadSignals(const Tensor& x, Dataset& dataset) {
   if (x.shape.size() != 3 && x.shape.size() != 4) {
-    return absl::DataLossError(absl::StrCat(
-        "x is ", Shape(x), "; signals are F32 [n, channels, samples] or [n, channels, height, "
-                           "width]"));
+    return absl::DataLossError(
+        absl::StrCat("x is ", Shape(x),
+                     "; signals are F32 [n, channels, samples] or [n, channels, height, "
+                     "width]"));
   }
   const bool flat = x.shape.size() == 3;
   const uint64_t channels = x.shape[1], height = flat ? 1 : x.shape[2], width = x.shape.back();
@@ -104,7 +105,8 @@ absl::Status ReadImages(const Tensor& x, Dataset& dataset) {
   if (x.dtype == DType::kF32) return ReadSignals(x, dataset);
   if (x.dtype != DType::kU8 || x.shape.size() != 4) {
     return absl::DataLossError(absl::StrCat(
-        "x is ", Shape(x), "; images are U8 [n, channels, height, width], pixels of 0 to 255; signals are F32"));
+        "x is ", Shape(x),
+        "; images are U8 [n, channels, height, width], pixels of 0 to 255; signals are F32"));
   }
   const uint64_t channels = x.shape[1], height = x.shape[2], width = x.shape[3];
   // With the upper bounds, n x channels x height x width is the size of data that is there.

@@ -18,13 +18,13 @@ absl::StatusOr<Transform> Transform::Create(const federation::InputSpec& input,
   t.width_ = input.width == 0 ? data.width : input.width;
   t.augment_ = input.augment;
   if (t.channels_ != data.channels && data.channels != 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("examples of ", data.channels, " channels, but the network takes ",
-                     t.channels_, ": only one channel is repeated"));
+    return absl::InvalidArgumentError(absl::StrCat("examples of ", data.channels,
+                                                   " channels, but the network takes ", t.channels_,
+                                                   ": only one channel is repeated"));
   }
-  for (const auto& [name, numbers] : {std::pair<const char*, const federation::PerChannel&>(
-                                          "input.mean", input.mean),
-                                      {"input.stddev", input.stddev}}) {
+  for (const auto& [name, numbers] :
+       {std::pair<const char*, const federation::PerChannel&>("input.mean", input.mean),
+        {"input.stddev", input.stddev}}) {
     if (numbers.values.size() > 1 && numbers.values.size() != t.channels_) {
       return absl::InvalidArgumentError(absl::StrCat(name, " has ", numbers.values.size(),
                                                      " numbers for ", t.channels_, " channels"));
@@ -37,8 +37,7 @@ absl::StatusOr<Transform> Transform::Create(const federation::InputSpec& input,
                                                    t.height_, " x ", t.width_));
   }
   t.resizes_ = t.height_ != data.height || t.width_ != data.width;
-  if (data.is_signals() &&
-      (t.resizes_ || t.channels_ != data.channels || t.augment_.any())) {
+  if (data.is_signals() && (t.resizes_ || t.channels_ != data.channels || t.augment_.any())) {
     return absl::InvalidArgumentError(absl::StrCat(
         "signals of ", data.channels, " x ", data.height, " x ", data.width, ", but the run asks ",
         t.augment_.any() ? "for random crops or flips, which images alone have"

@@ -22,9 +22,9 @@ namespace quantfl::data {
 //   augment    in training only: a random crop of the image padded with black, a random flip
 //   normalise  (p / 255 - mean[c]) / stddev[c]
 // Signals are normalised alone, (x - mean[c]) / stddev[c]; they have no other transforms.
-// Of images, the first two and the last are the same for an example in every pass; what augment draws is a
-// function of (key, pass, example) alone, not of batches, processes or what was drawn before.
-// Immutable; used by any threads at the same time.
+// Of images, the first two and the last are the same for an example in every pass; what augment
+// draws is a function of (key, pass, example) alone, not of batches, processes or what was drawn
+// before. Immutable; used by any threads at the same time.
 class Transform {
  public:
   // Of examples with the shape of those in `data`. INVALID_ARGUMENT: a field of `input` out of

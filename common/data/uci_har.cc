@@ -96,9 +96,9 @@ absl::StatusOr<Dataset> LoadUciHar(base::Env& env, const std::string& folder, Sp
   const auto read = [&](const std::string& file) -> absl::StatusOr<std::string> {
     const std::string path = root + file;
     if (!env.Exists(path)) {
-      return absl::NotFoundError(
-          absl::StrCat(path, " is not there", root == inner ? "" : ", nor is it in " + inner,
-                       "; `quantflctl data get uci_har` downloads UCI HAR"));
+      return absl::NotFoundError(absl::StrCat(path, " is not there",
+                                              root == inner ? "" : ", nor is it in " + inner,
+                                              "; `quantflctl data get uci_har` downloads UCI HAR"));
     }
     return env.ReadFile(path, kTextBytesMax);
   };

@@ -63,9 +63,9 @@ absl::StatusOr<PerChannel> ParsePerChannel(absl::string_view text) {
     double value = 0;
     if (!absl::SimpleAtod(part, &value) || !std::isfinite(value) ||
         values.size() == kInputChannelsMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("\"", absl::CHexEscape(text.substr(0, 64)),
-                       "\": a number, or 2 to ", kInputChannelsMax, " with commas between them"));
+      return absl::InvalidArgumentError(absl::StrCat("\"", absl::CHexEscape(text.substr(0, 64)),
+                                                     "\": a number, or 2 to ", kInputChannelsMax,
+                                                     " with commas between them"));
     }
     values.push_back(value);
   }
@@ -79,16 +79,16 @@ absl::Status ValidateInput(const InputSpec& input) {
   QFL_RETURN_IF_ERROR(
       AtMost("input.crop_padding", input.augment.crop_padding, kInputCropPaddingMax));
   if ((input.height == 0) != (input.width == 0)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "input.height = ", input.height, " and input.width = ", input.width,
-        ": both are set, or neither"));
+    return absl::InvalidArgumentError(absl::StrCat("input.height = ", input.height,
+                                                   " and input.width = ", input.width,
+                                                   ": both are set, or neither"));
   }
   QFL_RETURN_IF_ERROR(Count("input.mean", input.mean, input));
   QFL_RETURN_IF_ERROR(Count("input.stddev", input.stddev, input));
   if (const size_t means = input.mean.values.size(), stddevs = input.stddev.values.size();
       means > 1 && stddevs > 1 && means != stddevs) {
-    return absl::InvalidArgumentError(absl::StrCat("input.mean has ", means,
-                                                   " numbers, input.stddev has ", stddevs));
+    return absl::InvalidArgumentError(
+        absl::StrCat("input.mean has ", means, " numbers, input.stddev has ", stddevs));
   }
   QFL_RETURN_IF_ERROR(Range("input.mean", input.mean, -kMeanMax, kMeanMax));
   return Range("input.stddev", input.stddev, kStddevMin, kStddevMax);

@@ -16,8 +16,8 @@ absl::Status ValidateDevice(absl::string_view device) {
   bool ok = !device.empty() && device.size() <= 64;
   for (char c : device) ok = ok && allowed(c);
   if (ok) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("device name of ", device.size(), " bytes: it has 1 to 64 of A-Z a-z 0-9 . _ -"));
+  return absl::InvalidArgumentError(absl::StrCat("device name of ", device.size(),
+                                                 " bytes: it has 1 to 64 of A-Z a-z 0-9 . _ -"));
 }
 
 std::string ClientName::ToString() const { return absl::StrCat(device, "/", ordinal); }
@@ -25,7 +25,8 @@ std::string ClientName::ToString() const { return absl::StrCat(device, "/", ordi
 absl::StatusOr<ClientName> ClientName::Parse(absl::string_view text) {
   const size_t slash = text.rfind('/');
   ClientName name;
-  if (slash == absl::string_view::npos || !absl::SimpleAtoi(text.substr(slash + 1), &name.ordinal)) {
+  if (slash == absl::string_view::npos ||
+      !absl::SimpleAtoi(text.substr(slash + 1), &name.ordinal)) {
     return absl::InvalidArgumentError("a client's name is device/ordinal, as in pi-07/0");
   }
   name.device = std::string(text.substr(0, slash));
@@ -38,7 +39,8 @@ absl::string_view ToString(Role role) { return role == Role::kTrainer ? "trainer
 absl::StatusOr<Role> ParseRole(absl::string_view text) {
   if (text == "trainer") return Role::kTrainer;
   if (text == "evaluator") return Role::kEvaluator;
-  return absl::InvalidArgumentError(absl::StrCat("role \"", text.substr(0, 64), "\": trainer or evaluator"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("role \"", text.substr(0, 64), "\": trainer or evaluator"));
 }
 
 absl::string_view ToString(Optimiser optimiser) {
@@ -66,22 +68,27 @@ absl::string_view ToString(PartitionKind kind) {
 }
 
 absl::StatusOr<PartitionKind> ParsePartitionKind(absl::string_view text) {
-  for (const PartitionKind kind : {PartitionKind::kOwn, PartitionKind::kIid,
-                                   PartitionKind::kDirichlet, PartitionKind::kShards,
-                                   PartitionKind::kNatural}) {
+  for (const PartitionKind kind :
+       {PartitionKind::kOwn, PartitionKind::kIid, PartitionKind::kDirichlet, PartitionKind::kShards,
+        PartitionKind::kNatural}) {
     if (text == ToString(kind)) return kind;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "partition \"", text.substr(0, 64), "\": own, iid, dirichlet, shards or natural"));
+  return absl::InvalidArgumentError(absl::StrCat("partition \"", text.substr(0, 64),
+                                                 "\": own, iid, dirichlet, shards or natural"));
 }
 
 absl::string_view ToString(Verdict verdict) {
   switch (verdict) {
-    case Verdict::kAccepted: return "accepted";
-    case Verdict::kAlreadyAccepted: return "already_accepted";
-    case Verdict::kLate: return "late";
-    case Verdict::kStale: return "stale";
-    case Verdict::kRefused: return "refused";
+    case Verdict::kAccepted:
+      return "accepted";
+    case Verdict::kAlreadyAccepted:
+      return "already_accepted";
+    case Verdict::kLate:
+      return "late";
+    case Verdict::kStale:
+      return "stale";
+    case Verdict::kRefused:
+      return "refused";
   }
   return "unknown";
 }

@@ -25,7 +25,7 @@ inline constexpr uint32_t kProtocolVersion = 1;
 
 // A client is device/ordinal: one device (a certificate or token) can host several.
 struct ClientName {
-  std::string device;   // 1..64 of [A-Za-z0-9._-]
+  std::string device;  // 1..64 of [A-Za-z0-9._-]
   uint32_t ordinal = 0;
 
   std::string ToString() const;  // "pi-07/0"
@@ -59,10 +59,11 @@ absl::StatusOr<PartitionKind> ParsePartitionKind(absl::string_view text);
 
 struct PartitionSpec {
   PartitionKind kind = PartitionKind::kIid;
-  uint32_t partitions = 0;       // K, fixed for a run; a client_index past it is refused
-  double alpha = 0.5;            // of Dirichlet, > 0
+  uint32_t partitions = 0;  // K, fixed for a run; a client_index past it is refused
+  double alpha = 0.5;       // of Dirichlet, > 0
   uint64_t seed = 1;
-  uint64_t examples_max = 0;     // cut the data set to its first so many after a seeded shuffle; 0: all
+  uint64_t examples_max =
+      0;  // cut the data set to its first so many after a seeded shuffle; 0: all
   uint32_t shards_per_client = 2;  // of kShards, > 0
   friend bool operator==(const PartitionSpec&, const PartitionSpec&) = default;
 };
@@ -77,30 +78,30 @@ absl::string_view ToString(CacheDtype dtype);  // "fp16", "fp32"
 
 struct TrainingSpec {
   double learning_rate = 0.05;
-  double momentum = 0.9;         // of kSgd, [0, 1)
-  double weight_decay = 0;       // times the parameter, added to its gradient
+  double momentum = 0.9;    // of kSgd, [0, 1)
+  double weight_decay = 0;  // times the parameter, added to its gradient
   uint32_t batch_size = 32;
   uint32_t local_epochs = 1;
-  uint32_t local_steps = 0;      // of batches; 0: local_epochs says how long
+  uint32_t local_steps = 0;  // of batches; 0: local_epochs says how long
   Optimiser optimiser = Optimiser::kSgd;
-  double beta1 = 0.9;            // of kAdam, [0, 1)
-  double beta2 = 0.999;          // of kAdam, [0, 1)
-  double epsilon = 1e-8;         // of kAdam, above 0
-  double label_smoothing = 0;    // [0, 1): so much of the target is spread over all classes
+  double beta1 = 0.9;          // of kAdam, [0, 1)
+  double beta2 = 0.999;        // of kAdam, [0, 1)
+  double epsilon = 1e-8;       // of kAdam, above 0
+  double label_smoothing = 0;  // [0, 1): so much of the target is spread over all classes
   CacheDtype cache_dtype = CacheDtype::kFp16;
-  uint32_t cache_passes = 4;     // augmented ones of each example, kept and used in turn
+  uint32_t cache_passes = 4;  // augmented ones of each example, kept and used in turn
   friend bool operator==(const TrainingSpec&, const TrainingSpec&) = default;
 };
 
 // What a client learns of the run at Join.
 struct RunDescriptor {
-  std::string run_id;            // unique: 16 hexadecimal digits
+  std::string run_id;  // unique: 16 hexadecimal digits
   std::string name;
   uint64_t seed = 1;
-  std::string architecture;      // "lenet5"
+  std::string architecture;  // "lenet5"
   uint32_t classes = 10;
-  base::Digest schema;           // artifact: canonical bytes
-  base::Digest initial_model;    // artifact: safetensors
+  base::Digest schema;         // artifact: canonical bytes
+  base::Digest initial_model;  // artifact: safetensors
   InputSpec input;
   PartitionSpec partition;
   friend bool operator==(const RunDescriptor&, const RunDescriptor&) = default;
@@ -109,17 +110,17 @@ struct RunDescriptor {
 struct TrainTask {
   base::TaskId task_id;
   base::RoundId round;
-  base::Digest model;                    // broadcast model, artifact: safetensors
+  base::Digest model;  // broadcast model, artifact: safetensors
   codec::Spec codec;
-  std::vector<int8_t> bound_exponents;   // one a tensor of the update layout
-  uint32_t max_examples = 0;             // the weight is capped by it
+  std::vector<int8_t> bound_exponents;  // one a tensor of the update layout
+  uint32_t max_examples = 0;            // the weight is capped by it
   TrainingSpec training;
   friend bool operator==(const TrainTask&, const TrainTask&) = default;
 };
 
 struct EvaluateTask {
   base::TaskId task_id;
-  base::RoundId round;                   // the model after this round
+  base::RoundId round;  // the model after this round
   base::Digest model;
   friend bool operator==(const EvaluateTask&, const EvaluateTask&) = default;
 };
@@ -138,7 +139,7 @@ struct StandBy {
 };
 
 struct Finished {
-  std::string reason;                    // "all 10 rounds done", "stopped by operator"
+  std::string reason;  // "all 10 rounds done", "stopped by operator"
   friend bool operator==(const Finished&, const Finished&) = default;
 };
 
@@ -170,14 +171,20 @@ struct JoinAnswer {
 // The first message of an upload.
 struct UpdateOffer {
   base::TaskId task_id;
-  base::Digest digest;         // SHA-256 of codec header and all chunks in order
+  base::Digest digest;  // SHA-256 of codec header and all chunks in order
   std::string codec_header;
   uint64_t payload_bytes = 0;  // header and chunks
   uint32_t chunk_count = 0;
-  uint32_t examples = 0;       // the weight
+  uint32_t examples = 0;  // the weight
 };
 
-enum class Verdict : uint8_t { kAccepted = 1, kAlreadyAccepted = 2, kLate = 3, kStale = 4, kRefused = 5 };
+enum class Verdict : uint8_t {
+  kAccepted = 1,
+  kAlreadyAccepted = 2,
+  kLate = 3,
+  kStale = 4,
+  kRefused = 5
+};
 absl::string_view ToString(Verdict verdict);  // "accepted", "already_accepted", ...
 
 struct UpdateVerdict {
@@ -189,28 +196,28 @@ struct UpdateVerdict {
 // Cumulative since the client's process started (client side) or the run began (server side), one
 // direction. A level that could not be read is absent, never guessed.
 struct LevelBytes {
-  uint64_t payload = 0;                  // L1
-  uint64_t messages = 0;                 // L2
-  std::optional<uint64_t> stream;        // L3
-  std::optional<uint64_t> tcp;           // L4, with retransmissions
-  std::optional<uint64_t> link;          // L5, IP packets with their headers
+  uint64_t payload = 0;            // L1
+  uint64_t messages = 0;           // L2
+  std::optional<uint64_t> stream;  // L3
+  std::optional<uint64_t> tcp;     // L4, with retransmissions
+  std::optional<uint64_t> link;    // L5, IP packets with their headers
 };
 struct ByteCounters {
-  LevelBytes uplink;    // client -> coordinator
+  LevelBytes uplink;  // client -> coordinator
   LevelBytes downlink;
 };
 
 struct TrainingReport {
-  double loss = 0;             // mean over the last local epoch
-  uint64_t examples = 0;       // of the partition
-  double squared_error = 0;    // of the quantiser, summed
-  double squared_norm = 0;     // of the delta
+  double loss = 0;           // mean over the last local epoch
+  uint64_t examples = 0;     // of the partition
+  double squared_error = 0;  // of the quantiser, summed
+  double squared_norm = 0;   // of the delta
   absl::Duration fetch, train, encode, upload;
 };
 
 struct EvaluationReport {
   double loss = 0;
-  double accuracy = 0;         // 0..1
+  double accuracy = 0;  // 0..1
   uint64_t examples = 0;
   absl::Duration fetch, evaluate;
 };
@@ -221,7 +228,8 @@ struct ClientReport {
   ByteCounters counters;
 };
 
-// A task that the client cannot do (out of memory, data gone): so that a round need not wait for it.
+// A task that the client cannot do (out of memory, data gone): so that a round need not wait for
+// it.
 struct TaskFailure {
   base::TaskId task_id;
   std::string reason;

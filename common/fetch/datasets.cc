@@ -114,10 +114,8 @@ DatasetInfo UciHar() {
           "others 2013; CC BY 4.0)",
           {"https://archive.ics.uci.edu/ml/machine-learning-databases/00240/"},
           {},
-          {{"UCI HAR Dataset.zip",
-            uint64_t{80} << 20,
-            "2045e435c955214b38145fb5fa00776c72814f01b203fec405152dac7d5bfeb0",
-            std::move(members),
+          {{"UCI HAR Dataset.zip", uint64_t{80} << 20,
+            "2045e435c955214b38145fb5fa00776c72814f01b203fec405152dac7d5bfeb0", std::move(members),
             true}}};
 }
 
@@ -156,7 +154,10 @@ absl::StatusOr<std::string> FetchFromAny(
   for (const std::string& mirror : mirrors) {
     progress.Start(name, terminal::ProgressLine::Unit::kBytes);
     absl::StatusOr<std::string> content =
-        Fetch({.url = Join(mirror, absl::StrReplaceAll(name, {{" ", "%20"}})), .path = "", .bytes_max = bytes_max, .verify = verify},
+        Fetch({.url = Join(mirror, absl::StrReplaceAll(name, {{" ", "%20"}})),
+               .path = "",
+               .bytes_max = bytes_max,
+               .verify = verify},
               [&](uint64_t done, uint64_t total) {
                 progress.Update(done, total);
                 return true;
@@ -228,11 +229,12 @@ bool IsThere(const DatasetArchive& archive, const std::string& folder, base::Env
 absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder,
                         const std::vector<std::string>& mirrors, base::Env& env,
                         terminal::ProgressLine& progress) {
-  QFL_ASSIGN_OR_RETURN(
-      const std::string bytes,
-      FetchFromAny(
-          mirrors, archive.name, archive.bytes_max,
-          [&](absl::string_view content) { return VerifyDigest(archive.digest, content); }, progress));
+  QFL_ASSIGN_OR_RETURN(const std::string bytes, FetchFromAny(
+                                                    mirrors, archive.name, archive.bytes_max,
+                                                    [&](absl::string_view content) {
+                                                      return VerifyDigest(archive.digest, content);
+                                                    },
+                                                    progress));
   // The listing comes last and goes first: with it, everything is there.
   const std::string listing_path = ListingPath(folder, archive);
   QFL_RETURN_IF_ERROR(env.RemoveFile(listing_path));
@@ -244,8 +246,8 @@ absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder
     listing += ListingRow(member, content);
     return env.WriteFileAtomically(Join(folder, member.path), content);
   };
-  const absl::Status unpacked = archive.zip ? ReadZip(bytes, archive.members, sink)
-                                            : ReadTarGz(bytes, archive.members, sink);
+  const absl::Status unpacked =
+      archive.zip ? ReadZip(bytes, archive.members, sink) : ReadTarGz(bytes, archive.members, sink);
   QFL_RETURN_IF_ERROR(base::Annotate(unpacked, archive.name));
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(listing_path, listing));
   progress.Print(absl::StrCat(archive.name, "  ", terminal::HumanBytes(bytes.size()),
@@ -257,8 +259,7 @@ absl::Status GetArchive(const DatasetArchive& archive, const std::string& folder
 
 const std::vector<DatasetInfo>& Datasets() {
   static const auto* const datasets =
-      new std::vector<DatasetInfo>{Cifar10(), Cifar100(), FashionMnist(), Mnist(),
-                                   UciHar()};
+      new std::vector<DatasetInfo>{Cifar10(), Cifar100(), FashionMnist(), Mnist(), UciHar()};
   return *datasets;
 }
 

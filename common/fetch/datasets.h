@@ -26,9 +26,9 @@ struct DatasetFile {
   base::Digest content_sha256;  // decompressed
 };
 
-// A tar file in gzip or a zip file, of which the members named are unpacked. Beside them `<name>.sha256` is
-// written, in the format of sha256sum, when all of them are there: that is how a second call knows
-// that they still are what was verified.
+// A tar file in gzip or a zip file, of which the members named are unpacked. Beside them
+// `<name>.sha256` is written, in the format of sha256sum, when all of them are there: that is how a
+// second call knows that they still are what was verified.
 struct DatasetArchive {
   std::string name;        // "cifar-10-binary.tar.gz", also behind a mirror's address
   uint64_t bytes_max = 0;  // compressed

@@ -23,8 +23,8 @@ constexpr absl::string_view kTarGz = "tar file in gzip", kZip = "zip file";
 
 absl::Status Damaged(struct archive* reader, absl::string_view format) {
   const char* reason = archive_error_string(reader);
-  return absl::DataLossError(absl::StrCat("not a whole ", format, ": ",
-                                          reason != nullptr ? reason : "it is damaged"));
+  return absl::DataLossError(
+      absl::StrCat("not a whole ", format, ": ", reason != nullptr ? reason : "it is damaged"));
 }
 
 absl::StatusOr<std::string> ReadContent(struct archive* reader, absl::string_view format,

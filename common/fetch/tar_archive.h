@@ -13,8 +13,8 @@ namespace quantfl::fetch {
 
 // A regular file in an archive.
 struct ArchiveMember {
-  std::string path;    // in the archive, and below the folder that it is unpacked into
-  uint64_t bytes = 0;  // exactly
+  std::string path;      // in the archive, and below the folder that it is unpacked into
+  uint64_t bytes = 0;    // exactly
   bool at_most = false;  // then `bytes` is a limit
 };
 

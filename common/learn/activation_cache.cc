@@ -18,8 +18,8 @@ constexpr size_t kDigits = 16;  // of each digest in a name; a file's header has
 std::string PrefixName(const ActivationKey& key) { return key.prefix.Hex().substr(0, kDigits); }
 
 std::string NameOf(const ActivationKey& key) {
-  const base::Digest rest = base::Sha256(
-      absl::StrCat(key.examples.AsBytes(), " ", key.rows, " rows of ", key.row_bytes));
+  const base::Digest rest =
+      base::Sha256(absl::StrCat(key.examples.AsBytes(), " ", key.rows, " rows of ", key.row_bytes));
   return absl::StrCat(PrefixName(key), "-", rest.Hex().substr(0, kDigits), kSuffix);
 }
 
@@ -122,11 +122,11 @@ absl::Status ActivationCache::MakeRoom(const std::string& prefix, uint64_t bytes
       }
     }
     if (oldest == entries_.end()) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "the cached activations need ", bytes, " bytes",
-          in_use == 0 ? "" : absl::StrCat(", beside ", in_use, " that are in use,"),
-          " and cache.bytes_max is ", options_.bytes_max, ": ", bytes + in_use,
-          " is the smallest that fits; or cache.mode is another one"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the cached activations need ", bytes, " bytes",
+                       in_use == 0 ? "" : absl::StrCat(", beside ", in_use, " that are in use,"),
+                       " and cache.bytes_max is ", options_.bytes_max, ": ", bytes + in_use,
+                       " is the smallest that fits; or cache.mode is another one"));
     }
     logger_.Warning("activations_dropped",
                     {{"name", oldest->first},

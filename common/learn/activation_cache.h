@@ -33,8 +33,8 @@ struct ActivationKey {
 class Activations {
  public:
   virtual ~Activations() = default;
-  // Row `row` (below ActivationKey::rows) to to[0 .. row_bytes - 1]. DATA_LOSS: the file was damaged
-  // since it was opened; the next Get computes the entry again.
+  // Row `row` (below ActivationKey::rows) to to[0 .. row_bytes - 1]. DATA_LOSS: the file was
+  // damaged since it was opened; the next Get computes the entry again.
   virtual absl::Status Read(uint64_t row, char* to) const = 0;
 };
 

@@ -87,8 +87,8 @@ absl::StatusOr<ActivationFileReader> ActivationFileReader::Open(base::Env& env,
   if (!env.Exists(path)) return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   QFL_ASSIGN_OR_RETURN(std::unique_ptr<base::AppendFile> file, env.OpenAppend(path, false));
   if (file->size() != ActivationFileBytes(key)) {
-    return absl::DataLossError(absl::StrCat(path, ": ", file->size(), " bytes, not ",
-                                            ActivationFileBytes(key)));
+    return absl::DataLossError(
+        absl::StrCat(path, ": ", file->size(), " bytes, not ", ActivationFileBytes(key)));
   }
   QFL_ASSIGN_OR_RETURN(const std::string header, file->ReadAt(0, kHeaderBytes));
   QFL_ASSIGN_OR_RETURN(const std::string footer,

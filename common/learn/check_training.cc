@@ -48,8 +48,8 @@ absl::Status CheckTraining(const federation::TrainingSpec& training) {
         absl::StrCat("label_smoothing ", training.label_smoothing, " must be in [0, 1)"));
   }
   if (training.local_steps > kLocalStepsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("local_steps ", training.local_steps,
-                                                   " must be 0 to ", kLocalStepsMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("local_steps ", training.local_steps, " must be 0 to ", kLocalStepsMax));
   }
   if (training.cache_passes < 1 || training.cache_passes > kCachePassesMax) {
     return absl::InvalidArgumentError(

@@ -220,13 +220,13 @@ class TorchLearner : public Learner {
     std::iota(order.begin(), order.end(), 0u);
     base::Prng prng(key);
     const uint64_t steps_an_epoch = (order.size() + batch_size - 1) / batch_size;
-    const uint64_t steps = training.local_steps > 0 ? training.local_steps
-                                                    : training.local_epochs * steps_an_epoch;
+    const uint64_t steps =
+        training.local_steps > 0 ? training.local_steps : training.local_epochs * steps_an_epoch;
     const uint64_t total =
         steps / steps_an_epoch * order.size() + steps % steps_an_epoch * batch_size;
-    QFL_ASSIGN_OR_RETURN(const std::optional<Cached> cached,
-                         CachePrefix(examples, &training, key,
-                                     [&] { return !progress || progress(0, total); }));
+    QFL_ASSIGN_OR_RETURN(
+        const std::optional<Cached> cached,
+        CachePrefix(examples, &training, key, [&] { return !progress || progress(0, total); }));
     Batch batch(examples.data, examples.transform, batch_size);
     uint64_t done = 0;
     double loss_sum = 0;
@@ -351,8 +351,7 @@ class TorchLearner : public Learner {
         });
         QFL_ASSIGN_OR_RETURN(const torch::Tensor packed,
                              cached.layout.Pack(prefix_->Run(batch.images())));
-        QFL_RETURN_IF_ERROR(
-            append({static_cast<const char*>(packed.data_ptr()), packed.nbytes()}));
+        QFL_RETURN_IF_ERROR(append({static_cast<const char*>(packed.data_ptr()), packed.nbytes()}));
       }
       return absl::OkStatus();
     };
@@ -363,11 +362,11 @@ class TorchLearner : public Learner {
   std::unique_ptr<torch::optim::Optimizer> MakeOptimiser(
       const federation::TrainingSpec& training) const {
     if (training.optimiser == federation::Optimiser::kAdam) {
-      return std::make_unique<torch::optim::Adam>(
-          trained_, torch::optim::AdamOptions(training.learning_rate)
-                        .betas({training.beta1, training.beta2})
-                        .eps(training.epsilon)
-                        .weight_decay(training.weight_decay));
+      return std::make_unique<torch::optim::Adam>(trained_,
+                                                  torch::optim::AdamOptions(training.learning_rate)
+                                                      .betas({training.beta1, training.beta2})
+                                                      .eps(training.epsilon)
+                                                      .weight_decay(training.weight_decay));
     }
     return std::make_unique<torch::optim::SGD>(trained_,
                                                torch::optim::SGDOptions(training.learning_rate)
@@ -391,9 +390,8 @@ class TorchLearner : public Learner {
   // gradients.
   template <typename Body>
   absl::Status ForEachBatch(const std::vector<float>& flat, const data::Dataset& data,
-                            const federation::InputSpec& input,
-                            const data::Transform& transform, const Progress& progress,
-                            Body body) {
+                            const federation::InputSpec& input, const data::Transform& transform,
+                            const Progress& progress, Body body) {
     at::init_num_threads();
     SetTensors(flat);
     network_->eval();

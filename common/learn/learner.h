@@ -80,8 +80,8 @@ class Learner {
                                             const federation::TrainingSpec& training,
                                             base::PrngKey key, const Progress& progress) = 0;
 
-  // Mean cross-entropy and accuracy over all of `data`, which is not augmented. INVALID_ARGUMENT as above; DATA_LOSS: the
-  // loss is not finite.
+  // Mean cross-entropy and accuracy over all of `data`, which is not augmented. INVALID_ARGUMENT as
+  // above; DATA_LOSS: the loss is not finite.
   virtual absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat,
                                                   const data::Dataset& data,
                                                   const federation::InputSpec& input,

@@ -17,7 +17,8 @@ namespace quantfl::learn {
 
 // A part of a network that runs as a whole; between two of them an activation can be kept.
 struct Stage {
-  // Modules whose tensors are the stage's, by name ("layer1.0", "conv45"); none for one without any.
+  // Modules whose tensors are the stage's, by name ("layer1.0", "conv45"); none for one without
+  // any.
   std::vector<std::string> modules;
   std::function<torch::Tensor(const torch::Tensor&)> forward;
 };

@@ -61,12 +61,11 @@ base::Digest FrozenPrefix::Digest(const model::Schema& schema,
                                   const federation::InputSpec& input,
                                   federation::CacheDtype type) const {
   base::Sha256Hasher hasher;
-  hasher.Update(absl::StrCat("activations 1, LibTorch ", TORCH_VERSION, "\n",
-                             schema.architecture(), " ", stages_, "\n"));
-  hasher.Update(absl::StrCat("input ", federation::ToString(input.mean), " ",
-                             federation::ToString(input.stddev), " ", input.channels, " ",
-                             input.height, " ", input.width, "\n",
-                             federation::ToString(type), "\n"));
+  hasher.Update(absl::StrCat("activations 1, LibTorch ", TORCH_VERSION, "\n", schema.architecture(),
+                             " ", stages_, "\n"));
+  hasher.Update(absl::StrCat(
+      "input ", federation::ToString(input.mean), " ", federation::ToString(input.stddev), " ",
+      input.channels, " ", input.height, " ", input.width, "\n", federation::ToString(type), "\n"));
   for (const size_t t : tensors_) {
     hasher.Update(absl::StrCat(schema.tensors()[t].name, "\n"));
     hasher.Update(Bytes(tensors[t]));

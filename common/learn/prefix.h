@@ -1,8 +1,8 @@
 #ifndef QUANTFL_COMMON_LEARN_PREFIX_H_
 #define QUANTFL_COMMON_LEARN_PREFIX_H_
 
-// What stands before the first trained layer: it computes the same in every epoch of every round, so
-// its activations can be kept. Inside common/learn only: it includes torch.h.
+// What stands before the first trained layer: it computes the same in every epoch of every round,
+// so its activations can be kept. Inside common/learn only: it includes torch.h.
 
 #include <torch/torch.h>
 #include <torch/version.h>
@@ -30,8 +30,8 @@ class FrozenPrefix {
   static absl::StatusOr<FrozenPrefix> Find(std::shared_ptr<const Network> network,
                                            const model::Schema& schema);
 
-  // LibTorch takes other convolutions for smaller batches, with other roundings, so smaller ones are
-  // filled up to this.
+  // LibTorch takes other convolutions for smaller batches, with other roundings, so smaller ones
+  // are filled up to this.
   static constexpr int64_t kExamplesMin = 16;
 
   size_t stages() const { return stages_; }  // 0: there is no prefix

@@ -67,9 +67,8 @@ StreamLevels FromKernel(const TcpCounters& counters, Ledger::Side side) {
   const Level sent_once = Difference(counters.bytes_sent, counters.bytes_retransmitted);
   // What arrives is counted once: the peer's retransmissions are in its own figures.
   const Level received = counters.bytes_received;
-  const WireLevels in = {
-      received, received,
-      Sum(received, Headers(counters.segments_received, counters.header_bytes))};
+  const WireLevels in = {received, received,
+                         Sum(received, Headers(counters.segments_received, counters.header_bytes))};
   const WireLevels out = {
       sent_once, counters.bytes_sent,
       Sum(counters.bytes_sent, Headers(counters.segments_sent, counters.header_bytes))};

@@ -49,9 +49,8 @@ class KernelTcpProbe : public TcpProbe {
     if (QFL_HAS(tcpi_segs_out)) counters.segments_sent = sent_.Extend(info.tcpi_segs_out);
     if (QFL_HAS(tcpi_segs_in)) counters.segments_received = received_.Extend(info.tcpi_segs_in);
 #undef QFL_HAS
-    counters.header_bytes =
-        ip_header_bytes_ + kTcpHeaderBytes +
-        ((info.tcpi_options & TCPI_OPT_TIMESTAMPS) != 0 ? kTimestampBytes : 0);
+    counters.header_bytes = ip_header_bytes_ + kTcpHeaderBytes +
+                            ((info.tcpi_options & TCPI_OPT_TIMESTAMPS) != 0 ? kTimestampBytes : 0);
     counters.closed = info.tcpi_state == kTcpClose || info.tcpi_state == kTcpTimeWait ||
                       (info.tcpi_state == kTcpFinWait2 && ShutDownBothWays());
     return counters;

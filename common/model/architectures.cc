@@ -147,14 +147,14 @@ const std::vector<Architecture>& Table() {
   // UCI HAR's own signals, rounded: gravity is in total_acc_x.
   static const auto* const har = new Normalisation{
       {0, 0, 0, 0, 0, 0, 0.8, 0, 0}, {0.19, 0.12, 0.1, 0.4, 0.37, 0.25, 0.41, 0.4, 0.34}};
-  static const auto* const table =
-      new std::vector<Architecture>{{"cnn", {1, 28, 28}, 0, 0, Cnn},
-                                    {"har_cnn", {9, 1, 128}, 0, 0, HarCnn, *har},
-                                    {"lenet5", {1, 28, 28}, 0, 0, LeNet5},
-                                    {"mobilenet_v2", {3, 224, 224}, 32, 1024, MobileNetV2, *imagenet},
-                                    {"resnet20", {3, 32, 32}, 8, 256, ResNet20, *imagenet},
-                                    {"resnet56", {3, 32, 32}, 8, 256, ResNet56, *imagenet},
-                                    {"squeezenet1_1", {3, 224, 224}, 32, 1024, SqueezeNet11, *imagenet}};
+  static const auto* const table = new std::vector<Architecture>{
+      {"cnn", {1, 28, 28}, 0, 0, Cnn},
+      {"har_cnn", {9, 1, 128}, 0, 0, HarCnn, *har},
+      {"lenet5", {1, 28, 28}, 0, 0, LeNet5},
+      {"mobilenet_v2", {3, 224, 224}, 32, 1024, MobileNetV2, *imagenet},
+      {"resnet20", {3, 32, 32}, 8, 256, ResNet20, *imagenet},
+      {"resnet56", {3, 32, 32}, 8, 256, ResNet56, *imagenet},
+      {"squeezenet1_1", {3, 224, 224}, 32, 1024, SqueezeNet11, *imagenet}};
   return *table;
 }
 

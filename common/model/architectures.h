@@ -56,8 +56,8 @@ Normalisation ArchitectureNormalisation(absl::string_view architecture);
 // names `classes` and its range.
 absl::StatusOr<Schema> ArchitectureSchema(absl::string_view architecture, uint32_t classes);
 
-// Whether a tensor is a running statistic of a normalisation (*.running_mean, *.running_var): learnt
-// from the data, not by gradients.
+// Whether a tensor is a running statistic of a normalisation (*.running_mean, *.running_var):
+// learnt from the data, not by gradients.
 bool IsStatistic(absl::string_view tensor_name);
 
 // How a tensor travels unless a configuration says otherwise: running statistics of a normalisation

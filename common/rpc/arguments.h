@@ -51,8 +51,8 @@ grpc::ChannelArguments FederationChannelArguments(uint32_t tag);
 grpc::ChannelArguments OperatorChannelArguments();
 
 struct ServerLimits {
-  uint32_t streams_per_connection = 16;   // calls at once on one connection
-  uint32_t streams_per_client = 16;       // downloads and uploads of one client
+  uint32_t streams_per_connection = 16;  // calls at once on one connection
+  uint32_t streams_per_client = 16;      // downloads and uploads of one client
   // A connection that is not one of HTTP/2 by then is closed, and so is an upload without an offer.
   absl::Duration handshake_timeout = absl::Seconds(20);
   absl::Duration connection_idle = absl::Minutes(5);  // a connection without a call is closed

@@ -269,9 +269,9 @@ std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
       const float fraction = std::frexp(largest, &power);
       exponent = 2 + (fraction == 0.5f ? power - 1 : power);
     }
-    exponent = std::max(exponent, tensor.policy == codec::TensorPolicy::kFp32
-                                      ? kBoundExponentMinFp32
-                                      : kBoundExponentMin);
+    exponent =
+        std::max(exponent, tensor.policy == codec::TensorPolicy::kFp32 ? kBoundExponentMinFp32
+                                                                       : kBoundExponentMin);
     if (spec.transform == codec::Transform::kDct) exponent += codec::CoefficientExponent(tensor);
     exponents.push_back(static_cast<int8_t>(std::min(exponent, kBoundExponentMax)));
   }
@@ -365,14 +365,13 @@ absl::StatusOr<std::vector<float>> Fold(absl::Span<const UpdateSource* const> up
   for (size_t u = 0; u < updates.size(); ++u) {
     const codec::UpdateHeader& header = updates[u]->header();
     if (header.n != layout.n()) {
-      return absl::FailedPreconditionError(absl::StrCat("update ", u, " has ", header.n,
-                                                        " parameters; this fold has ", layout.n()));
+      return absl::FailedPreconditionError(
+          absl::StrCat("update ", u, " has ", header.n, " parameters; this fold has ", layout.n()));
     }
     if (header.spec.transform != updates[0]->header().spec.transform) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("update ", u, " is ", codec::ToString(header.spec), ", the first one ",
-                       codec::ToString(updates[0]->header().spec),
-                       ": coefficients and values do not add up"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "update ", u, " is ", codec::ToString(header.spec), ", the first one ",
+          codec::ToString(updates[0]->header().spec), ": coefficients and values do not add up"));
     }
     block_size = std::max<uint64_t>(block_size, header.params_per_chunk);
     QFL_RETURN_IF_ERROR(
@@ -395,10 +394,9 @@ absl::StatusOr<std::vector<float>> Fold(absl::Span<const UpdateSource* const> up
         ++end;
       }
       for (uint64_t done = 0; done < count; done += params) {
-        QFL_RETURN_IF_ERROR(AddTogether(updates.subspan(u, end - u), u,
-                                        static_cast<uint32_t>((first + done) / params), layout,
-                                        options,
-                                        block.subspan(done, std::min(params, count - done))));
+        QFL_RETURN_IF_ERROR(AddTogether(
+            updates.subspan(u, end - u), u, static_cast<uint32_t>((first + done) / params), layout,
+            options, block.subspan(done, std::min(params, count - done))));
       }
       u = end;
     }

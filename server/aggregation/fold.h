@@ -26,10 +26,10 @@ inline constexpr uint32_t kCohortLimit = 1u << 20;
 // 2^e: by default four times the largest magnitude of the broadcast tensor, rounded up to a power
 // of two, and at least 1/16, or 1024 of a tensor of policy fp32: running statistics begin at 0 and
 // move by what the activations are. e is in [-4, 100].
-// With a transform the bound is on coefficients, which may be larger than the values they stand for:
-// by as much as a kernel's coefficients can (codec::CoefficientExponent). With scope model, where
-// one codebook or step serves all tensors and may decode a small tensor's values to more than it
-// holds, every quantised tensor has the largest bound of them.
+// With a transform the bound is on coefficients, which may be larger than the values they stand
+// for: by as much as a kernel's coefficients can (codec::CoefficientExponent). With scope model,
+// where one codebook or step serves all tensors and may decode a small tensor's values to more than
+// it holds, every quantised tensor has the largest bound of them.
 //   parameters  float32[layout.n()], finite
 std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
                                           const codec::Layout& layout, const codec::Spec& spec);

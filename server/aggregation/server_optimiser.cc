@@ -101,8 +101,8 @@ absl::StatusOr<ServerOptimiser> ParseServerOptimiser(absl::string_view name) {
   for (size_t i = 0; i < names.size(); ++i) {
     if (names[i] == name) return static_cast<ServerOptimiser>(i);
   }
-  return absl::InvalidArgumentError(absl::StrCat("no server optimiser \"", name,
-                                                 "\": there are ", absl::StrJoin(names, ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("no server optimiser \"", name, "\": there are ", absl::StrJoin(names, ", ")));
 }
 
 std::string ToString(ServerOptimiser kind) {
@@ -115,9 +115,8 @@ double DefaultServerLearningRate(ServerOptimiser kind) {
 
 absl::Status Validate(const ServerOptimiserSpec& spec) {
   if (!(spec.learning_rate > 0 && spec.learning_rate <= kLearningRateMax)) {
-    return absl::InvalidArgumentError(absl::StrCat("learning_rate = ", spec.learning_rate,
-                                                   ": it is above 0 and at most ",
-                                                   kLearningRateMax));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "learning_rate = ", spec.learning_rate, ": it is above 0 and at most ", kLearningRateMax));
   }
   QFL_RETURN_IF_ERROR(Fraction("momentum", spec.momentum));
   QFL_RETURN_IF_ERROR(Fraction("beta1", spec.beta1));

@@ -6,8 +6,8 @@
 // in-memory transport.
 //
 // Threads: every public method may be called from any thread and returns at once; callbacks run on
-// the engine loop (or, for Append and GetStatus, on the storage executor) and must not block. Nothing here calls
-// fsync or folds on the engine loop.
+// the engine loop (or, for Append and GetStatus, on the storage executor) and must not block.
+// Nothing here calls fsync or folds on the engine loop.
 
 #include <cstdint>
 #include <functional>
@@ -27,8 +27,8 @@
 #include "common/ledger/ledger.h"
 #include "common/model/schema.h"
 #include "server/aggregation/server_optimiser.h"
-#include "server/round/round_policy.h"
 #include "server/coordinator/learning_rate.h"
+#include "server/round/round_policy.h"
 #include "server/store/run_store.h"
 
 namespace quantfl::coordinator {
@@ -43,7 +43,7 @@ struct Peer {
 };
 
 struct RunOptions {
-  federation::RunDescriptor run;  // run_id, schema and initial_model are filled by Create
+  federation::RunDescriptor run;      // run_id, schema and initial_model are filled by Create
   federation::TrainingSpec training;  // learning_rate: of the first round
   LearningRateSchedule schedule;
   codec::Spec codec;
@@ -58,8 +58,8 @@ struct RunOptions {
   uint32_t decode_errors_max = 3;
   absl::Duration quarantine = absl::Hours(1);  // 0: until an operator lifts it
   uint32_t sessions_per_device_max = 10'000;   // clients of one device, 1..1,000,000
-  // Above 0. Saved up while nobody joins: twice as many at once as there may be members, and clients
-  // of a device.
+  // Above 0. Saved up while nobody joins: twice as many at once as there may be members, and
+  // clients of a device.
   double joins_per_second = 500, joins_per_second_of_device = 20;
   // Free bytes on the disk below which no update is taken any more; 0: not looked at.
   uint64_t disk_free_min_bytes = uint64_t{256} << 20;
@@ -101,10 +101,10 @@ struct MemberStatus {
   std::optional<base::ClientIndex> client_index;
   // "idle", "training", "evaluating", "uploading", "waiting", "evicted", "quarantined" or "gone"
   std::string state;
-  std::string reason;     // of "evicted" and "quarantined"
-  uint32_t offences = 0;  // towards decode_errors_max
+  std::string reason;                           // of "evicted" and "quarantined"
+  uint32_t offences = 0;                        // towards decode_errors_max
   std::optional<absl::Time> quarantined_until;  // none: until it is readmitted
-  base::RoundId last_round;  // last accepted
+  base::RoundId last_round;                     // last accepted
   uint64_t upload_chunks_done = 0, upload_chunks_total = 0;
   federation::ByteCounters counters;  // server side, since the run began
 };
@@ -129,8 +129,8 @@ struct RoundRecord {
   double train_loss = 0;                 // weighted mean of what clients reported
   std::optional<double> accuracy, loss;  // of the evaluator
   ClientEvaluation clients;
-  uint64_t parameters = 0;               // n of an update
-  codec::PayloadBytes payload;           // L1 of accepted updates, itemised
+  uint64_t parameters = 0;      // n of an update
+  codec::PayloadBytes payload;  // L1 of accepted updates, itemised
   federation::ByteCounters bytes;
   federation::ByteCounters evaluator_bytes;
   uint64_t late_bytes = 0, refused_bytes = 0;  // payload received for nothing
@@ -204,9 +204,9 @@ class Coordinator {
 
   // FAILED_PRECONDITION naming both protocol versions; PERMISSION_DENIED: device or role not this
   // credential's; INVALID_ARGUMENT: name, client_index past partitions (both named) or taken by
-  // another; RESOURCE_EXHAUSTED: members_max, sessions_per_device_max, joins_per_second, quarantine.
-  // The same name again gets a new session; the old one is void. But ALREADY_EXISTS while a process
-  // that was started later is connected under the name.
+  // another; RESOURCE_EXHAUSTED: members_max, sessions_per_device_max, joins_per_second,
+  // quarantine. The same name again gets a new session; the old one is void. But ALREADY_EXISTS
+  // while a process that was started later is connected under the name.
   virtual void Join(Peer peer, federation::JoinRequest request,
                     Callback<absl::StatusOr<federation::JoinAnswer>> done) = 0;
 

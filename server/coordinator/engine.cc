@@ -98,8 +98,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
 }
 
 Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
-               Moments moments,
-               std::map<std::string, std::string> metadata, CoordinatorDeps deps,
+               Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
                std::optional<KeptRun> kept)
     : options_(std::move(options)),
       deps_(deps),
@@ -236,9 +235,8 @@ federation::Instruction Engine::Fill(const round::Instruct& e) const {
     task.bound_exponents = *model_.bounds;
     task.max_examples = options_.max_examples;
     task.training = options_.training;
-    task.training.learning_rate =
-        LearningRate(options_.schedule, options_.training.learning_rate, train->round.value(),
-                     options_.policy.rounds);
+    task.training.learning_rate = LearningRate(options_.schedule, options_.training.learning_rate,
+                                               train->round.value(), options_.policy.rounds);
     instruction.what = std::move(task);
   } else if (const auto* evaluate = std::get_if<round::EvaluateOrder>(&e.order)) {
     instruction.what =

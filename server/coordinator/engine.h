@@ -42,8 +42,7 @@ class Engine final : public Coordinator {
  public:
   // `current`: of the last committed round, else the initial one. `kept`: of a run that goes on.
   Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
-         Moments moments,
-         std::map<std::string, std::string> metadata, CoordinatorDeps deps,
+         Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
          std::optional<KeptRun> kept);
   ~Engine() override;
 
@@ -86,7 +85,7 @@ class Engine final : public Coordinator {
     uint32_t offences = 0;
     std::string evicted;                          // why
     std::optional<absl::Time> quarantined_until;  // of an eviction that ends by itself, or may
-    base::TaskId task;    // the last training task
+    base::TaskId task;                            // the last training task
   };
   // What uploads hold of the engine: they may outlive it.
   struct Link {
@@ -327,9 +326,9 @@ class Engine final : public Coordinator {
   base::Digest moments_digest_;
   const std::vector<aggregation::ParameterRange> statistics_;
   RecordBook records_;
-  std::set<size_t> unsummed_;  // records: SumReports
-  std::set<size_t> unkept_;    // records: KeepRecord
-  std::optional<size_t> storing_;  // the record of a round whose end is being stored
+  std::set<size_t> unsummed_;               // records: SumReports
+  std::set<size_t> unkept_;                 // records: KeepRecord
+  std::optional<size_t> storing_;           // the record of a round whose end is being stored
   std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
   base::TaskId current_tasks_;              // the first of the last attempt
   std::vector<base::TaskId> folding_;

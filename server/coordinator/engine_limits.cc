@@ -18,8 +18,7 @@ constexpr absl::Duration kLookAtDiskAgain = absl::Seconds(5);  // while there is
 
 void Engine::NoteLimited(LogLevel level, absl::string_view kind, const std::string& who,
                          std::vector<base::LogField> fields) {
-  const std::optional<uint64_t> left_out =
-      note_limiter_.Admit(absl::StrCat(kind, " ", who), Now());
+  const std::optional<uint64_t> left_out = note_limiter_.Admit(absl::StrCat(kind, " ", who), Now());
   if (!left_out) return;
   if (*left_out > 0) fields.emplace_back("left_out", *left_out);
   Note(level, kind, std::move(fields));
@@ -57,15 +56,14 @@ absl::Status Engine::EvictedError(MemberId id) const {
       NameOf(id), " is ", member.evicted,
       *member.quarantined_until == absl::InfiniteFuture()
           ? "; until the operator lifts it"
-          : absl::StrCat("; until ", absl::FormatTime(*member.quarantined_until,
-                                                      absl::UTCTimeZone()))));
+          : absl::StrCat("; until ",
+                         absl::FormatTime(*member.quarantined_until, absl::UTCTimeZone()))));
 }
 
 void Engine::ArmQuarantine(MemberId id) {
   const absl::Time until = *members_[id.value()].quarantined_until;
   if (until == absl::InfiniteFuture()) return;
-  const absl::Duration left =
-      std::max(until - deps_.clock->WallNow(), absl::ZeroDuration());
+  const absl::Duration left = std::max(until - deps_.clock->WallNow(), absl::ZeroDuration());
   deps_.engine->PostAt(Now() + left, [this, id, until] {
     if (members_[id.value()].quarantined_until == until) ReadmitMember(id, "its time is over");
   });
@@ -118,10 +116,9 @@ absl::Status Engine::CheckDisk(uint64_t bytes) const {
   if (least == 0 || !disk_free_bytes_) return absl::OkStatus();
   const uint64_t wanted = least + BytesUnderWay() + bytes;
   if (*disk_free_bytes_ >= wanted) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the coordinator's disk has ", *disk_free_bytes_, " bytes left, ", wanted,
-                   " are needed to take this update (server.disk_free_min_bytes = ", least,
-                   "): try later"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the coordinator's disk has ", *disk_free_bytes_, " bytes left, ", wanted,
+      " are needed to take this update (server.disk_free_min_bytes = ", least, "): try later"));
 }
 
 void Engine::LookAtDisk() {

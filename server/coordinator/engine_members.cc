@@ -311,8 +311,7 @@ absl::Status Engine::Rejoin(MemberId id, const federation::JoinRequest& request)
         request.name.ToString(), " asks for client_index ", request.client_index->value(),
         ", but has ", member.client_index->value(), " in this run"));
   }
-  if (request.started_us != 0 && request.started_us < member.started_us &&
-      member.sink != nullptr) {
+  if (request.started_us != 0 && request.started_us < member.started_us && member.sink != nullptr) {
     return absl::AlreadyExistsError(absl::StrCat(
         request.name.ToString(), " is connected from another process, which was started later: ",
         "end one of them, or give it a name of its own"));
@@ -399,9 +398,8 @@ void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
       status.name = member.name;
       status.role = member.role;
       status.client_index = member.client_index;
-      status.state = member.quarantined_until
-                         ? "quarantined"
-                         : std::string(machine_.MemberState(status.member));
+      status.state = member.quarantined_until ? "quarantined"
+                                              : std::string(machine_.MemberState(status.member));
       status.reason = member.evicted;
       status.offences = member.offences;
       if (member.quarantined_until != absl::InfiniteFuture()) {

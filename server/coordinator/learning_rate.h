@@ -12,7 +12,8 @@
 namespace quantfl::coordinator {
 
 //   kConstant  the same in every round
-//   kCosine    from the first one down to `final_fraction` of it along half a cosine (Loshchilov and
+//   kCosine    from the first one down to `final_fraction` of it along half a cosine (Loshchilov
+//   and
 //              Hutter 2017, one cycle): in round r = 1..R
 //                first x (f + (1 - f) (1 + cos(pi (r - 1) / R)) / 2)
 //   kStep      times `factor` after every `step_rounds` rounds

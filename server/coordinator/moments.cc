@@ -34,10 +34,10 @@ absl::StatusOr<Moments> Moments::Begin(const aggregation::ServerOptimiserSpec& s
     std::fill_n(values.begin() + static_cast<ptrdiff_t>(i * n), n,
                 aggregation::InitialMoment(spec, i));
   }
-  const std::string bytes = model::SerializeSafetensors(
-      described, values,
-      {{"quantfl.schema", schema.digest().Hex()},
-       {"quantfl.server_optimiser", aggregation::ToString(spec.kind)}});
+  const std::string bytes =
+      model::SerializeSafetensors(described, values,
+                                  {{"quantfl.schema", schema.digest().Hex()},
+                                   {"quantfl.server_optimiser", aggregation::ToString(spec.kind)}});
   QFL_CHECK(bytes.size() % sizeof(float) == 0);
   moments.file_.resize(bytes.size() / sizeof(float));
   std::memcpy(moments.file_.data(), bytes.data(), bytes.size());

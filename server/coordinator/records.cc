@@ -271,9 +271,12 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
                               {"beta2", optimiser.beta2},
                               {"tau", optimiser.tau}};
   json["policy"] = {
-      {"rounds", options.policy.rounds}, {"min_clients", options.policy.min_clients},
-      {"cohort", options.policy.cohort}, {"over_selection", options.policy.over_selection},
-      {"goal", options.policy.goal},     {"min_fraction", options.policy.min_fraction},
+      {"rounds", options.policy.rounds},
+      {"min_clients", options.policy.min_clients},
+      {"cohort", options.policy.cohort},
+      {"over_selection", options.policy.over_selection},
+      {"goal", options.policy.goal},
+      {"min_fraction", options.policy.min_fraction},
       {"selection", round::SelectionNames()[static_cast<size_t>(options.policy.selection)]}};
   json["evaluation"] = {{"evaluator", options.evaluate},
                         {"clients_every", options.policy.client_evaluation_every},
@@ -292,13 +295,13 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
   }
   json["rounds_committed"] = committed;
   json["members"] = status.members;
-  json["final"] = {{"model", "final.safetensors"},
-                   {"model_sha256", status.model.Hex()},
-                   {"accuracy", last != nullptr ? Maybe(last->accuracy) : Json(nullptr)},
-                   {"loss", last != nullptr ? Maybe(last->loss) : Json(nullptr)},
-                   {"client_accuracy",
-                    last != nullptr ? Maybe(last->clients.accuracy) : Json(nullptr)},
-                   {"client_loss", last != nullptr ? Maybe(last->clients.loss) : Json(nullptr)}};
+  json["final"] = {
+      {"model", "final.safetensors"},
+      {"model_sha256", status.model.Hex()},
+      {"accuracy", last != nullptr ? Maybe(last->accuracy) : Json(nullptr)},
+      {"loss", last != nullptr ? Maybe(last->loss) : Json(nullptr)},
+      {"client_accuracy", last != nullptr ? Maybe(last->clients.accuracy) : Json(nullptr)},
+      {"client_loss", last != nullptr ? Maybe(last->clients.loss) : Json(nullptr)}};
   json["trainer_bytes"] = ToJson(status.trainer_bytes);
   json["evaluator_bytes"] = ToJson(status.evaluator_bytes);
   json["clients"] = Json::array();

@@ -1,9 +1,9 @@
 #ifndef QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 #define QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 
-// What a run leaves behind: rounds.csv, clients.csv, summary.json, final.safetensors. Columns and keys are
-// stable and described in README.md; units are in their names. What was not measured is an empty
-// cell or null.
+// What a run leaves behind: rounds.csv, clients.csv, summary.json, final.safetensors. Columns and
+// keys are stable and described in README.md; units are in their names. What was not measured is an
+// empty cell or null.
 
 #include <string>
 #include <vector>

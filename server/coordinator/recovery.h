@@ -33,8 +33,8 @@ inline constexpr char kNoteEvaluators[] = "totals/evaluators";
 inline constexpr char kNoteMoments[] = "moments";  // SHA-256 of the last committed round's
 inline constexpr char kNoteCollected[] = "attempt/collected";  // seconds of the deadline
 std::string RecordKey(size_t index);                           // of records_, a RoundRecord
-std::string WeightKey(base::MemberId member);  // of its last accepted update
-std::string ReportKey(base::TaskId task);  // of an attempt's task, a TrainingReport
+std::string WeightKey(base::MemberId member);                  // of its last accepted update
+std::string ReportKey(base::TaskId task);          // of an attempt's task, a TrainingReport
 std::string OffencesKey(base::MemberId member);    // a number
 std::string QuarantineKey(base::MemberId member);  // SerializeUntil, or nothing
 

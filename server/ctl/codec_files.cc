@@ -30,8 +30,7 @@ absl::StatusOr<EncodedFile> EncodeFile(absl::string_view safetensors,
       const codec::EncodedUpdate update,
       codec::Encode(schema.Gather(flat), layout, spec,
                     base::PrngKey{options.seed, 0, 0, base::PrngPurpose::kRounding}));
-  QFL_ASSIGN_OR_RETURN(const codec::UpdateHeader header,
-                       codec::ParseHeader(update.header, layout));
+  QFL_ASSIGN_OR_RETURN(const codec::UpdateHeader header, codec::ParseHeader(update.header, layout));
   EncodedFile encoded;
   encoded.bytes = codec::SerializeUpdate(update);
   const codec::PayloadBytes& payload = update.payload;

@@ -48,8 +48,8 @@ absl::StatusOr<std::string> MakeReport(const std::vector<std::string>& results_d
   for (const std::string& folder : folders) {
     // Its rounds.csv would be overwritten by that of all of them.
     if (!one && folder == out) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--out ", out, " is the results folder of one of the runs: choose another"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--out ", out, " is the results folder of one of the runs: choose another"));
     }
     QFL_ASSIGN_OR_RETURN(report::RunRecords run, report::LoadRun(env, folder));
     runs.push_back(std::move(run));

@@ -281,8 +281,8 @@ class Tool {
         ->type_name("FILE");
     inspect.callback([this] { Print(InspectFiles()); });
 
-    CLI::App& encode = *cli.add_subcommand(
-        "encode", "Encode the tensors of a safetensors file as an update file");
+    CLI::App& encode =
+        *cli.add_subcommand("encode", "Encode the tensors of a safetensors file as an update file");
     encode.add_option("IN", file_, "The safetensors file, F32 tensors")->required();
     encode.add_option("OUT", out_file_, "The update file; replaced if it is there")->required();
     encode

@@ -44,9 +44,8 @@ absl::StatusOr<Json> ToJson(const RunRecords& run) {
 
 // JSON inside a script element: a "<" could end the element, or begin a comment in it.
 std::string ForScript(const Json& json) {
-  return absl::StrReplaceAll(Dump(json), {{"<", "\\u003c"},
-                                          {"\xe2\x80\xa8", "\\u2028"},
-                                          {"\xe2\x80\xa9", "\\u2029"}});
+  return absl::StrReplaceAll(
+      Dump(json), {{"<", "\\u003c"}, {"\xe2\x80\xa8", "\\u2028"}, {"\xe2\x80\xa9", "\\u2029"}});
 }
 
 std::string Fill(const Json& json) {
@@ -91,8 +90,9 @@ absl::StatusOr<RunRecords> LoadRun(base::Env& env, const std::string& results_di
   absl::StatusOr<std::string> summary = env.ReadFile(file, kFileBytesMax);
   if (absl::IsNotFound(summary.status())) {
     return absl::NotFoundError(absl::StrCat(
-        file, " is not there: is it a results folder, and has its run ended? A run that goes on "
-              "has a live page, whose address is in the coordinator's first log line"));
+        file,
+        " is not there: is it a results folder, and has its run ended? A run that goes on "
+        "has a live page, whose address is in the coordinator's first log line"));
   }
   if (!summary.ok()) return summary.status();
   run.summary_json = *std::move(summary);
@@ -107,8 +107,8 @@ absl::StatusOr<std::string> Page(const std::vector<RunRecords>& runs,
                                  absl::string_view software_version) {
   if (runs.empty()) return absl::InvalidArgumentError("no run to report: name results folders");
   if (runs.size() > kRunsMax) {
-    return absl::InvalidArgumentError(absl::StrCat(runs.size(), " runs; one page shows at most ",
-                                                   kRunsMax, ": make several"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(runs.size(), " runs; one page shows at most ", kRunsMax, ": make several"));
   }
   Json json = {{"generator", Generator(software_version)}, {"live", false}};
   json["runs"] = Json::array();
@@ -142,9 +142,10 @@ absl::StatusOr<std::string> JoinCsv(const std::vector<NamedCsv>& files) {
       header = lines[0];
       absl::StrAppend(&joined, "run,", *header, "\n");
     } else if (*header != lines[0]) {
-      return absl::DataLossError(absl::StrCat(
-          "run ", file.run, ": its columns are not those of the first run, so they were recorded by "
-          "another version of this program; report them one by one"));
+      return absl::DataLossError(
+          absl::StrCat("run ", file.run,
+                       ": its columns are not those of the first run, so they were recorded by "
+                       "another version of this program; report them one by one"));
     }
     for (size_t i = 1; i < lines.size(); ++i) {
       absl::StrAppend(&joined, Quoted(file.run), ",", lines[i], "\n");

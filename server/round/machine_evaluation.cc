@@ -1,5 +1,5 @@
-// What is known of a model after a round: from an evaluator, from trainers' own data, or both at the
-// same time; and whether that ends the run.
+// What is known of a model after a round: from an evaluator, from trainers' own data, or both at
+// the same time; and whether that ends the run.
 #include <algorithm>
 #include <utility>
 
@@ -233,9 +233,9 @@ void RoundMachine::Consider(RoundId round, std::optional<double> evaluator,
   if (!stop.wanted() || !accuracy) return;
   const char* whose = of_clients ? "on clients' data" : "of the evaluator";
   if (stop.target_accuracy && *accuracy >= *stop.target_accuracy) {
-    early_stop_ =
-        absl::StrFormat("target accuracy reached after round %d: %.2f %% %s, at least %.2f %% wanted",
-                        round.value(), 100 * *accuracy, whose, 100 * *stop.target_accuracy);
+    early_stop_ = absl::StrFormat(
+        "target accuracy reached after round %d: %.2f %% %s, at least %.2f %% wanted",
+        round.value(), 100 * *accuracy, whose, 100 * *stop.target_accuracy);
     return;
   }
   if (!best_accuracy_ || *accuracy > *best_accuracy_ + stop.min_delta) {

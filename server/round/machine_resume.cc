@@ -46,8 +46,8 @@ absl::Status RoundMachine::Check(const Resumption& r) {
     }
   }
   if (!r.weights.empty() && r.weights.size() != r.stored.size()) {
-    return absl::DataLossError(absl::StrCat(r.weights.size(), " weights of ", r.stored.size(),
-                                            " updates"));
+    return absl::DataLossError(
+        absl::StrCat(r.weights.size(), " weights of ", r.stored.size(), " updates"));
   }
   std::set<TaskId> stored;
   for (const TaskId task : r.stored) {
@@ -86,7 +86,8 @@ RoundMachine::RoundMachine(MachineOptions options, const Resumption& r)
   resumed_evaluated_ = r.evaluated;
   for (const Resumption::Evaluated& e : r.evaluations) {
     // That of the last round comes again where it was not the whole of it.
-    const bool again = r.stage == Resumption::Stage::kCommitted && e.round == r.round && !r.evaluated;
+    const bool again =
+        r.stage == Resumption::Stage::kCommitted && e.round == r.round && !r.evaluated;
     if (!again) Consider(e.round, e.evaluator, e.clients);
   }
   switch (r.stage) {

@@ -237,10 +237,10 @@ struct RunEnded {
 // Everybody was told, or the farewell is over.
 struct RunOver {};
 
-using Effect = std::variant<Instruct, StoreTasks, AdmitUpload, AnswerUpload, FailUpload,
-                            StoreUpdate, RevokeUpload, StartFold, CommitRound, AbandonRound,
-                            MemberLost, AcceptEvaluation, SkipEvaluation, ClientsEvaluated,
-                            EvaluationEnded, RunEnded, RunOver>;
+using Effect =
+    std::variant<Instruct, StoreTasks, AdmitUpload, AnswerUpload, FailUpload, StoreUpdate,
+                 RevokeUpload, StartFold, CommitRound, AbandonRound, MemberLost, AcceptEvaluation,
+                 SkipEvaluation, ClientsEvaluated, EvaluationEnded, RunEnded, RunOver>;
 
 // ---- the machine ----
 
@@ -281,8 +281,8 @@ struct Resumption {
   std::vector<Task> tasks;
   std::vector<base::TaskId> stored;
   std::vector<uint32_t> weights;  // of `stored`; empty where selection is uniform
-  absl::Duration collected_for;  // of the round's deadline
-  bool evaluated = false;        // the model that the last committed round, or none, made
+  absl::Duration collected_for;   // of the round's deadline
+  bool evaluated = false;         // the model that the last committed round, or none, made
   // Accuracies of committed rounds in their order, and of round 0: what early_stop has seen.
   struct Evaluated {
     base::RoundId round;

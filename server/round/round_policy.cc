@@ -43,8 +43,8 @@ absl::StatusOr<size_t> Choice(absl::string_view what, const std::vector<std::str
 
 absl::Status CheckEarlyStop(const EarlyStop& stop) {
   if (stop.target_accuracy && !(*stop.target_accuracy > 0 && *stop.target_accuracy <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "target_accuracy = ", *stop.target_accuracy, ": it is above 0 and at most 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("target_accuracy = ", *stop.target_accuracy, ": it is above 0 and at most 1"));
   }
   QFL_RETURN_IF_ERROR(CheckCount("patience", stop.patience, 0, kRoundsMax));
   if (!(stop.min_delta >= 0 && stop.min_delta < 1)) {

@@ -41,23 +41,23 @@ struct RoundPolicy {
   uint32_t cohort = 0;          // wanted a round; 0: every registered trainer
   double over_selection = 1.0;  // 1..4: asks ceil(cohort * this)
   Selection selection = Selection::kUniform;
-  uint32_t goal = 0;            // accepted updates that end a round at once; 0: the cohort
-  double min_fraction = 1.0;    // (0, 1] of the goal that lets a round commit at its deadline
+  uint32_t goal = 0;          // accepted updates that end a round at once; 0: the cohort
+  double min_fraction = 1.0;  // (0, 1] of the goal that lets a round commit at its deadline
   // Put off, at most to twice its length, while an upload makes progress (once in idle_timeout).
   absl::Duration round_deadline = absl::Minutes(30);
   absl::Duration idle_timeout =
       absl::Minutes(2);  // a member that holds a task, disconnected and without progress, is lost
   absl::Duration evaluation_deadline = absl::Minutes(10);
-  // Trainers evaluate the model on what they hold out before round 1, after every so many rounds and
-  // after the last one; 0: never.
+  // Trainers evaluate the model on what they hold out before round 1, after every so many rounds
+  // and after the last one; 0: never.
   uint32_t client_evaluation_every = 0;
   uint32_t client_evaluation_cohort = 0;  // asked, a seeded choice; 0: every registered trainer
   EarlyStop early_stop;
   uint32_t max_retries = 2;  // of a round that was abandoned, before the run fails
   absl::Duration retry_after_min = absl::Seconds(1);  // window told to who is not needed now
   absl::Duration retry_after_max = absl::Seconds(3);
-  // The window's end is put off, at most to half of idle_timeout, so that no more trainers than this
-  // come back in a second; 1..1,000,000.
+  // The window's end is put off, at most to half of idle_timeout, so that no more trainers than
+  // this come back in a second; 1..1,000,000.
   uint32_t reconnects_per_second = 100;
   absl::Duration linger = absl::Seconds(30);   // a stream with nothing to do is kept open so long
   absl::Duration farewell = absl::Seconds(5);  // after the end, for members to be told

@@ -268,8 +268,7 @@ grpc::ServerWriteReactor<v1::FetchResponse>* FederationService::Fetch(
   }
   absl::StatusOr<StreamPlaces::Place> place = context_.places->Take(caller->member);
   if (!place.ok()) return refuse(place.status());
-  return new FetchStream(context_, caller->member, *std::move(place), *artifact,
-                         request->offset());
+  return new FetchStream(context_, caller->member, *std::move(place), *artifact, request->offset());
 }
 
 grpc::ServerBidiReactor<v1::SubmitUpdateRequest, v1::SubmitUpdateResponse>*

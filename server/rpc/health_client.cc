@@ -33,8 +33,7 @@ absl::Status CheckHealth(const OperatorClientOptions& options) {
   context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
   grpc::CompletionQueue queue;
   grpc::Slice nothing;
-  const auto call =
-      stub.PrepareUnaryCall(&context, kMethod, grpc::ByteBuffer(&nothing, 1), &queue);
+  const auto call = stub.PrepareUnaryCall(&context, kMethod, grpc::ByteBuffer(&nothing, 1), &queue);
   call->StartCall();
   grpc::ByteBuffer response;
   grpc::Status status;
@@ -43,14 +42,15 @@ absl::Status CheckHealth(const OperatorClientOptions& options) {
   bool done = false;
   queue.Next(&tag, &done);
   if (!status.ok()) {
-    return base::Annotate(
-        absl::IsDeadlineExceeded(FromGrpc(status)) ? absl::UnavailableError("no answer in time")
-                                                   : FromGrpc(status),
-        absl::StrCat("no healthy coordinator at ", options.address));
+    return base::Annotate(absl::IsDeadlineExceeded(FromGrpc(status))
+                              ? absl::UnavailableError("no answer in time")
+                              : FromGrpc(status),
+                          absl::StrCat("no healthy coordinator at ", options.address));
   }
   grpc::Slice answer;
   const bool read = response.DumpToSingleSlice(&answer).ok();
-  if (!read || std::string(reinterpret_cast<const char*>(answer.begin()), answer.size()) != kServing) {
+  if (!read ||
+      std::string(reinterpret_cast<const char*>(answer.begin()), answer.size()) != kServing) {
     return absl::UnavailableError(
         absl::StrCat("the coordinator at ", options.address, " does not serve: it is leaving"));
   }

@@ -81,7 +81,8 @@ class SubmitUpdateStream final
   void OnDone() override { self_.reset(); }
 
  private:
-  // A stream that is opened and left so holds no place among the uploads, but one of its connection.
+  // A stream that is opened and left so holds no place among the uploads, but one of its
+  // connection.
   void OfferDue() {
     base::MutexLock lock(mutex_);
     if (offered_ || ended_) return;

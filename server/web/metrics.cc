@@ -159,8 +159,9 @@ std::string MetricsText(const coordinator::RunStatus& status,
     out.Family(name, "counter", help);
     if (each) {
       for (const coordinator::MemberStatus& m : members) {
-        Levels(out, way(m.counters),
-               {{"client", m.name.ToString()}, {"role", std::string(federation::ToString(m.role))}});
+        Levels(
+            out, way(m.counters),
+            {{"client", m.name.ToString()}, {"role", std::string(federation::ToString(m.role))}});
       }
     } else {
       Levels(out, way(status.trainer_bytes), {{"role", "trainer"}});

@@ -109,20 +109,19 @@ class HttpWebServer : public WebServer {
                                {"Referrer-Policy", "no-referrer"},
                                {"X-Frame-Options", "DENY"},
                                {"Cache-Control", "no-store"}});
-    http_.set_pre_routing_handler([this](const httplib::Request& request,
-                                         httplib::Response& response) {
-      if (HostIsOurs(request.get_header_value("Host"), options_.host)) {
-        return httplib::Server::HandlerResponse::Unhandled;
-      }
-      response.status = 421;
-      response.set_content("this server is not of that name; use its address\n", "text/plain");
-      return httplib::Server::HandlerResponse::Handled;
-    });
+    http_.set_pre_routing_handler(
+        [this](const httplib::Request& request, httplib::Response& response) {
+          if (HostIsOurs(request.get_header_value("Host"), options_.host)) {
+            return httplib::Server::HandlerResponse::Unhandled;
+          }
+          response.status = 421;
+          response.set_content("this server is not of that name; use its address\n", "text/plain");
+          return httplib::Server::HandlerResponse::Handled;
+        });
     Route();
     const int bound = options_.port == 0 ? http_.bind_to_any_port(options_.host)
-                                         : http_.bind_to_port(options_.host, options_.port)
-                                               ? options_.port
-                                               : -1;
+                      : http_.bind_to_port(options_.host, options_.port) ? options_.port
+                                                                         : -1;
     if (bound <= 0) {
       return absl::UnavailableError(absl::StrCat(
           options_.host, ":", options_.port,
@@ -197,9 +196,8 @@ class HttpWebServer : public WebServer {
             if (seen->has_value()) {
               std::this_thread::sleep_for(kChangeAtMost);
             }
-            const Changes::Seen now =
-                changes->Wait(seen->value_or(UINT64_MAX), seen->has_value() ? kChangeAtLeast
-                                                                            : milliseconds(0));
+            const Changes::Seen now = changes->Wait(
+                seen->value_or(UINT64_MAX), seen->has_value() ? kChangeAtLeast : milliseconds(0));
             *seen = now.count;
             const std::string event = absl::StrCat("event: change\ndata: ", now.count, "\n\n");
             if (!sink.write(event.data(), event.size())) return false;
@@ -241,8 +239,8 @@ class HttpWebServer : public WebServer {
                       {"cohort", status.cohort},
                       {"accepted", status.accepted},
                       {"trainers_connected", status.trainers_connected}};
-    return report::RunRecords{
-        "", summary.dump(-1, ' ', false, Json::error_handler_t::replace), options_.configuration};
+    return report::RunRecords{"", summary.dump(-1, ' ', false, Json::error_handler_t::replace),
+                              options_.configuration};
   }
 
   const WebOptions options_;

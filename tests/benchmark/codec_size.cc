@@ -61,7 +61,8 @@ absl::Status Run(const std::string& path, const std::vector<std::string>& specs)
     if (!header.ok()) return header.status();
     const codec::PayloadBytes& p = update->payload;
     std::printf(
-        "{\"asked\": \"%s\", \"spec\": \"%s\", \"parameters\": %zu, \"bytes\": %llu, \"codes\": %llu, "
+        "{\"asked\": \"%s\", \"spec\": \"%s\", \"parameters\": %zu, \"bytes\": %llu, \"codes\": "
+        "%llu, "
         "\"tables\": %llu, \"side_information\": %llu, \"headers\": %llu, \"nmse\": %.9g, "
         "\"encode_s\": %.6f, \"decode_s\": %.6f}\n",
         text.c_str(), codec::ToString(header->spec).c_str(), delta.size(),

@@ -1,5 +1,5 @@
-// How fast a client trains: learn::Learner on made-up images, for throughput.py and client_round.py.
-// argv: ARCHITECTURE CLASSES CHANNELS SIDE EXAMPLES BATCH TRAINABLE CACHE
+// How fast a client trains: learn::Learner on made-up images, for throughput.py and
+// client_round.py. argv: ARCHITECTURE CLASSES CHANNELS SIDE EXAMPLES BATCH TRAINABLE CACHE
 //   TRAINABLE  as training.trainable
 //   CACHE      off, fp16 or fp32: of the activations of what is not trained, in memory
 // Trains an epoch for each line that is read, and answers with its wall and CPU seconds.

@@ -29,11 +29,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static constexpr const char* kHeads[] = {"uniform", "uniform:15,repr=gain,zero=0.75", "bu:32",
                                            "bq:16", "bu:8,repr=mean,unbias=true"};
   const bool is_size = (choice & 1) != 0;
-  const std::string text = absl::StrCat(
-      kHeads[(choice >> 1) % std::size(kHeads)],
-      is_size ? absl::StrCat(",max_bytes=", limit + 1)
-              : absl::StrCat(",target_nmse=", (limit + 1) / 65537.0),
-      ",pack=rans");
+  const std::string text =
+      absl::StrCat(kHeads[(choice >> 1) % std::size(kHeads)],
+                   is_size ? absl::StrCat(",max_bytes=", limit + 1)
+                           : absl::StrCat(",target_nmse=", (limit + 1) / 65537.0),
+                   ",pack=rans");
   const codec::Layout layout = *codec::Layout::Create(
       {{{delta.size()}, codec::TensorPolicy::kQuantise}}, std::string(32, 'd'));
   const codec::Spec spec = *codec::ParseSpec(text);

@@ -73,9 +73,9 @@ void AddContexts(Corpus& corpus) {
     const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, {});
     // The scopes come first; see fuzz_contexts.cc for the byte in front.
     const bool is_int8 = golden.spec.quantiser == codec::QuantiserId::kInt8;
-    const size_t from = codec::wire::kSide + layout.quantised_count() *
-                                                 (is_int8 ? codec::wire::kScaleBytes
-                                                          : codec::wire::kRangeBytes);
+    const size_t from =
+        codec::wire::kSide +
+        layout.quantised_count() * (is_int8 ? codec::wire::kScaleBytes : codec::wire::kRangeBytes);
     const size_t size = update.header.size() - codec::wire::kCrcBytes - from;
     const absl::string_view section = absl::string_view(update.header).substr(from, size);
     corpus.Add("contexts", absl::StrCat("section_", golden.name),

@@ -59,7 +59,8 @@ inline const codec::Layout& ReferenceLayout() {
 inline const codec::Layout& ContextLayout() {
   static const codec::Layout* const layout = [] {
     for (const golden::Case& golden : golden::Cases()) {
-      if (golden.spec.context == codec::Context::kOwn) return new codec::Layout(golden.MakeLayout());
+      if (golden.spec.context == codec::Context::kOwn)
+        return new codec::Layout(golden.MakeLayout());
     }
     return static_cast<codec::Layout*>(nullptr);
   }();

@@ -177,9 +177,9 @@ std::vector<Case> Cases() {
                              Peaked(2705, 13)));
   }
   // Constant tensors, zeros of both signs, denormals, large values, ties, one parameter.
-  for (const char* text : {"fp16", "int8", "bu:4,repr=mean", "bu:4,round=stochastic",
-                           "bu:4,scope=block:8", "bq:4", "bq:4,scope=block:8", "uniform:15",
-                           "uniform:3,repr=gain,step=1e-09"}) {
+  for (const char* text :
+       {"fp16", "int8", "bu:4,repr=mean", "bu:4,round=stochastic", "bu:4,scope=block:8", "bq:4",
+        "bq:4,scope=block:8", "uniform:15", "uniform:3,repr=gain,step=1e-09"}) {
     cases.push_back(MakeCase(absl::StrCat(NameOf(text), "_edges"), *codec::ParseSpec(text),
                              {{{3}, TensorPolicy::kQuantise},
                               {{2}, TensorPolicy::kQuantise},

@@ -280,8 +280,8 @@ class InMemoryTransport : public daemon::Transport {
     });
   }
 
-  void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             Piece piece, std::function<void(absl::Status)> done) override {
+  void Fetch(std::string session, base::Digest digest, uint64_t offset, Piece piece,
+             std::function<void(absl::Status)> done) override {
     const CallPtr call = NewCall(std::move(done));
     if (Dropped(call)) return;
     net_->Later(net_->Latency(), [net = net_, call, peer = peer_, session, digest, offset, piece] {

@@ -127,8 +127,8 @@ class MisbehavingTransport final : public daemon::Transport {
         std::move(done));
   }
 
-  void Fetch(std::string session, base::Digest digest, uint64_t offset,
-             Piece piece, std::function<void(absl::Status)> done) override {
+  void Fetch(std::string session, base::Digest digest, uint64_t offset, Piece piece,
+             std::function<void(absl::Status)> done) override {
     inner_->Fetch(std::move(session), digest, offset, std::move(piece), std::move(done));
   }
 

@@ -78,7 +78,8 @@ TEST_F(RunConfigTest, ServerOptimiser_HasTheLearningRateOfItsKindUnlessTold) {
 }
 
 TEST_F(RunConfigTest, Input_KeysBeforeCheckpointBeforeArchitecture) {
-  const std::string least = std::string(kLeast) + "model.architecture = \"mobilenet_v2\"\n[input]\n";
+  const std::string least =
+      std::string(kLeast) + "model.architecture = \"mobilenet_v2\"\n[input]\n";
   const auto resolved = [&](const std::string& keys,
                             const std::map<std::string, std::string>& metadata) {
     c_ = RunConfig();
@@ -94,9 +95,8 @@ TEST_F(RunConfigTest, Input_KeysBeforeCheckpointBeforeArchitecture) {
   EXPECT_EQ(published.height, 0u);
   EXPECT_FALSE(published.augment.any());
 
-  const std::map<std::string, std::string> checkpoint = {{"quantfl.input_mean", "0.4"},
-                                                         {"quantfl.input_height", "96"},
-                                                         {"quantfl.input_width", "64"}};
+  const std::map<std::string, std::string> checkpoint = {
+      {"quantfl.input_mean", "0.4"}, {"quantfl.input_height", "96"}, {"quantfl.input_width", "64"}};
   const federation::InputSpec kept = resolved("crop_padding = 4\nflip = true\n", checkpoint);
   EXPECT_EQ(kept.mean, 0.4);
   EXPECT_EQ(kept.height, 96u);
@@ -116,8 +116,9 @@ TEST_F(RunConfigTest, Input_KeysBeforeCheckpointBeforeArchitecture) {
 
 TEST_F(RunConfigTest, Input_Mistakes_AreNamed) {
   const std::pair<std::string, std::string> cases[] = {
-      {"input.mean = [0.1, \"x\"]", "run.toml:3:14: input.mean: got an array of 2, expected a real "
-                                    "number or a list of them, each in [-1000000, 1000000]"},
+      {"input.mean = [0.1, \"x\"]",
+       "run.toml:3:14: input.mean: got an array of 2, expected a real "
+       "number or a list of them, each in [-1000000, 1000000]"},
       {"input.stddev = [0.1, 0]", "input.stddev: got an array of 2"},
       {"input.mean = []", "input.mean: got"},
       {"input.width = 32", "input.height = 0 and input.width = 32: both are set, or neither"},
@@ -170,8 +171,8 @@ TEST_F(RunConfigTest, Training_OptimiserScheduleAndCacheAreGivenToTheEngine) {
   EXPECT_EQ(options.training.local_steps, 50u);
   EXPECT_EQ(options.training.label_smoothing, 0.1);
   EXPECT_EQ(options.training.cache_dtype, federation::CacheDtype::kFp32);
-  EXPECT_EQ(options.schedule, (coordinator::LearningRateSchedule{
-                                  coordinator::ScheduleKind::kStep, 0, 4, 0.5}));
+  EXPECT_EQ(options.schedule,
+            (coordinator::LearningRateSchedule{coordinator::ScheduleKind::kStep, 0, 4, 0.5}));
   const auto error = [&](const std::string& line) {
     return Load(std::string(kLeast) + line + "\n").error;
   };
@@ -180,9 +181,10 @@ TEST_F(RunConfigTest, Training_OptimiserScheduleAndCacheAreGivenToTheEngine) {
   EXPECT_THAT(error("training.cache_dtype = \"bf16\""), HasSubstr("fp16"));
   EXPECT_THAT(error("training.adam_beta2 = 1.0"), HasSubstr("training.adam_beta2"));
   EXPECT_THAT(error("training.label_smoothing = 1.0"), HasSubstr("training.label_smoothing"));
-  EXPECT_THAT(error("round.rounds = 100\ntraining.schedule_rounds = 1\ntraining.schedule_factor = 0.1\n"
-                    "training.schedule = \"step\""),
-              HasSubstr("in round 100: it stays above"));
+  EXPECT_THAT(
+      error("round.rounds = 100\ntraining.schedule_rounds = 1\ntraining.schedule_factor = 0.1\n"
+            "training.schedule = \"step\""),
+      HasSubstr("in round 100: it stays above"));
 }
 
 TEST_F(RunConfigTest, MistakesBetweenKeys_NameTheOneThatIsSet) {

@@ -127,8 +127,8 @@ class FakeTransport : public Transport {
     stream_done_ = done;
     if (server_.current_.has_value()) Answer([next, i = *server_.current_] { next(i); });
   }
-  void Fetch(std::string, base::Digest digest, uint64_t offset,
-             Piece piece, std::function<void(absl::Status)> done) override {
+  void Fetch(std::string, base::Digest digest, uint64_t offset, Piece piece,
+             std::function<void(absl::Status)> done) override {
     Note(absl::StrCat("fetch ", digest.ShortHex(), " from ", offset));
     if (!server_.fetch_error.ok()) {
       return Answer([done, status = std::exchange(server_.fetch_error, {})] { done(status); });

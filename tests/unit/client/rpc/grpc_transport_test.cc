@@ -490,8 +490,9 @@ class StalledTest : public GrpcTransportTest {
 
 TEST_F(StalledTest, Tasks_WithoutAFirstInstruction_IsUnavailable) {
   std::promise<absl::Status> promise;
-  transport_->Tasks(session_, [](const federation::Instruction&) {},
-                    [&](absl::Status status) { promise.set_value(std::move(status)); });
+  transport_->Tasks(
+      session_, [](const federation::Instruction&) {},
+      [&](absl::Status status) { promise.set_value(std::move(status)); });
   ExpectStalled(promise.get_future().get());
 }
 

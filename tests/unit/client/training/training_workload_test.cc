@@ -162,8 +162,8 @@ TEST_F(TrainingWorkloadTest, UseCache_GivesTheSameUpdatesAndAccuracy) {
   const std::unique_ptr<TrainingWorkload> test = Make(Role::kEvaluator),
                                           cached_test = Make(Role::kEvaluator);
   // 120 numbers behind the first linear layer.
-  const auto cache = *learn::ActivationCache::Create({.bytes_max = kExamples * 120 * 4}, env_,
-                                                     base::NullLogger());
+  const auto cache =
+      *learn::ActivationCache::Create({.bytes_max = kExamples * 120 * 4}, env_, base::NullLogger());
   const auto for_tests =
       *learn::ActivationCache::Create({.bytes_max = 50 * 120 * 4}, env_, base::NullLogger());
   cached->UseCache(cache.get());
@@ -314,15 +314,15 @@ TEST_F(TrainingWorkloadTest, Trainer_WithATestSplitOfItsOwn_EvaluatesOnThat) {
   const auto own = workload.Evaluate(run_, schema_, base::ClientIndex(2), {}, model_, cancelled_);
   ASSERT_TRUE(own.ok()) << own.status();
   EXPECT_EQ(own->examples, 50u);
-  const auto evaluator = Make(Role::kEvaluator)->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
+  const auto evaluator =
+      Make(Role::kEvaluator)->Evaluate(run_, schema_, {}, {}, model_, cancelled_);
   EXPECT_EQ(own->mean_loss, evaluator->mean_loss);
   EXPECT_EQ(Train(workload, 2)->examples, 60u);
 }
 
 TEST_F(TrainingWorkloadTest, Trainer_ThatHoldsNothingOut_SaysWhatToSet) {
-  const auto status = Make()
-                          ->Evaluate(run_, schema_, base::ClientIndex(0), {}, model_, cancelled_)
-                          .status();
+  const auto status =
+      Make()->Evaluate(run_, schema_, base::ClientIndex(0), {}, model_, cancelled_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("data.holdout = 0"));
 }

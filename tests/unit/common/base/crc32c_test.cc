@@ -54,8 +54,8 @@ TEST(Crc32cTest, HardwareAndPortable_AgreeOnLongInputs) {
   const ExtendFunction hardware = HardwareExtend();
   if (hardware == nullptr) GTEST_SKIP() << "this processor has no CRC-32C instruction";
   const std::string bytes = RandomBytes(20000);
-  for (const size_t size : {503u, 504u, 505u, 1007u, 1008u, 4079u, 4080u, 4081u, 4096u, 4584u,
-                            8160u, 12345u, 20000u}) {
+  for (const size_t size :
+       {503u, 504u, 505u, 1007u, 1008u, 4079u, 4080u, 4081u, 4096u, 4584u, 8160u, 12345u, 20000u}) {
     const absl::string_view part = absl::string_view(bytes).substr(0, size);
     ASSERT_EQ(hardware(0x01234567, part), ExtendPortable(0x01234567, part)) << size;
   }

@@ -83,8 +83,7 @@ TEST_P(EnvTest, AFolder_IsNotAFile) {
   ASSERT_TRUE(env().CreateDirs(Path("d")).ok());
   EXPECT_FALSE(env().ReadFile(Path("d"), kNoLimit).ok());
   EXPECT_EQ(env().WriteFileAtomically(Path("d"), "x").code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(env().OpenAppend(Path("d"), false).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(env().OpenAppend(Path("d"), false).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(env().RemoveFile(Path("d")).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(*env().List(Path("")), ElementsAre("d"));
 }

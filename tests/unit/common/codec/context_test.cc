@@ -113,7 +113,8 @@ TEST(EncodeContexts_, EdgeTensors_RoundTrip) {
                                     {{30, 1, 5, 5}, TensorPolicy::kQuantise},
                                     {{64, 64}, TensorPolicy::kQuantise}});
   for (const float scale : {0.0f, 1e-30f, 1.0f, 1e20f}) {
-    std::vector<float> delta = Structured(MakeLayout({{{layout.n(), 1}, TensorPolicy::kQuantise}}), 3);
+    std::vector<float> delta =
+        Structured(MakeLayout({{{layout.n(), 1}, TensorPolicy::kQuantise}}), 3);
     for (float& x : delta) x *= scale;
     for (const std::string text : {"bu:16", "bu:256,scope=model", "int8", "bu:2"}) {
       const auto own = Encode(delta, layout, Parse(text + ",pack=rans,context=own"), {});
@@ -128,8 +129,8 @@ TEST(EncodeContexts_, EdgeTensors_RoundTrip) {
 
 TEST(EncodeContexts_, ManyChunks_EachDecodesAloneWithTheHeadersTables) {
   // Rows are cut by the ends of chunks.
-  const Layout layout = MakeLayout({{{7}, TensorPolicy::kFp32},
-                                    {{700, 1000}, TensorPolicy::kQuantise}});
+  const Layout layout =
+      MakeLayout({{{7}, TensorPolicy::kFp32}, {{700, 1000}, TensorPolicy::kQuantise}});
   std::vector<float> delta = Structured(layout, 4);
   const EncodedUpdate own =
       *Encode(delta, layout, Parse("bu:100,scope=model,pack=rans,context=own"), {});

@@ -22,7 +22,8 @@
 namespace quantfl::codec::kernels {
 namespace {
 
-constexpr size_t kSizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 511, 1000, 4096};
+constexpr size_t kSizes[] = {1,  2,  3,  7,  8,  15,  16,  17,   31,
+                             32, 33, 63, 64, 65, 100, 511, 1000, 4096};
 constexpr size_t kGuard = 64;  // behind each output: nothing may be written there
 constexpr uint8_t kUntouched = 0xa5;
 

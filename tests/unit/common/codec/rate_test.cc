@@ -92,8 +92,8 @@ TEST(MaxBytes_, BuAndBq_TakeTheMostLevelsThatFit) {
 TEST(MaxBytes_, TooSmall_NamesTheSmallestThatFits_WhichDoes) {
   const Layout layout = SomeLayout(3000);
   const std::vector<float> delta = Draw(layout, 6);
-  for (const std::string spec : {"uniform,pack=rans", "uniform,round=stochastic,pack=rans",
-                                 "bu:16", "bq:256,pack=rans"}) {
+  for (const std::string spec :
+       {"uniform,pack=rans", "uniform,round=stochastic,pack=rans", "bu:16", "bq:256,pack=rans"}) {
     const auto refused = Encode(delta, layout, *ParseSpec(spec + ",max_bytes=100"), {});
     ASSERT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument) << spec;
     const std::string message(refused.status().message());

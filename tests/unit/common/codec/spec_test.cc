@@ -26,18 +26,35 @@ TEST(ParseSpec_, Forms_RoundTrip) {
 }
 
 TEST(ParseSpec_, EveryForm_RoundTrips) {
-  for (const char* text :
-       {"fp32", "fp16", "int8", "int8,round=stochastic", "bu:2", "bu:16,repr=mean",
-        "bu:16,round=stochastic", "bu:16,scope=block:64", "bu:16,round=stochastic,scope=block:64",
-        "bu:256,repr=mean,scope=block:512", "bu:3,repr=mean,scope=model", "bu:7,scope=model",
-        "bu:7,round=stochastic,scope=model", "bq:8", "bq:256,scope=block:1048576",
-        "bq:2,scope=block:8", "bq:8,scope=model", "bq:8,unbias=true",
-        "bu:16,repr=mean,unbias=true,scope=model", "uniform:15,step=1rms", "uniform:3,step=0.0625",
-        "uniform:255,step=12.5rms,round=stochastic,pack=rans", "uniform:15,step=1e-05",
-        "uniform:7,repr=gain,step=2rms,zero=0.6", "uniform:7,step=2rms,zero=1,pack=rans",
-        "bu:64,max_bytes=1000", "bq:256,target_nmse=0.05,pack=rans",
-        "uniform:63,max_bytes=4096,round=stochastic,pack=rans",
-        "uniform:255,repr=gain,zero=0.75,target_nmse=0.3"}) {
+  for (const char* text : {"fp32",
+                           "fp16",
+                           "int8",
+                           "int8,round=stochastic",
+                           "bu:2",
+                           "bu:16,repr=mean",
+                           "bu:16,round=stochastic",
+                           "bu:16,scope=block:64",
+                           "bu:16,round=stochastic,scope=block:64",
+                           "bu:256,repr=mean,scope=block:512",
+                           "bu:3,repr=mean,scope=model",
+                           "bu:7,scope=model",
+                           "bu:7,round=stochastic,scope=model",
+                           "bq:8",
+                           "bq:256,scope=block:1048576",
+                           "bq:2,scope=block:8",
+                           "bq:8,scope=model",
+                           "bq:8,unbias=true",
+                           "bu:16,repr=mean,unbias=true,scope=model",
+                           "uniform:15,step=1rms",
+                           "uniform:3,step=0.0625",
+                           "uniform:255,step=12.5rms,round=stochastic,pack=rans",
+                           "uniform:15,step=1e-05",
+                           "uniform:7,repr=gain,step=2rms,zero=0.6",
+                           "uniform:7,step=2rms,zero=1,pack=rans",
+                           "bu:64,max_bytes=1000",
+                           "bq:256,target_nmse=0.05,pack=rans",
+                           "uniform:63,max_bytes=4096,round=stochastic,pack=rans",
+                           "uniform:255,repr=gain,zero=0.75,target_nmse=0.3"}) {
     const auto spec = ParseSpec(text);
     ASSERT_TRUE(spec.ok()) << spec.status();
     EXPECT_EQ(ToString(*spec), text);
@@ -247,9 +264,7 @@ std::vector<BadSpec> BadSpecs() {
        invalid,
        {"'own'", "'rows_by_columns'"}},
       {"own_without_rans",
-       With([](Spec& s) {
-         s.context = Context::kOwn, s.class_rule = ClassRule::kRowsByColumns;
-       }),
+       With([](Spec& s) { s.context = Context::kOwn, s.class_rule = ClassRule::kRowsByColumns; }),
        invalid,
        {"'own'", "pack 'rans'"}},
       {"context_3", With([](Spec& s) { s.context = Context{3}; }), invalid, {"context", "3"}},

@@ -1,4 +1,5 @@
-// Kernels as coefficients: against the definition computed with the C library, and through the codec.
+// Kernels as coefficients: against the definition computed with the C library, and through the
+// codec.
 
 #include "common/codec/transform.h"
 

@@ -257,10 +257,10 @@ TEST(Fulfils_, ComparesWhatAHeaderTells) {
   EXPECT_TRUE(Fulfils(BuSpec(8), *ParseSpec("bu:9,max_bytes=1000")));
   EXPECT_FALSE(Fulfils(BuSpec(10), *ParseSpec("bu:9,max_bytes=1000")));
   EXPECT_FALSE(Fulfils(BqSpec(8), *ParseSpec("bu:9,target_nmse=0.1")));
-  EXPECT_TRUE(Fulfils(*ParseSpec("uniform:31,step=0.25"),
-                      *ParseSpec("uniform:31,target_nmse=0.1")));
-  EXPECT_FALSE(Fulfils(*ParseSpec("uniform:15,step=0.25"),
-                       *ParseSpec("uniform:31,target_nmse=0.1")));
+  EXPECT_TRUE(
+      Fulfils(*ParseSpec("uniform:31,step=0.25"), *ParseSpec("uniform:31,target_nmse=0.1")));
+  EXPECT_FALSE(
+      Fulfils(*ParseSpec("uniform:15,step=0.25"), *ParseSpec("uniform:31,target_nmse=0.1")));
 }
 
 TEST(Uniform_, GainsAndContexts_StandBehindEachOtherInTheHeader) {

@@ -212,9 +212,9 @@ TEST(TensorsTest, OtherTensors_AreLeftAlone) {
 std::string Signals(const std::array<float, 8>& values) {
   std::string data(sizeof(values), '\0');
   std::memcpy(data.data(), values.data(), sizeof(values));
-  return Tensors(absl::StrCat("{", Entry("x", "F32", "2,2,2", 0, 32), ",",
-                              Entry("y", "U8", "2", 32, 34), "}"),
-                 data + std::string("\5\0", 2));
+  return Tensors(
+      absl::StrCat("{", Entry("x", "F32", "2,2,2", 0, 32), ",", Entry("y", "U8", "2", 32, 34), "}"),
+      data + std::string("\5\0", 2));
 }
 
 TEST(TensorsTest, Signals_AreKeptAsNumbers) {

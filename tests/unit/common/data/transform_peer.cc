@@ -26,8 +26,7 @@ absl::Status Run(char** argv) {
   data.width = number(4);
   data.labels.resize(number(5));
   data.pixels.assign(pixels.begin(), pixels.end());
-  federation::InputSpec input = {
-      .channels = number(6), .height = number(7), .width = number(8)};
+  federation::InputSpec input = {.channels = number(6), .height = number(7), .width = number(8)};
   QFL_ASSIGN_OR_RETURN(input.mean, federation::ParsePerChannel(argv[9]));
   QFL_ASSIGN_OR_RETURN(input.stddev, federation::ParsePerChannel(argv[10]));
   QFL_ASSIGN_OR_RETURN(const Transform transform, Transform::Create(input, data));

@@ -87,8 +87,9 @@ TEST(TransformTest, Resize_IsBilinearWithCornersNotAligned) {
   data.width = 2;
   data.labels = {0};
   data.pixels = {0, 255};
-  EXPECT_THAT(Apply(Make({.height = 1, .width = 4}, data), data, 0),
-              ElementsAre(0, testing::FloatEq(0.25f), testing::FloatEq(0.75f), testing::FloatEq(1)));
+  EXPECT_THAT(
+      Apply(Make({.height = 1, .width = 4}, data), data, 0),
+      ElementsAre(0, testing::FloatEq(0.25f), testing::FloatEq(0.75f), testing::FloatEq(1)));
   data.width = 4;
   data.pixels = {0, 51, 102, 255};
   // Without antialiasing: between the second and third of each two.
@@ -119,8 +120,8 @@ TEST(TransformTest, ApplyAugmented_IsAWindowOfThePaddedImage_EachAsOften) {
             for (const bool flip : {false, true}) {
               bool same = true;
               for (uint32_t c = 0; same && c < 3; ++c) {
-                const float black = static_cast<float>(
-                    (0.0 - input.mean.at(c)) / input.stddev.at(c));
+                const float black =
+                    static_cast<float>((0.0 - input.mean.at(c)) / input.stddev.at(c));
                 for (int y = 0; same && y < static_cast<int>(height); ++y) {
                   for (int x = 0; same && x < static_cast<int>(width); ++x) {
                     const int from_y = y + dy;
@@ -151,8 +152,7 @@ TEST(TransformTest, ApplyAugmented_IsAWindowOfThePaddedImage_EachAsOften) {
 
 TEST(TransformTest, ApplyAugmented_DependsOnKeyPassAndExampleAlone) {
   const Dataset data = Noise(40, 1, 12, 12);
-  const Transform transform =
-      Make({.augment = {.crop_padding = 5, .flip = true}}, data);
+  const Transform transform = Make({.augment = {.crop_padding = 5, .flip = true}}, data);
   const Transform again = Make({.augment = {.crop_padding = 5, .flip = true}}, data);
   base::PrngKey other_purpose = kKey, other_client = kKey, other_round = kKey;
   other_purpose.purpose = base::PrngPurpose::kBatchOrder;
@@ -205,8 +205,7 @@ TEST(TransformTest, Apply_Signals_AreNormalisedAlone) {
       {{.augment = {.flip = true}}, "random crops or flips, which images alone have"},
   };
   for (const auto& [input, message] : cases) {
-    EXPECT_THAT(std::string(Transform::Create(input, data).status().message()),
-                HasSubstr(message));
+    EXPECT_THAT(std::string(Transform::Create(input, data).status().message()), HasSubstr(message));
   }
 }
 
@@ -217,7 +216,9 @@ TEST(TransformTest, Create_WhatDoesNotGoTogether_IsNamed) {
       {{.mean = {1, 2}}, colour, "input.mean has 2 numbers for 3 channels"},
       {{.stddev = {1, 2, 3}}, grey, "input.stddev has 3 numbers for 1 channels"},
       {{.stddev = 0}, grey, "input.stddev = 0"},
-      {{.augment = {.crop_padding = 8}}, grey, "input.crop_padding = 8: it is below the sides of an image, 8 x 8"},
+      {{.augment = {.crop_padding = 8}},
+       grey,
+       "input.crop_padding = 8: it is below the sides of an image, 8 x 8"},
   };
   for (const auto& [input, data, message] : cases) {
     const absl::Status status = Transform::Create(input, data).status();
@@ -228,9 +229,10 @@ TEST(TransformTest, Create_WhatDoesNotGoTogether_IsNamed) {
 
 TEST(InputMetadataTest, WhatWasWritten_ReadsBack) {
   for (const InputSpec& input :
-       {InputSpec{.mean = 0.5, .stddev = 0.25},
-        InputSpec{.mean = {0.485, 0.456, 0.406}, .stddev = {0.229, 0.224, 0.225}, .height = 128,
-                  .width = 96}}) {
+       {InputSpec{.mean = 0.5, .stddev = 0.25}, InputSpec{.mean = {0.485, 0.456, 0.406},
+                                                .stddev = {0.229, 0.224, 0.225},
+                                                .height = 128,
+                                                .width = 96}}) {
     InputSpec read;
     ASSERT_TRUE(ReadInputMetadata(InputMetadata(input), read).ok());
     EXPECT_EQ(read, input);

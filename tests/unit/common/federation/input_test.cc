@@ -12,8 +12,8 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(PerChannelTest, ToString_ReadsBackTheSame) {
-  for (const PerChannel& numbers : {PerChannel(0.5), PerChannel{0.485, 0.456, 0.406},
-                                    PerChannel{1.0 / 3, -1e300, 5e-324}}) {
+  for (const PerChannel& numbers :
+       {PerChannel(0.5), PerChannel{0.485, 0.456, 0.406}, PerChannel{1.0 / 3, -1e300, 5e-324}}) {
     const absl::StatusOr<PerChannel> read = ParsePerChannel(ToString(numbers));
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(*read, numbers);
@@ -46,7 +46,8 @@ TEST(InputSpecTest, Validate_NamesFieldValueAndLimit) {
       {{.mean = kNaN}, "input.mean = nan"},
       {{.mean = {0, 1e7}}, "input.mean = 1e+07"},
       {{.mean = PerChannel(std::vector<double>())}, "input.mean has 0 numbers"},
-      {{.mean = {0, 1}, .channels = 3}, "input.mean has 2 numbers: it is one, or one for each of the 3"},
+      {{.mean = {0, 1}, .channels = 3},
+       "input.mean has 2 numbers: it is one, or one for each of the 3"},
       {{.mean = {0, 1}, .stddev = {1, 1, 1}}, "input.mean has 2 numbers, input.stddev has 3"},
       {{.channels = 1025}, "input.channels = 1025: it is 0 to 1024"},
       {{.height = 5000, .width = 1}, "input.height = 5000: it is 0 to 4096"},

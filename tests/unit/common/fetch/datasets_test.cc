@@ -254,11 +254,11 @@ TEST(DatasetsTest, UciHar_HasTheFilesThatTheReaderReads) {
   std::vector<std::string> paths;
   for (const ArchiveMember& member : dataset.archives[0].members) paths.push_back(member.path);
   EXPECT_EQ(paths.size(), 22u);
-  EXPECT_THAT(paths, testing::IsSupersetOf(
-                         {"UCI HAR Dataset/train/Inertial Signals/body_acc_x_train.txt",
-                          "UCI HAR Dataset/train/y_train.txt",
-                          "UCI HAR Dataset/test/Inertial Signals/total_acc_z_test.txt",
-                          "UCI HAR Dataset/test/subject_test.txt"}));
+  EXPECT_THAT(paths,
+              testing::IsSupersetOf({"UCI HAR Dataset/train/Inertial Signals/body_acc_x_train.txt",
+                                     "UCI HAR Dataset/train/y_train.txt",
+                                     "UCI HAR Dataset/test/Inertial Signals/total_acc_z_test.txt",
+                                     "UCI HAR Dataset/test/subject_test.txt"}));
 }
 
 // Under a name with a space, as UCI HAR's.
@@ -272,9 +272,8 @@ TEST_F(GetDatasetTest, Zip_IsVerifiedBySha256AndUnpacked) {
   for (ArchiveMember& member : toy.archives[0].members) member = {member.path, 100, true};
   const absl::Status refused = Get(toy, server.url());
   EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(refused.message()),
-              HasSubstr("sha256 " + base::Sha256(zip).Hex() + " instead of " +
-                        toy.archives[0].digest));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("sha256 " + base::Sha256(zip).Hex() +
+                                                        " instead of " + toy.archives[0].digest));
   EXPECT_FALSE(env_.Exists("data/toy/toy/train.bin"));
 
   toy.archives[0].digest = base::Sha256(zip).Hex();

@@ -21,8 +21,8 @@ inline std::string LittleEndian(uint64_t value, int bytes) {
 inline std::string ZipFile(const std::vector<std::pair<std::string, std::string>>& members) {
   std::string file, directory;
   for (const auto& [path, content] : members) {
-    const uint64_t crc = crc32(0, reinterpret_cast<const Bytef*>(content.data()),
-                               static_cast<uInt>(content.size()));
+    const uint64_t crc =
+        crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
     // Version needed, flags, method 0, time, date, checksum, both sizes, lengths of name and extra.
     const std::string common = LittleEndian(20, 2) + LittleEndian(0, 8) + LittleEndian(crc, 4) +
                                LittleEndian(content.size(), 4) + LittleEndian(content.size(), 4) +

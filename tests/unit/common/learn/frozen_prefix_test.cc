@@ -62,8 +62,8 @@ class FrozenPrefixTest : public ::testing::Test {
   // How often progress says that the cache is being filled goes to `fills`.
   std::vector<float> Train(Learner& learner, int* fills = nullptr, base::PrngKey key = kKey) {
     std::vector<float> flat = start_;
-    const absl::StatusOr<TrainResult> result = learner.Train(
-        flat, data_, examples_, input_, training_, key, [&](uint64_t done, uint64_t) {
+    const absl::StatusOr<TrainResult> result =
+        learner.Train(flat, data_, examples_, input_, training_, key, [&](uint64_t done, uint64_t) {
           if (fills != nullptr) *fills += done == 0;
           return true;
         });
@@ -175,8 +175,7 @@ TEST_F(FrozenPrefixTest, Train_CacheTooSmall_NamesTheSmallestThatFits) {
   Use("lenet5", "head");  // 84 numbers an example
   const uint64_t bytes = examples_.size() * 84 * 4;
   const auto train = [&](uint64_t bytes_max) {
-    const auto small =
-        *ActivationCache::Create({.bytes_max = bytes_max}, env_, base::NullLogger());
+    const auto small = *ActivationCache::Create({.bytes_max = bytes_max}, env_, base::NullLogger());
     cached_->UseCache(small.get(), base::Sha256("data"));
     std::vector<float> flat = start_;
     return cached_->Train(flat, data_, examples_, input_, training_, kKey, nullptr).status();

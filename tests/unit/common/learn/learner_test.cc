@@ -176,8 +176,8 @@ TEST_F(LearnerTest, Train_LocalSteps_EndAnEpochBeforeItsEnd) {
   EXPECT_EQ(train({.batch_size = 32, .local_epochs = 9, .local_steps = 6}), epochs);
   EXPECT_NE(train({.batch_size = 32, .local_steps = 5}), epochs);
   using P = std::pair<uint64_t, uint64_t>;
-  EXPECT_THAT(calls, ::testing::ElementsAre(P{32, 134}, P{64, 134}, P{70, 134}, P{102, 134},
-                                            P{134, 134}));
+  EXPECT_THAT(calls,
+              ::testing::ElementsAre(P{32, 134}, P{64, 134}, P{70, 134}, P{102, 134}, P{134, 134}));
   train({.batch_size = 32, .local_steps = 1});
   EXPECT_THAT(calls, ::testing::ElementsAre(P{32, 32}));
 }

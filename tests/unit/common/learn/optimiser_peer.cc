@@ -36,9 +36,12 @@ absl::Status Set(const std::string& key, const std::string& value,
     training.local_steps = static_cast<uint32_t>(number);
   } else {
     const std::pair<const char*, double*> fields[] = {
-        {"learning_rate", &training.learning_rate}, {"momentum", &training.momentum},
-        {"weight_decay", &training.weight_decay},   {"beta1", &training.beta1},
-        {"beta2", &training.beta2},                 {"epsilon", &training.epsilon},
+        {"learning_rate", &training.learning_rate},
+        {"momentum", &training.momentum},
+        {"weight_decay", &training.weight_decay},
+        {"beta1", &training.beta1},
+        {"beta2", &training.beta2},
+        {"epsilon", &training.epsilon},
         {"label_smoothing", &training.label_smoothing}};
     for (const auto& [name, field] : fields) {
       if (key != name) continue;
@@ -76,8 +79,7 @@ absl::Status Run(int argc, char** argv) {
     return std::string(reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(float));
   };
   std::string out = bytes();
-  QFL_RETURN_IF_ERROR(
-      learner->Train(flat, data, all, {0.5, 0.25}, training, {}, nullptr).status());
+  QFL_RETURN_IF_ERROR(learner->Train(flat, data, all, {0.5, 0.25}, training, {}, nullptr).status());
   return env.WriteFileAtomically(argv[2], out + bytes());
 }
 

@@ -241,16 +241,16 @@ TEST(ConvertTest, HostileInstruction_IsRefusedByField) {
   ExpectRefused(
       spoiled([](auto& i) { i.mutable_train()->mutable_training()->set_label_smoothing(kNan); }),
       "label_smoothing");
-  ExpectRefused(spoiled([](auto& i) {
-                  i.mutable_train()->mutable_training()->set_optimiser(
-                      static_cast<v1::Optimiser>(2));
-                }),
-                "train.training.optimiser is 2");
-  ExpectRefused(spoiled([](auto& i) {
-                  i.mutable_train()->mutable_training()->set_cache_dtype(
-                      static_cast<v1::CacheDtype>(9));
-                }),
-                "train.training.cache_dtype is 9");
+  ExpectRefused(
+      spoiled([](auto& i) {
+        i.mutable_train()->mutable_training()->set_optimiser(static_cast<v1::Optimiser>(2));
+      }),
+      "train.training.optimiser is 2");
+  ExpectRefused(
+      spoiled([](auto& i) {
+        i.mutable_train()->mutable_training()->set_cache_dtype(static_cast<v1::CacheDtype>(9));
+      }),
+      "train.training.cache_dtype is 9");
   ExpectRefused(spoiled([](auto& i) {
                   i.mutable_wait_until()->set_after_ms_min(5);
                   i.mutable_wait_until()->set_after_ms_max(4);

@@ -373,9 +373,9 @@ TEST(DefaultBoundExponents_, IsFourTimesTheLargest_RoundedUp) {
                                          {1e38f, 100}}) {
     const codec::Layout layout = *codec::Layout::Create(
         {{{2}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kFp32}}, kDigest);
-    EXPECT_EQ(DefaultBoundExponents(std::vector<float>{0, row.largest, 1}, layout,
-                                    codec::BuSpec(16)),
-              (std::vector<int8_t>{row.exponent, 10}))
+    EXPECT_EQ(
+        DefaultBoundExponents(std::vector<float>{0, row.largest, 1}, layout, codec::BuSpec(16)),
+        (std::vector<int8_t>{row.exponent, 10}))
         << row.largest;
   }
 }

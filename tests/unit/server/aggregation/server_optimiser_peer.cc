@@ -17,8 +17,11 @@ int main(int argc, char** argv) {
   if (argc != 12) return 64;
   const auto kind = aggregation::ParseServerOptimiser(argv[1]);
   if (!kind.ok()) return 64;
-  const aggregation::ServerOptimiserSpec spec = {*kind, std::atof(argv[2]), std::atof(argv[3]),
-                                                 std::atof(argv[4]), std::atof(argv[5]),
+  const aggregation::ServerOptimiserSpec spec = {*kind,
+                                                 std::atof(argv[2]),
+                                                 std::atof(argv[3]),
+                                                 std::atof(argv[4]),
+                                                 std::atof(argv[5]),
                                                  std::atof(argv[6])};
   const size_t n = std::strtoul(argv[7], nullptr, 10);
   const aggregation::ParameterRange statistics = {std::strtoul(argv[8], nullptr, 10),

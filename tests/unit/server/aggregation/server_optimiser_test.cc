@@ -129,8 +129,8 @@ TEST(ServerOptimiser_, LengthsAndRangesThatDoNotFit_AreRefused) {
   EXPECT_EQ(code(Step(adam, {1}, moments, model)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(Step(adam, {1, 1}, none, model)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(Step({}, {1, 1}, moments, model)), absl::StatusCode::kInvalidArgument);
-  for (const std::vector<ParameterRange>& ranges :
-       std::vector<std::vector<ParameterRange>>{{{1, 2}}, {{3, 0}}, {{1, 1}, {0, 1}}, {{0, 2}, {1, 1}}}) {
+  for (const std::vector<ParameterRange>& ranges : std::vector<std::vector<ParameterRange>>{
+           {{1, 2}}, {{3, 0}}, {{1, 1}, {0, 1}}, {{0, 2}, {1, 1}}}) {
     EXPECT_EQ(code(Step(adam, {1, 1}, moments, model, ranges)), absl::StatusCode::kInvalidArgument);
   }
   EXPECT_THAT(model, ElementsAre(1, 2));

@@ -127,7 +127,7 @@ class CoordinatorTest : public testing::Test {
     Run();
   }
   CoordinatorDeps Deps() {
-    return {&loop,  &loop,   &loop,       &clock,
+    return {&loop,   &loop,       &loop,   &clock,
             &logger, store.get(), &ledger, [this] { return absl::StatusOr<uint64_t>(free_bytes); }};
   }
   void Run() { loop.RunReady(); }

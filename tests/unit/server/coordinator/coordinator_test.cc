@@ -226,11 +226,10 @@ TEST_F(CoordinatorTest, ClientEvaluation_IsRecordedBesideTheEvaluators) {
     ASSERT_NE(task, nullptr);
     EXPECT_EQ(task->model, Status().model);
     clock.Advance(absl::Seconds(2));
-    coordinator->Report(client.peer, client.session,
-                        {task->task_id,
-                         federation::EvaluationReport{1 - accuracy, accuracy, examples, {}, {}},
-                         {}},
-                        [](absl::Status status) { EXPECT_TRUE(status.ok()) << status; });
+    coordinator->Report(
+        client.peer, client.session,
+        {task->task_id, federation::EvaluationReport{1 - accuracy, accuracy, examples, {}, {}}, {}},
+        [](absl::Status status) { EXPECT_TRUE(status.ok()) << status; });
     Run();
   };
   evaluate(a, 0.25, 300), evaluate(e, 0.125, 1000), evaluate(b, 0.75, 100);
@@ -238,7 +237,8 @@ TEST_F(CoordinatorTest, ClientEvaluation_IsRecordedBesideTheEvaluators) {
   evaluate(e, 0.5, 1000), evaluate(a, 1, 300);
   const auto* task = b.sink->Last<federation::EvaluateTask>();
   ASSERT_NE(task, nullptr);
-  coordinator->FailTask(b.peer, b.session, {task->task_id, "nothing held out"}, [](absl::Status) {});
+  coordinator->FailTask(b.peer, b.session, {task->task_id, "nothing held out"},
+                        [](absl::Status) {});
   Run();
   const RunStatus status = Status();
   EXPECT_EQ(status.state, "finished");
@@ -253,8 +253,9 @@ TEST_F(CoordinatorTest, ClientEvaluation_IsRecordedBesideTheEvaluators) {
   EXPECT_EQ(status.rounds[1].clients.asked, 2u);
   EXPECT_EQ(status.rounds[1].clients.answered, 1u);
   EXPECT_TRUE(logger.Has("task_failed client=b/0"));
-  EXPECT_TRUE(logger.Has("clients_evaluated round=1 asked=2 answered=1 examples=300 accuracy=1 "
-                         "loss=0 missing=b/0"));
+  EXPECT_TRUE(
+      logger.Has("clients_evaluated round=1 asked=2 answered=1 examples=300 accuracy=1 "
+                 "loss=0 missing=b/0"));
 }
 
 TEST_F(CoordinatorTest, ClientEvaluationAlone_CanEndTheRunEarly) {
@@ -269,16 +270,19 @@ TEST_F(CoordinatorTest, ClientEvaluationAlone_CanEndTheRunEarly) {
       const auto* task = client->sink->Last<federation::EvaluateTask>();
       ASSERT_NE(task, nullptr);
       const double accuracy = 0.5 + 0.2 * static_cast<double>(round);
-      coordinator->Report(client->peer, client->session,
-                          {task->task_id, federation::EvaluationReport{1, accuracy, 10, {}, {}}, {}},
-                          [](absl::Status) {});
+      coordinator->Report(
+          client->peer, client->session,
+          {task->task_id, federation::EvaluationReport{1, accuracy, 10, {}, {}}, {}},
+          [](absl::Status) {});
       Run();
     }
     if (Status().state == "running") Deliver(a, 2 * round), Deliver(b, 2 * round + 1);
   }
   const RunStatus status = Status();
   EXPECT_EQ(status.state, "finished");
-  EXPECT_THAT(status.reason, testing::HasSubstr("target accuracy reached after round 2: 90.00 % on clients' data"));
+  EXPECT_THAT(
+      status.reason,
+      testing::HasSubstr("target accuracy reached after round 2: 90.00 % on clients' data"));
   EXPECT_EQ(status.rounds.size(), 3u);
 }
 
@@ -290,9 +294,10 @@ TEST_F(CoordinatorTest, EarlyStop_OfWhatNobodyEvaluates_IsRefused) {
     uint32_t clients_every;
     bool valid;
   };
-  for (const Row& row : {Row{Watch::kAuto, false, 0, false}, Row{Watch::kAuto, true, 0, true},
-                         Row{Watch::kAuto, false, 3, true}, Row{Watch::kEvaluator, false, 3, false},
-                         Row{Watch::kClients, true, 0, false}, Row{Watch::kClients, false, 1, true}}) {
+  for (const Row& row :
+       {Row{Watch::kAuto, false, 0, false}, Row{Watch::kAuto, true, 0, true},
+        Row{Watch::kAuto, false, 3, true}, Row{Watch::kEvaluator, false, 3, false},
+        Row{Watch::kClients, true, 0, false}, Row{Watch::kClients, false, 1, true}}) {
     options.policy.early_stop.watch = row.watch;
     options.policy.early_stop.patience = 3;
     options.evaluate = row.evaluator;

@@ -24,10 +24,9 @@ class LimitsTest : public CoordinatorTest {
   }
   void SetFreeBytes(uint64_t bytes) { free_bytes = bytes; }
   size_t Lines(const std::string& part) const {
-    return static_cast<size_t>(
-        std::count_if(logger.lines.begin(), logger.lines.end(), [&](const std::string& line) {
-          return line.find(part) != std::string::npos;
-        }));
+    return static_cast<size_t>(std::count_if(
+        logger.lines.begin(), logger.lines.end(),
+        [&](const std::string& line) { return line.find(part) != std::string::npos; }));
   }
 };
 
@@ -52,9 +51,8 @@ TEST_F(LimitsTest, MoreClientsThanADeviceMayHave_InOneBatch_AreRefused) {
   Begin();
   int in = 0, refused = 0;
   for (uint32_t i = 0; i < 4; ++i) {
-    coordinator->Join({}, Request(i == 3 ? "other" : "pi", i), [&](auto answer) {
-      ++(answer.ok() ? in : refused);
-    });
+    coordinator->Join({}, Request(i == 3 ? "other" : "pi", i),
+                      [&](auto answer) { ++(answer.ok() ? in : refused); });
   }
   Run();
   EXPECT_EQ(in, 3);

@@ -142,8 +142,8 @@ TEST(WriteRecords, WritesFourFiles_AndNamesTheOneThatFailed) {
   ASSERT_TRUE(
       WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model)
           .ok());
-  EXPECT_THAT(*env.List("/runs/demo"),
-              testing::ElementsAre("clients.csv", "final.safetensors", "rounds.csv", "summary.json"));
+  EXPECT_THAT(*env.List("/runs/demo"), testing::ElementsAre("clients.csv", "final.safetensors",
+                                                            "rounds.csv", "summary.json"));
   env.FailNext("summary", 1, absl::ResourceExhaustedError("no space"));
   const absl::Status status =
       WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model);

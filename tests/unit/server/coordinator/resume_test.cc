@@ -240,9 +240,8 @@ std::string Outcome(const RunStatus& status) {
                     record.reason, " ", record.cohort, " ", record.accepted, " ");
     absl::StrAppend(&text, record.examples, " ", record.train_loss, " ",
                     record.accuracy.value_or(-1), " ", record.clients.accuracy.value_or(-1), " ",
-                    record.clients.answered, " ", record.payload.codes, " ",
-                    record.payload.total(), " ", record.bits_per_parameter, " ", record.model.Hex(),
-                    "\n");
+                    record.clients.answered, " ", record.payload.codes, " ", record.payload.total(),
+                    " ", record.bits_per_parameter, " ", record.model.Hex(), "\n");
   }
   return text;
 }

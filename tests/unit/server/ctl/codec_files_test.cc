@@ -26,10 +26,10 @@ class CodecFilesTest : public ::testing::Test {
   }
   std::string Checkpoint() const { return model::SerializeSafetensors(schema_, flat_, {}); }
 
-  const model::Schema schema_ = *model::Schema::Create(
-      "custom", {{"fc.weight", {20, 30}, model::Policy::kQuantise},
-                 {"bn.running_mean", {20}, model::Policy::kFp32},
-                 {"fc.bias", {20}, model::Policy::kQuantise}});
+  const model::Schema schema_ =
+      *model::Schema::Create("custom", {{"fc.weight", {20, 30}, model::Policy::kQuantise},
+                                        {"bn.running_mean", {20}, model::Policy::kFp32},
+                                        {"fc.bias", {20}, model::Policy::kQuantise}});
   std::vector<float> flat_ = std::vector<float>(schema_.size());
 };
 
@@ -59,8 +59,7 @@ TEST_F(CodecFilesTest, SchemaFile_NamesWhatTravels) {
   std::vector<model::TensorInfo> tensors = schema_.tensors();
   tensors[0].policy = model::Policy::kSkip;
   const model::Schema part = *model::Schema::Create("custom", tensors);
-  const auto encoded =
-      EncodeFile(Checkpoint(), {.codec = "fp32", .schema = part.CanonicalBytes()});
+  const auto encoded = EncodeFile(Checkpoint(), {.codec = "fp32", .schema = part.CanonicalBytes()});
   ASSERT_TRUE(encoded.ok()) << encoded.status();
   EXPECT_THAT(encoded->summary, StartsWith("40 parameters as fp32: "));
   const auto view = DecodeFile(encoded->bytes, part.CanonicalBytes());

@@ -10,7 +10,7 @@ namespace {
 using ::testing::HasSubstr;
 
 Endpoint Example() {
-  return {"127.0.0.1:7447", "127.0.0.1:7448", getpid(), "/runs/a/state/operator.token", "",
+  return {"127.0.0.1:7447",        "127.0.0.1:7448", getpid(), "/runs/a/state/operator.token", "",
           "http://127.0.0.1:7449/"};
 }
 

@@ -17,7 +17,9 @@ using ::testing::Not;
 constexpr char kSummary[] =
     R"({"format": 1, "run": {"name": "demo", "codec": "bu:16"}, "rounds": [{"round": 0}]})";
 
-RunRecords Records(std::string summary = kSummary) { return {"runs/demo", std::move(summary), "seed = 1\n"}; }
+RunRecords Records(std::string summary = kSummary) {
+  return {"runs/demo", std::move(summary), "seed = 1\n"};
+}
 
 // The JSON that the page's script reads.
 nlohmann::json DataOf(const std::string& page) {
@@ -25,11 +27,13 @@ nlohmann::json DataOf(const std::string& page) {
   const size_t at = page.find(begin);
   EXPECT_NE(at, std::string::npos);
   const size_t from = at + begin.size();
-  return nlohmann::json::parse(page.substr(from, page.find("</script>", from) - from), nullptr, false);
+  return nlohmann::json::parse(page.substr(from, page.find("</script>", from) - from), nullptr,
+                               false);
 }
 
 TEST(Page, HoldsTheRunsInTheirOrder_WithTheirConfiguration) {
-  const auto page = Page({Records(), Records(R"({"format": 1, "run": {"name": "other"}, "rounds": []})")}, "1.2.3");
+  const auto page = Page(
+      {Records(), Records(R"({"format": 1, "run": {"name": "other"}, "rounds": []})")}, "1.2.3");
   ASSERT_TRUE(page.ok()) << page.status();
   const nlohmann::json data = DataOf(*page);
   EXPECT_EQ(data["generator"], "quantfl 1.2.3");
@@ -68,13 +72,15 @@ TEST(Page, TextOfARunCannotBecomeMarkup) {
 }
 
 TEST(Page, OtherFiles_AreRefusedByTheirFolder) {
-  for (const char* text : {"", "[]", "{", R"({"run": {}})", R"({"format": 1, "run": {}, "rounds": 3})"}) {
+  for (const char* text :
+       {"", "[]", "{", R"({"run": {}})", R"({"format": 1, "run": {}, "rounds": 3})"}) {
     const auto page = Page({Records(text)}, "1");
     EXPECT_EQ(page.status().code(), absl::StatusCode::kDataLoss) << text;
     EXPECT_THAT(std::string(page.status().message()), HasSubstr("runs/demo/summary.json"));
   }
   const auto later = Page({Records(R"({"format": 2, "run": {}, "rounds": []})")}, "1");
-  EXPECT_THAT(std::string(later.status().message()), HasSubstr("format 2; this program reads format 1"));
+  EXPECT_THAT(std::string(later.status().message()),
+              HasSubstr("format 2; this program reads format 1"));
 }
 
 TEST(Page, NoRunOrTooMany_IsInvalid) {
@@ -105,7 +111,8 @@ TEST(LoadRun, ReadsSummaryAndConfiguration_TheLatterWhereItIs) {
 }
 
 TEST(JoinCsv, PutsTheRunBeforeEveryLine_AlsoWhereACellHasALineBreak) {
-  const auto joined = JoinCsv({{"a", "round,reason\n0,\n1,\"two\nlines\"\n"}, {"b,c", "round,reason\n0,x\n"}});
+  const auto joined =
+      JoinCsv({{"a", "round,reason\n0,\n1,\"two\nlines\"\n"}, {"b,c", "round,reason\n0,x\n"}});
   ASSERT_TRUE(joined.ok());
   EXPECT_EQ(*joined, "run,round,reason\na,0,\na,1,\"two\nlines\"\n\"b,c\",0,x\n");
 }

@@ -144,8 +144,7 @@ TEST(ClientEvaluation, WhoDoesNotAnswer_IsMissing) {
        [](MachineDriver& d, MemberId b) {
          return d.Send(TaskFailed{b, d.TaskOf(b), "nothing held out"});
        }},
-      {"has no examples",
-       [](MachineDriver& d, MemberId b) { return Evaluate(d, b, 0.5, 0); }},
+      {"has no examples", [](MachineDriver& d, MemberId b) { return Evaluate(d, b, 0.5, 0); }},
       {"is evicted", [](MachineDriver& d, MemberId b) { return d.Send(Evict{b}); }},
       {"disconnects",
        [](MachineDriver& d, MemberId b) {
@@ -260,21 +259,47 @@ struct StopRow {
 TEST(EarlyStop_, EndsTheRunWhenItSays) {
   const std::vector<StopRow> rows = {
       {"no rule", {}, {0.1, 0.1, 0.1, 0.1, 0.1, 0.1}, 5, "all 5 rounds done"},
-      {"target", Target(0.8), {0.1, 0.5, 0.79, 0.8}, 3,
+      {"target",
+       Target(0.8),
+       {0.1, 0.5, 0.79, 0.8},
+       3,
        "target accuracy reached after round 3: 80.00 % of the evaluator, at least 80.00 % wanted"},
-      {"target never reached", Target(0.8), {0.1, 0.5, 0.6, 0.7, 0.75, 0.79}, 5,
+      {"target never reached",
+       Target(0.8),
+       {0.1, 0.5, 0.6, 0.7, 0.75, 0.79},
+       5,
        "all 5 rounds done"},
-      {"target reached at the start", Target(0.8), {0.85}, 0,
+      {"target reached at the start",
+       Target(0.8),
+       {0.85},
+       0,
        "target accuracy reached after round 0"},
-      {"patience", Patience(2), {0.1, 0.5, 0.5, 0.4}, 3,
-       "no progress since round 1 (patience = 2): 50.00 % of the evaluator then, 40.00 % after round 3"},
-      {"patience begins anew", Patience(2), {0.1, 0.5, 0.4, 0.51, 0.4, 0.4}, 5,
+      {"patience",
+       Patience(2),
+       {0.1, 0.5, 0.5, 0.4},
+       3,
+       "no progress since round 1 (patience = 2): 50.00 % of the evaluator then, 40.00 % after "
+       "round 3"},
+      {"patience begins anew",
+       Patience(2),
+       {0.1, 0.5, 0.4, 0.51, 0.4, 0.4},
+       5,
        "no progress since round 3 (patience = 2): 51.00 %"},
-      {"min_delta", Patience(2, 0.05), {0.1, 0.5, 0.52, 0.54}, 3,
+      {"min_delta",
+       Patience(2, 0.05),
+       {0.1, 0.5, 0.52, 0.54},
+       3,
        "no progress since round 1 (patience = 2): 50.00 %"},
-      {"slow progress adds up", Patience(2, 0.05),
-       {0.1, 0.5, 0.53, 0.56, 0.58, 0.62}, 5, "all 5 rounds done"},
-      {"no progress from the start", Patience(1), {0.5, 0.5}, 1, "no progress since round 0 (patience = 1)"},
+      {"slow progress adds up",
+       Patience(2, 0.05),
+       {0.1, 0.5, 0.53, 0.56, 0.58, 0.62},
+       5,
+       "all 5 rounds done"},
+      {"no progress from the start",
+       Patience(1),
+       {0.5, 0.5},
+       1,
+       "no progress since round 0 (patience = 1)"},
   };
   for (const StopRow& row : rows) {
     SCOPED_TRACE(row.what);
@@ -303,11 +328,11 @@ TEST(EarlyStop_, WatchesWhatItIsToldTo) {
     double by_evaluator, by_clients;
     bool ends;
   };
-  for (const Row& row : {Row{Watch::kAuto, true, 0.9, 0.1, true}, Row{Watch::kAuto, true, 0.1, 0.9, false},
-                         Row{Watch::kAuto, false, 0, 0.9, true},
-                         Row{Watch::kClients, true, 0.1, 0.9, true},
-                         Row{Watch::kClients, true, 0.9, 0.1, false},
-                         Row{Watch::kEvaluator, true, 0.1, 0.9, false}}) {
+  for (const Row& row :
+       {Row{Watch::kAuto, true, 0.9, 0.1, true}, Row{Watch::kAuto, true, 0.1, 0.9, false},
+        Row{Watch::kAuto, false, 0, 0.9, true}, Row{Watch::kClients, true, 0.1, 0.9, true},
+        Row{Watch::kClients, true, 0.9, 0.1, false},
+        Row{Watch::kEvaluator, true, 0.1, 0.9, false}}) {
     RoundPolicy policy = Evaluating(1);
     policy.early_stop = Target(0.8);
     policy.early_stop.watch = row.watch;
@@ -345,9 +370,10 @@ TEST(EarlyStop_, Resumed_KnowsWhatItHasSeen) {
     bool evaluated;
     bool ends;
   };
-  for (const Row& row : {Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.5, {}}, {RoundId(2), 0.4, {}}}, true, true},
-                         Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.6, {}}, {RoundId(2), 0.4, {}}}, true, false},
-                         Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.5, {}}, {RoundId(2), 0.4, {}}}, false, false}}) {
+  for (const Row& row :
+       {Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.5, {}}, {RoundId(2), 0.4, {}}}, true, true},
+        Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.6, {}}, {RoundId(2), 0.4, {}}}, true, false},
+        Row{{{RoundId(0), 0.5, {}}, {RoundId(1), 0.5, {}}, {RoundId(2), 0.4, {}}}, false, false}}) {
     Resumption r;
     r.stage = Resumption::Stage::kCommitted;
     r.round = RoundId(2);

@@ -28,8 +28,8 @@ TEST(PolicyTable, CohortOverSelectionGoalAndFraction_SayWhoIsAskedAndWhatIsNeede
            {10, 0, 1.0, 0, 1.0, 10, 10, 10},  // everybody
            {10, 4, 1.0, 0, 1.0, 4, 4, 4},
            {10, 4, 1.5, 0, 1.0, 6, 4, 4},
-           {10, 4, 1.3, 0, 0.5, 6, 4, 2},    // 5.2 is rounded up
-           {10, 4, 1.5, 5, 0.5, 6, 5, 3},    // 2.5 is rounded up
+           {10, 4, 1.3, 0, 0.5, 6, 4, 2},     // 5.2 is rounded up
+           {10, 4, 1.5, 5, 0.5, 6, 5, 3},     // 2.5 is rounded up
            {10, 20, 1.0, 0, 0.8, 10, 10, 8},  // not more than there are
            {5, 4, 4.0, 0, 1.0, 5, 4, 4},
            {3, 4, 1.0, 0, 0.01, 3, 3, 1},  // at least one update
@@ -73,10 +73,11 @@ TEST(PolicyTable, IdleTimeout_IsOfSilenceNotOfSlowness) {
     absl::Duration between_chunks;  // zero: no upload
     bool lost;
   };
-  for (const Row& row : {Row{"connected and training", true, absl::ZeroDuration(), false},
-                         Row{"disconnected and training", false, absl::ZeroDuration(), true},
-                         Row{"disconnected, its upload moves", false, absl::Seconds(50), false},
-                         Row{"disconnected, its upload does not", false, absl::Seconds(70), true}}) {
+  for (const Row& row :
+       {Row{"connected and training", true, absl::ZeroDuration(), false},
+        Row{"disconnected and training", false, absl::ZeroDuration(), true},
+        Row{"disconnected, its upload moves", false, absl::Seconds(50), false},
+        Row{"disconnected, its upload does not", false, absl::Seconds(70), true}}) {
     SCOPED_TRACE(row.what);
     MachineDriver d(SmallPolicy(2));  // idle_timeout: a minute
     d.Send(Start{});
@@ -106,19 +107,21 @@ TEST(PolicyTable, Abandonment_NamesWhoWasMissing) {
     absl::Duration wait;
     const char* reason;
   };
-  for (const Row& row : std::vector<Row>{
-           {"the deadline passes", [](MachineDriver&, MemberId) {}, absl::Minutes(10),
-            "deadline: 1 of 2 updates, 2 needed"},
-           {"it gives up",
-            [](MachineDriver& d, MemberId b) { d.Send(TaskFailed{b, d.TaskOf(b), "no memory"}); },
-            absl::ZeroDuration(), "nobody is left who could deliver: 1 of 2 updates"},
-           {"it is away", [](MachineDriver& d, MemberId b) { d.Send(StreamClosed{b}); },
-            absl::Minutes(1), "nobody is left who could deliver"},
-           {"its update is refused",
-            [](MachineDriver& d, MemberId b) {
-              d.Send(UploadRefused{b, d.TaskOf(b), "beyond its bound"});
-            },
-            absl::ZeroDuration(), "nobody is left who could deliver"}}) {
+  for (const Row& row :
+       std::vector<Row>{{"the deadline passes", [](MachineDriver&, MemberId) {}, absl::Minutes(10),
+                         "deadline: 1 of 2 updates, 2 needed"},
+                        {"it gives up",
+                         [](MachineDriver&d, MemberId b) {
+                           d.Send(TaskFailed{b, d.TaskOf(b), "no memory"});
+                         },
+                         absl::ZeroDuration(), "nobody is left who could deliver: 1 of 2 updates"},
+                        {"it is away", [](MachineDriver&d, MemberId b) { d.Send(StreamClosed{b}); },
+                         absl::Minutes(1), "nobody is left who could deliver"},
+                        {"its update is refused",
+                         [](MachineDriver&d, MemberId b) {
+                           d.Send(UploadRefused{b, d.TaskOf(b), "beyond its bound"});
+                         },
+                         absl::ZeroDuration(), "nobody is left who could deliver"}}) {
     SCOPED_TRACE(row.what);
     RoundPolicy policy = SmallPolicy(2);
     policy.max_retries = 0;
@@ -170,7 +173,8 @@ TEST(PolicyTable, WeightedSelection_Resumed_SelectsTheSame) {
     r.next_task = 30;
     r.evaluated = true;
     for (uint32_t i = 0; i < 20; ++i) {
-      r.members.push_back({Role::kTrainer, ClientIndex(i), false, {}, {}, resumed ? weights[i] : 0});
+      r.members.push_back(
+          {Role::kTrainer, ClientIndex(i), false, {}, {}, resumed ? weights[i] : 0});
     }
     RoundMachine machine({policy, 1, false}, r);
     std::vector<uint32_t> members;
@@ -193,11 +197,12 @@ TEST(PolicyTable, PaceSteering_TheMoreWait_TheLaterTheyComeBack) {
     uint32_t trainers, per_second;
     absl::Duration window_end;
   };
-  for (const Row& row : {Row{1, 100, absl::Seconds(3)},    // retry_after_max
-                         Row{150, 100, absl::Seconds(3)},
-                         Row{1000, 100, absl::Seconds(19)},  // in the middle, 10 s, come 100 a second
-                         Row{1000, 1000, absl::Seconds(3)},
-                         Row{2000, 100, absl::Seconds(30)}}) {  // half of idle_timeout
+  for (const Row& row :
+       {Row{1, 100, absl::Seconds(3)},  // retry_after_max
+        Row{150, 100, absl::Seconds(3)},
+        Row{1000, 100, absl::Seconds(19)},  // in the middle, 10 s, come 100 a second
+        Row{1000, 1000, absl::Seconds(3)},
+        Row{2000, 100, absl::Seconds(30)}}) {  // half of idle_timeout
     RoundPolicy policy = SmallPolicy(row.trainers + 1);
     policy.linger = absl::ZeroDuration();
     policy.reconnects_per_second = row.per_second;

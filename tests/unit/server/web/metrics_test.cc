@@ -73,7 +73,8 @@ TEST(MetricsText, LabelsAreEscaped) {
 TEST(MetricsText, ThousandsOfClients_AreSummedByRole) {
   const std::string text = MetricsText(Status(), Members(kClientSeriesMax + 1), "", "");
   EXPECT_THAT(text, Not(HasSubstr("client=")));
-  EXPECT_THAT(text, HasSubstr("quantfl_uplink_bytes_total{role=\"trainer\",level=\"payload\"} 77\n"));
+  EXPECT_THAT(text,
+              HasSubstr("quantfl_uplink_bytes_total{role=\"trainer\",level=\"payload\"} 77\n"));
 }
 
 // Of the format's own rules: a sample's family is declared before it, once.
