@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs="${QUANTFL_JOBS:-$(nproc)}"
 export CTEST_OUTPUT_ON_FAILURE=1 CCACHE_DIR="${CCACHE_DIR:-$HOME/.cache/ccache}"
+# A clone anywhere finds what another one compiled.
+export CCACHE_BASEDIR="$PWD" CCACHE_NOHASHDIR=1
 
 all=0 fuzz_minutes="" simulate=""
 while [ $# -gt 0 ]; do

@@ -49,10 +49,14 @@ class Changes : public coordinator::EventSink {
     uint64_t count = 0;
     bool closed = false;
   };
-  // Returns once the count is past `seen`, or after `patience`.
-  Seen Wait(uint64_t seen, milliseconds patience) {
+  // Without `seen`: how it is now. Else after kChangeAtMost, then once the count is past it or
+  // kChangeAtLeast is over; the end of the run is told at once.
+  Seen Wait(std::optional<uint64_t> seen) {
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, patience, [&] { return closed_ || count_ > seen; });
+    if (seen.has_value()) {
+      changed_.wait_for(lock, kChangeAtMost, [&] { return closed_; });
+      changed_.wait_for(lock, kChangeAtLeast, [&] { return closed_ || count_ > *seen; });
+    }
     return {count_, closed_};
   }
 
@@ -193,11 +197,7 @@ class HttpWebServer : public WebServer {
       response.set_chunked_content_provider(
           "text/event-stream",
           [changes, seen](size_t, httplib::DataSink& sink) {
-            if (seen->has_value()) {
-              std::this_thread::sleep_for(kChangeAtMost);
-            }
-            const Changes::Seen now = changes->Wait(
-                seen->value_or(UINT64_MAX), seen->has_value() ? kChangeAtLeast : milliseconds(0));
+            const Changes::Seen now = changes->Wait(*seen);
             *seen = now.count;
             const std::string event = absl::StrCat("event: change\ndata: ", now.count, "\n\n");
             if (!sink.write(event.data(), event.size())) return false;
