@@ -65,8 +65,8 @@ fi
 say "core under address and undefined sanitizers"
 build asan
 quietly ctest --test-dir build/asan -j "$jobs"
-say "fuzz targets, 5 s each"
-fuzz 5
+say "fuzz targets, 10 s each"
+fuzz 10
 if [ "$all" = 1 ]; then
   say "core under the thread sanitizer"
   build tsan
