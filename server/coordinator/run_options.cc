@@ -1,4 +1,5 @@
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,7 +21,9 @@ constexpr uint32_t kStepsMax = 1u << 24;
 constexpr uint32_t kCachePassesMax = 1000;
 constexpr uint32_t kShardsPerClientMax = 1'000'000;
 
-absl::Status Range(absl::string_view field, double value, double min, double max) {
+template <typename Number>
+absl::Status Range(absl::string_view field, Number value, std::type_identity_t<Number> min,
+                   std::type_identity_t<Number> max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, " = ", value, ": it is ", min, " to ", max));

@@ -91,7 +91,7 @@ class Browser(FederationTest):
             for name, driver in pages.items():
                 # Until the page itself shows a committed round.
                 WebDriverWait(driver, 60).until(
-                    lambda d: d.find_elements(By.CSS_SELECTOR, "#rounds tbody tr, #rounds details"))
+                    lambda d: d.find_elements(By.CSS_SELECTOR, "#rounds tbody tr"))
                 self.assertTrue(driver.execute_script("return window.loadedOnce"), "the page was loaded anew")
                 self.assertEqual(len(driver.find_elements(By.CSS_SELECTOR, "#clients tbody tr")), 4)
                 self.look(driver, f"live-{name}")
@@ -100,7 +100,8 @@ class Browser(FederationTest):
     def test_a_report_reads_on_a_desktop_a_phone_and_in_the_dark(self):
         for name, codec in (("bu16", "bu:16"), ("fp32", "fp32")):
             process, ready = self.coordinator(self.config(name=name, round__rounds=3, evaluation__enabled=False,
-                                                          codec__uplink=codec))
+                                                          codec__uplink=codec,
+                                                          evaluation__clients_every=1))
             for i in range(4):
                 self.synthetic(ready["federation"], f"pi-{i}", "--first-index", i)
             self.assertEqual(process.wait(), 0, process.tail())

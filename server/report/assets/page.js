@@ -170,6 +170,9 @@
                        { callbacks: { label: (c) => c.dataset.label + ': ' + c.parsed.y.toFixed(2) + ' % after ' +
                                         bytes(c.parsed.x) + ', round ' + c.raw.round } }),
     });
+    const empty = datasets.every((s) => s.data.length === 0);
+    byId('accuracy').parentElement.hidden = empty;
+    if (empty && notes.length === 0) notes.push('No round has been evaluated' + (data.live ? ' yet.' : '.'));
     byId('accuracy-note').textContent = notes.join(' ') ||
       'Every dot is a committed round, evaluated. Bytes are counted at the coordinator; evaluators are left out.';
   }

@@ -59,7 +59,7 @@ TEST_F(CoordinatorTest, Create_OptionsOutOfRange_AreRefusedByName) {
   refused([](RunOptions& o) { o.training.beta2 = 1; }, "adam_beta2 = 1");
   refused([](RunOptions& o) { o.training.epsilon = 0; }, "adam_epsilon = 0");
   refused([](RunOptions& o) { o.training.label_smoothing = -0.1; }, "label_smoothing = -0.1");
-  refused([](RunOptions& o) { o.training.local_steps = 1u << 25; }, "local_steps = 3.35544e+07");
+  refused([](RunOptions& o) { o.training.local_steps = 1u << 25; }, "local_steps = 33554432");
   refused([](RunOptions& o) { o.schedule.factor = 2; }, "schedule_factor = 2");
   refused([](RunOptions& o) { o.training.learning_rate = -1; }, "learning_rate = -1");
   refused([](RunOptions& o) { o.run.architecture = "lenet5"; }, "lenet5");
