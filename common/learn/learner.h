@@ -52,8 +52,9 @@ class Learner {
 
   // From now on, what stands before the first trained layer runs once for each example: Train and
   // Evaluate keep its activations in `cache`, with those of the same weights, input and examples;
-  // Train in training.cache_dtype, Evaluate in fp32. With fp32 the results are, bit for bit, those
-  // without a cache. Null (as at first): every epoch runs everything.
+  // Train in training.cache_dtype, Evaluate in fp32. With fp32 the results are those
+  // without a cache, up to what the matrix library rounds by the size of a batch. Null (as at
+  // first): every epoch runs everything.
   //   cache  of any number of learners; outlives this one
   //   data   digest of what Train and Evaluate are given
   virtual void UseCache(ActivationCache* cache, const base::Digest& data) = 0;

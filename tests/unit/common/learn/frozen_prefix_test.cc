@@ -72,6 +72,20 @@ class FrozenPrefixTest : public ::testing::Test {
     return flat;
   }
 
+  // The matrix library chooses its kernels by the number of examples it is given at once, and on
+  // some machines (AVX-512) they round differently; the cache is filled in other batches than
+  // training has. Activations of another prefix, input or example change an update by far more.
+  void ExpectSameUpdate(const std::vector<float>& cached, const std::vector<float>& plain) {
+    ASSERT_EQ(cached.size(), plain.size());
+    double difference = 0, update = 0;
+    for (size_t i = 0; i < plain.size(); ++i) {
+      difference += std::pow(double{cached[i]} - plain[i], 2);
+      update += std::pow(double{plain[i]} - start_[i], 2);
+    }
+    EXPECT_GT(update, 0);
+    EXPECT_LT(std::sqrt(difference), 1e-4 * std::sqrt(update));
+  }
+
   base::MemoryEnv env_;
   std::unique_ptr<ActivationCache> cache_;
   std::unique_ptr<model::Schema> schema_;
@@ -88,7 +102,7 @@ class FrozenPrefixTest : public ::testing::Test {
 };
 
 // Batches of 12 and a last one of another size: the prefix sees other batches than training does.
-TEST_F(FrozenPrefixTest, Train_CachedInFp32_GivesTheBitsOfUncached) {
+TEST_F(FrozenPrefixTest, Train_CachedInFp32_GivesTheUpdateOfUncached) {
   for (const std::string& architecture : model::ArchitectureNames()) {
     for (const std::string trainable : {"head", "last:3"}) {
       SCOPED_TRACE(architecture + " " + trainable);
@@ -96,14 +110,13 @@ TEST_F(FrozenPrefixTest, Train_CachedInFp32_GivesTheBitsOfUncached) {
       const std::vector<float> plain = Train(*plain_);
       const double loss = loss_;
       int fills = 0;
-      EXPECT_EQ(Train(*cached_, &fills), plain);
-      EXPECT_EQ(loss_, loss);
-      EXPECT_NE(plain, start_);
+      ExpectSameUpdate(Train(*cached_, &fills), plain);
+      EXPECT_NEAR(loss_, loss, 1e-5);
       EXPECT_GT(fills, 0);
       const absl::StatusOr<EvaluateResult> a = plain_->Evaluate(plain, data_, input_, nullptr);
       const absl::StatusOr<EvaluateResult> b = cached_->Evaluate(plain, data_, input_, nullptr);
       ASSERT_TRUE(a.ok() && b.ok());
-      EXPECT_EQ(a->mean_loss, b->mean_loss);
+      EXPECT_NEAR(a->mean_loss, b->mean_loss, 1e-5);
       EXPECT_EQ(a->accuracy, b->accuracy);
     }
   }
@@ -116,7 +129,7 @@ TEST_F(FrozenPrefixTest, Train_NextRound_RunsOnWhatIsCached) {
   start_ = Train(*plain_);  // what is trained changes from round to round, and only that
   base::PrngKey next = kKey;
   ++next.round;
-  EXPECT_EQ(Train(*cached_, &second, next), Train(*plain_, nullptr, next));
+  ExpectSameUpdate(Train(*cached_, &second, next), Train(*plain_, nullptr, next));
   EXPECT_GT(first, 0);
   EXPECT_EQ(second, 0);
 }
@@ -127,7 +140,8 @@ TEST_F(FrozenPrefixTest, Train_AnotherPrefixInputOrExamples_IsNotGivenStaleActiv
   Train(*cached_);
   const auto expect_fresh = [&](const char* what) {
     int fills = 0;
-    EXPECT_EQ(Train(*cached_, &fills), Train(*plain_)) << what;
+    SCOPED_TRACE(what);
+    ExpectSameUpdate(Train(*cached_, &fills), Train(*plain_));
     EXPECT_GT(fills, 0) << what;
   };
   start_[7] += 0.5f;
@@ -200,7 +214,7 @@ TEST_F(FrozenPrefixTest, Train_CancelledWhileTheCacheIsFilled_StopsAndLeavesNoth
                                   .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(calls, 2);
-  EXPECT_EQ(Train(*cached_), Train(*plain_));
+  ExpectSameUpdate(Train(*cached_), Train(*plain_));
 }
 
 // Each example takes its passes in turn, across epochs and rounds.
@@ -240,8 +254,8 @@ TEST_F(FrozenPrefixTest, Train_Augmented_CachesSoManyPasses) {
   train(1);
   EXPECT_EQ(fills, 3);
   // An evaluation is never augmented.
-  EXPECT_EQ(cached_->Evaluate(start_, data_, input_, nullptr)->mean_loss,
-            plain_->Evaluate(start_, data_, input_, nullptr)->mean_loss);
+  EXPECT_NEAR(cached_->Evaluate(start_, data_, input_, nullptr)->mean_loss,
+              plain_->Evaluate(start_, data_, input_, nullptr)->mean_loss, 1e-5);
 }
 
 // All that is trained, or a first layer that is, leaves nothing to cache.
