@@ -7,9 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
 
@@ -21,17 +18,16 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kFormat = 1;
 
-// ---- CSV ----
+// ---- tables ----
 
-std::string Cell(uint64_t value) { return absl::StrCat(value); }
-std::string Cell(double value) { return absl::StrFormat("%.9g", value); }
+using store::RecordCell;
+using store::RecordTable;
+
+RecordCell Cell(uint64_t value) { return value; }
+RecordCell Cell(double value) { return value; }
 template <typename T>
-std::string Cell(const std::optional<T>& value) {
-  return value ? Cell(*value) : "";
-}
-std::string Quoted(const std::string& text) {
-  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
-  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
+RecordCell Cell(const std::optional<T>& value) {
+  return value ? Cell(*value) : RecordCell();
 }
 
 // A number where there is one for all channels.
@@ -49,7 +45,7 @@ class Row {
   }
   void AddText(const std::string& name, const std::string& text) {
     names.push_back(name);
-    cells.push_back(Quoted(text));
+    cells.emplace_back(text);
   }
   void Add(const std::string& way, const federation::LevelBytes& levels) {
     Add(way + "_payload_bytes", levels.payload);
@@ -59,7 +55,8 @@ class Row {
     Add(way + "_link_bytes", levels.link);
   }
 
-  std::vector<std::string> names, cells;
+  std::vector<std::string> names;
+  std::vector<RecordCell> cells;
 };
 
 Row MakeRow(const RoundRecord& r) {
@@ -117,6 +114,14 @@ Row MakeRow(const MemberStatus& m) {
   row.Add("uplink", m.counters.uplink);
   row.Add("downlink", m.counters.downlink);
   return row;
+}
+
+// One row for each record. Without any, too, there are columns.
+template <typename Record>
+RecordTable MakeTable(std::string name, const std::vector<Record>& records) {
+  RecordTable table{std::move(name), MakeRow(Record{}).names, {}};
+  for (const Record& record : records) table.rows.push_back(MakeRow(record).cells);
+  return table;
 }
 
 // ---- JSON ----
@@ -196,20 +201,16 @@ Json ToJson(const MemberStatus& m) {
 
 }  // namespace
 
-std::string RoundsCsv(const RunStatus& status) {
-  std::string csv = absl::StrCat(absl::StrJoin(MakeRow(RoundRecord{}).names, ","), "\n");
-  for (const RoundRecord& record : status.rounds) {
-    absl::StrAppend(&csv, absl::StrJoin(MakeRow(record).cells, ","), "\n");
-  }
-  return csv;
+RecordTable RoundsTable(const RunStatus& status) { return MakeTable("rounds", status.rounds); }
+
+RecordTable ClientsTable(const std::vector<MemberStatus>& members) {
+  return MakeTable("clients", members);
 }
 
+std::string RoundsCsv(const RunStatus& status) { return store::ToCsv(RoundsTable(status)); }
+
 std::string ClientsCsv(const std::vector<MemberStatus>& members) {
-  std::string csv = absl::StrCat(absl::StrJoin(MakeRow(MemberStatus{}).names, ","), "\n");
-  for (const MemberStatus& member : members) {
-    absl::StrAppend(&csv, absl::StrJoin(MakeRow(member).cells, ","), "\n");
-  }
-  return csv;
+  return store::ToCsv(ClientsTable(members));
 }
 
 std::string SummaryJson(const RunStatus& status, const RunOptions& options,
@@ -505,10 +506,16 @@ absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunSt
                           const RunOptions& options, const std::string& software_version,
                           const std::vector<MemberStatus>& members, const Artifact& final_model) {
   QFL_RETURN_IF_ERROR(env.CreateDirs(folder));
-  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/rounds.csv", RoundsCsv(status)));
-  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/clients.csv", ClientsCsv(members)));
-  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(
-      folder + "/summary.json", SummaryJson(status, options, software_version, members)));
+  const RecordTable rounds = RoundsTable(status), clients = ClientsTable(members);
+  const std::string summary = SummaryJson(status, options, software_version, members);
+  QFL_ASSIGN_OR_RETURN(const std::string database,
+                       store::ToSqlite({rounds, clients, {"summary", {"json"}, {{summary}}}}));
+  for (const auto& [name, bytes] : {std::pair("/rounds.csv", store::ToCsv(rounds)),
+                                    {"/clients.csv", store::ToCsv(clients)},
+                                    {"/records.sqlite", database},
+                                    {"/summary.json", summary}}) {
+    QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + name, bytes));
+  }
   return env.WriteFileAtomically(folder + "/final.safetensors", final_model.bytes);
 }
 

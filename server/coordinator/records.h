@@ -1,9 +1,9 @@
 #ifndef QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 #define QUANTFL_SERVER_COORDINATOR_RECORDS_H_
 
-// What a run leaves behind: rounds.csv, clients.csv, summary.json, final.safetensors. Columns and
-// keys are stable and described in README.md; units are in their names. What was not measured is an
-// empty cell or null.
+// What a run leaves behind: rounds.csv, clients.csv, records.sqlite, summary.json, and
+// final.safetensors. Columns and keys are stable and described in README.md; units are in their
+// names. What was not measured is an empty cell or null.
 
 #include <string>
 #include <vector>
@@ -12,13 +12,17 @@
 #include "absl/status/statusor.h"
 #include "common/base/env.h"
 #include "server/coordinator/coordinator.h"
+#include "server/store/record_table.h"
 
 namespace quantfl::coordinator {
 
-// One line for each element of status.rounds, after a line of column names.
-std::string RoundsCsv(const RunStatus& status);
+// One row for each element of status.rounds, and one for each member. records.sqlite has them as
+// `rounds` and `clients`, and summary.json as the one row of `summary`.
+store::RecordTable RoundsTable(const RunStatus& status);
+store::RecordTable ClientsTable(const std::vector<MemberStatus>& members);
 
-// One line for each member, after a line of column names.
+// The tables, each after a line of column names.
+std::string RoundsCsv(const RunStatus& status);
 std::string ClientsCsv(const std::vector<MemberStatus>& members);
 
 // Indented JSON.
@@ -35,7 +39,7 @@ absl::StatusOr<federation::ByteCounters> ParseCounters(const std::string& text);
 std::string SerializeReport(const federation::TrainingReport& report);
 absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text);
 
-// Writes the four files into `folder` (created), each atomically; `final_model` is the artifact of
+// Writes the five files into `folder` (created), each atomically; `final_model` is the artifact of
 // status.model. The error of the first file that could not be written.
 absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunStatus& status,
                           const RunOptions& options, const std::string& software_version,

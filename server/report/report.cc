@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "common/base/csv.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
 #include "server/report/assets.h"
@@ -57,11 +58,6 @@ std::string Fill(const Json& json) {
 }
 
 std::string Generator(absl::string_view version) { return absl::StrCat("quantfl ", version); }
-
-std::string Quoted(const std::string& text) {
-  if (text.find_first_of(",\"\n\r") == std::string::npos) return text;
-  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
-}
 
 // The lines of a CSV: a line break inside quotes ends none.
 std::vector<std::string> Lines(const std::string& csv) {
@@ -148,7 +144,7 @@ absl::StatusOr<std::string> JoinCsv(const std::vector<NamedCsv>& files) {
                        "another version of this program; report them one by one"));
     }
     for (size_t i = 1; i < lines.size(); ++i) {
-      absl::StrAppend(&joined, Quoted(file.run), ",", lines[i], "\n");
+      absl::StrAppend(&joined, base::CsvQuoted(file.run), ",", lines[i], "\n");
     }
   }
   return joined;

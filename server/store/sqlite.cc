@@ -60,7 +60,16 @@ Statement& Statement::Bind(uint64_t value) {
 }
 
 Statement& Statement::Bind(std::optional<uint32_t> value) {
-  if (value.has_value()) return Bind(uint64_t{*value});
+  return value.has_value() ? Bind(uint64_t{*value}) : BindNull();
+}
+
+Statement& Statement::BindReal(double value) {
+  const int code = sqlite3_bind_double(statement_, next_++, value);
+  if (bind_error_ == SQLITE_OK) bind_error_ = code;
+  return *this;
+}
+
+Statement& Statement::BindNull() {
   const int code = sqlite3_bind_null(statement_, next_++);
   if (bind_error_ == SQLITE_OK) bind_error_ = code;
   return *this;
@@ -151,10 +160,28 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   return database;
 }
 
+absl::StatusOr<std::unique_ptr<Database>> Database::InMemory() {
+  sqlite3* handle = nullptr;
+  const int code = sqlite3_open(":memory:", &handle);
+  if (code == SQLITE_OK) return std::unique_ptr<Database>(new Database(handle));
+  const absl::Status status = StatusOf(handle, code);
+  sqlite3_close(handle);
+  return status;
+}
+
 Database::~Database() { sqlite3_close_v2(database_); }
 
 absl::Status Database::Execute(const char* sql) {
   return StatusOf(database_, sqlite3_exec(database_, sql, nullptr, nullptr, nullptr));
+}
+
+absl::StatusOr<std::string> Database::Bytes() {
+  sqlite3_int64 size = 0;
+  unsigned char* const bytes = sqlite3_serialize(database_, "main", &size, 0);
+  if (bytes == nullptr) return absl::ResourceExhaustedError("no memory to copy a database");
+  std::string copy(reinterpret_cast<const char*>(bytes), static_cast<size_t>(size));
+  sqlite3_free(bytes);
+  return copy;
 }
 
 absl::StatusOr<Statement> Database::Prepare(const char* sql) {

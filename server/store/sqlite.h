@@ -28,6 +28,8 @@ class Statement {
 
   Statement& Bind(uint64_t value);
   Statement& Bind(std::optional<uint32_t> value);
+  Statement& BindReal(double value);
+  Statement& BindNull();
   Statement& BindText(absl::string_view value);
   Statement& BindBlob(absl::string_view value);
   // Whether there is a row; after an error the statement is reset.
@@ -51,16 +53,19 @@ class Statement {
   int bind_error_ = 0;
 };
 
-// WAL, opened for this process alone. Not thread-safe.
+// In a file: WAL, opened for this process alone. Not thread-safe.
 class Database {
  public:
   // Created if it is missing. Errors as OpenSqliteRunStore's.
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path);
+  // A scratch one of this process; Bytes() gives the file that it would be.
+  static absl::StatusOr<std::unique_ptr<Database>> InMemory();
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
   absl::Status Execute(const char* sql);
+  absl::StatusOr<std::string> Bytes();
   absl::StatusOr<Statement> Prepare(const char* sql);
   // `body` in one transaction: all of it or, if it or the commit fails, nothing. `durable`: synced
   // when it returns OK.

@@ -1,8 +1,10 @@
 """A run's page: live while it goes on, and as a file when it is over."""
+import contextlib
 import http.client
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import unittest
 import urllib.parse
@@ -74,6 +76,12 @@ class Report(FederationTest):
                 self.assertGreater(levels[0], 0)
         csv = (self.folder / "live/clients.csv").read_text().splitlines()
         self.assertEqual(len(csv), 5)
+        with contextlib.closing(sqlite3.connect(self.folder / "live/records.sqlite")) as records:
+            rows = records.execute("SELECT client, uplink_stream_bytes FROM clients ORDER BY client").fetchall()
+            self.assertEqual(rows, sorted((c["name"], c["bytes"]["uplink"]["stream_bytes"]) for c in clients))
+            accepted, = records.execute("SELECT sum(accepted) FROM rounds WHERE committed").fetchone()
+            self.assertEqual(accepted, 12)
+            self.assertEqual(json.loads(*records.execute("SELECT json FROM summary").fetchone()), summary)
 
         _, output = run("quantflctl", "report", self.folder / "live", check=0)
         self.assertIn("report.html", output)

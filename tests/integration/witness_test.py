@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import time
 import unittest
 
 from harness import BIN, FederationTest
@@ -74,7 +75,8 @@ class Witness(FederationTest):
         if not shutil.which("tshark"):
             return None
         process = subprocess.Popen(
-            [IP, "netns", "exec", self.server_ns, "tshark", "-q", "-i", "qfl0", "-s", "128", "-f", f"tcp port {port}", "-w",
+            [IP, "netns", "exec", self.server_ns, "tshark", "-q", "-i", "qfl0", "-s", "128",
+             "-B", "256", "-f", f"tcp port {port}", "-w",
              str(self.folder / "wire.pcapng")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True)
         self.addCleanup(process.stderr.close)
@@ -85,6 +87,11 @@ class Witness(FederationTest):
 
     def captured(self, process):
         """{level: (to the coordinator, from it)} of the capture."""
+        # What the capture has not read when it is told to end is lost, on a busy machine megabytes.
+        size, path = -1, self.folder / "wire.pcapng"
+        while size != path.stat().st_size:
+            size = path.stat().st_size
+            time.sleep(1)
         process.send_signal(signal.SIGINT)
         process.wait(30)
         lines = tool("tshark", "-r", str(self.folder / "wire.pcapng"), "-T", "fields", "-e", "ip.dst", "-e", "ip.len", "-e",

@@ -135,15 +135,16 @@ TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
   EXPECT_TRUE(nlohmann::json::accept(SummaryJson(status, RunOptions{}, "0.1.0")));
 }
 
-TEST(WriteRecords, WritesFourFiles_AndNamesTheOneThatFailed) {
+TEST(WriteRecords, WritesFiveFiles_AndNamesTheOneThatFailed) {
   base::MemoryEnv env;
   Artifact model;
   model.bytes = "model";
   ASSERT_TRUE(
       WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model)
           .ok());
-  EXPECT_THAT(*env.List("/runs/demo"), testing::ElementsAre("clients.csv", "final.safetensors",
-                                                            "rounds.csv", "summary.json"));
+  EXPECT_THAT(*env.List("/runs/demo"),
+              testing::ElementsAre("clients.csv", "final.safetensors", "records.sqlite",
+                                   "rounds.csv", "summary.json"));
   env.FailNext("summary", 1, absl::ResourceExhaustedError("no space"));
   const absl::Status status =
       WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model);
