@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace quantfl::session {
@@ -13,6 +14,9 @@ using federation::EvaluateTask;
 using federation::Finished;
 using federation::TrainTask;
 using federation::WaitUntil;
+
+// What FAILED_PRECONDITION says where the session is what is wrong (proto/README.md).
+constexpr absl::string_view kUnknownSession = "unknown session";
 
 enum class Fault {
   kRetry,      // the network, or the other end for the moment
@@ -548,10 +552,11 @@ void ClientSession::On(const UploadDone& event) {
   task_->request = 0;
   if (!event.verdict.ok()) {
     const absl::Status& status = event.verdict.status();
-    // Not always the session: an offer that the coordinator's version cannot read says so every
-    // time.
-    const bool hopeless =
-        absl::IsFailedPrecondition(status) && ++task_->upload_rejoins >= kUploadRejoinsMax;
+    // Not always the session, which says so and is mended by a new one, however often the
+    // coordinator dies: an offer that its version cannot read says something else, every time.
+    const bool hopeless = absl::IsFailedPrecondition(status) &&
+                          !absl::StrContains(status.message(), kUnknownSession) &&
+                          ++task_->upload_rejoins >= kUploadRejoinsMax;
     if (!hopeless && RetryTask(status, "upload")) return;
     DropSpooled();
     return FailWith(Describe("upload", status));

@@ -21,6 +21,15 @@ using ledger::operator-;
 constexpr absl::string_view kRoundKey = "quantfl.round";
 constexpr absl::string_view kArchitectureKey = "architecture";
 
+// records.size() if there is none. It is not always the last one: a run that failed while a round
+// began has that round's attempt too, and a restart evaluates again what was not kept.
+size_t IndexOfCommitted(const RecordBook& records, base::RoundId round) {
+  for (size_t i = records.size(); i > 0; --i) {
+    if (records[i - 1].committed && records[i - 1].round == round) return i - 1;
+  }
+  return records.size();
+}
+
 // An accepted update where it lies.
 class StoredUpdate : public aggregation::UpdateSource {
  public:
@@ -394,15 +403,16 @@ void Engine::Apply(round::ClientsEvaluated& e) {
 // Half an evaluation is done again after a kill, so that the records are those of a run without it.
 void Engine::Apply(round::EvaluationEnded& e) {
   if (records_.empty()) return;
-  EvaluatedRecord(e.round);
-  Keep({{RecordKey(records_.size() - 1), SerializeRecord(records_.back())},
+  const RoundRecord& record = EvaluatedRecord(e.round);
+  Keep({{RecordKey(IndexOfCommitted(records_, e.round)), SerializeRecord(record)},
         {kNoteEvaluated, absl::StrCat(e.round.value())}},
        /*durable=*/false);
 }
 
 // With the time that the evaluation has taken.
 RoundRecord& Engine::EvaluatedRecord(RoundId round) {
-  if (records_.empty()) {
+  size_t index = IndexOfCommitted(records_, round);
+  if (index == records_.size()) {
     // The model that the run starts from, so that its curves begin there.
     QFL_CHECK(round == RoundId(0));
     RoundRecord initial;
@@ -416,8 +426,7 @@ RoundRecord& Engine::EvaluatedRecord(RoundId round) {
     records_.push_back(std::move(initial));
     round_began_ = phase_began_;
   }
-  RoundRecord& record = records_.back();
-  QFL_CHECK(record.round == round);
+  RoundRecord& record = records_[index];
   record.evaluate_s = absl::ToDoubleSeconds(Now() - phase_began_);
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
   return record;

@@ -145,6 +145,9 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
   auto database = std::unique_ptr<Database>(new Database(handle));
   // One process alone, before WAL: then there is no shared memory file either.
   QFL_RETURN_IF_ERROR(database->Execute("PRAGMA locking_mode = EXCLUSIVE"));
+  // A new database becomes one with a log under a rollback journal, whose removal must be durable:
+  // a power cut that brought the journal back would undo all that came after.
+  QFL_RETURN_IF_ERROR(database->Execute("PRAGMA synchronous = EXTRA"));
   {
     QFL_ASSIGN_OR_RETURN(Statement wal, database->Prepare("PRAGMA journal_mode = WAL"));
     QFL_ASSIGN_OR_RETURN(const bool row, wal.Step());

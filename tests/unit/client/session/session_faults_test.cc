@@ -201,15 +201,28 @@ TEST(ClientSessionFaults, Rejoin_WithAnotherClientIndex_DropsTheWork) {
 }
 
 TEST(ClientSessionFaults, Upload_FailedPreconditionEveryTime_FailsTheTask) {
+  const absl::Status unreadable = absl::FailedPreconditionError("offers of version 1 are not read");
   SessionDriver d;
   d.UntilUpload(7);
   for (int i = 1; i < kUploadRejoinsMax; ++i) {
+    EXPECT_THAT(d.UploadFails(unreadable), ElementsAre("disconnect", "wait"));
+    d.TimePasses();
+    d.Joined(kRunA, "s2");
+    EXPECT_THAT(d.Told(ToTrain(7)), ElementsAre("upload 7"));
+  }
+  EXPECT_THAT(d.UploadFails(unreadable), ElementsAre("drop spool", "fail 7"));
+}
+
+// A coordinator that dies in every upload knows no session afterwards: no fault of the update's.
+TEST(ClientSessionFaults, Upload_UnknownSessionEveryTime_IsOfferedEveryTime) {
+  SessionDriver d;
+  d.UntilUpload(7);
+  for (int i = 0; i < 10 * kUploadRejoinsMax; ++i) {
     EXPECT_THAT(d.UploadFails(Unknown()), ElementsAre("disconnect", "wait"));
     d.TimePasses();
     d.Joined(kRunA, "s2");
     EXPECT_THAT(d.Told(ToTrain(7)), ElementsAre("upload 7"));
   }
-  EXPECT_THAT(d.UploadFails(Unknown()), ElementsAre("drop spool", "fail 7"));
 }
 
 TEST(ClientSessionFaults, Upload_Cut_IsTriedAgainWithTheSameUpdate) {
