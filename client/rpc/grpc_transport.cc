@@ -179,6 +179,9 @@ class GrpcTransport final : public daemon::Transport {
     if (status.ok()) return status;
     if (call.disconnected) return absl::CancelledError("disconnected");
     if (call.stalled) {
+      // A connection that is dead in one direction, perhaps: its keep-alive would take a minute to
+      // say so, and a later try would wait on it too.
+      Drop(call);
       return absl::UnavailableError(
           absl::StrCat("coordinator ", options_->address, ": no progress within ",
                        absl::FormatDuration(options_->progress_timeout), " (progress_timeout)"));
@@ -238,13 +241,15 @@ class GrpcTransport final : public daemon::Transport {
   // A channel that has failed waits before it connects again, and fails every call until then. When
   // to try again is the session's decision, so the next call gets a new channel.
   void DropIfBroken(const Call& call) {
-    std::shared_ptr<grpc::Channel> broken;
+    if (call.channel->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_READY) Drop(call);
+  }
+  // What else goes on over the call's channel goes on.
+  void Drop(const Call& call) {
+    std::shared_ptr<grpc::Channel> dropped;
     base::MutexLock lock(mutex_);
-    if (channel_ == call.channel &&
-        call.channel->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_READY) {
-      broken = std::move(channel_);
-      channel_.reset();
-    }
+    if (channel_ != call.channel) return;
+    dropped = std::move(channel_);
+    channel_.reset();
   }
 
   const std::shared_ptr<const GrpcTransportOptions> options_;
