@@ -81,4 +81,4 @@ fi
 say "optimised build"
 build release
 say "all tests"
-ctest --test-dir build/release -j "$jobs"
+QUANTFL_SIM_SEEDS="${QUANTFL_SIM_SEEDS:-1000}" ctest --test-dir build/release -j "$jobs"

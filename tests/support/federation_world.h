@@ -1,8 +1,9 @@
 #ifndef QUANTFL_TESTS_SUPPORT_FEDERATION_WORLD_H_
 #define QUANTFL_TESTS_SUPPORT_FEDERATION_WORLD_H_
 
-// A whole federation in one thread and virtual time: a coordinator, daemons with synthetic
-// workloads, disks in memory, a network with seeded faults. Equal options give equal runs.
+// A whole federation in one thread and virtual time: a coordinator that can die and come back,
+// daemons with synthetic workloads, disks with seeded faults, a network with seeded faults. Equal
+// options give equal runs.
 
 #include <cstdint>
 #include <map>
@@ -24,12 +25,14 @@
 #include "server/coordinator/coordinator.h"
 #include "server/store/run_store.h"
 #include "tests/support/in_memory_network.h"
+#include "tests/support/simulated_disk.h"
 #include "tests/support/synthetic_workload.h"
 #include "tests/support/virtual_executor.h"
 
 namespace quantfl::testing {
 
-// Keeps the last lines, "level event key=value ...", for the message of a test that fails.
+// Keeps the last lines above debug, "level event key=value ...", for the message of a test that
+// fails.
 class MemoryLogger : public base::Logger {
  public:
   void Log(base::LogLevel level, absl::string_view event,
@@ -43,19 +46,23 @@ class MemoryLogger : public base::Logger {
   std::map<std::string, size_t, std::less<>> counts_ QFL_GUARDED_BY(mutex_);
 };
 
-// A run store that watches what passes through it.
+// What passed through a run's store, in all lives of its coordinator.
 struct StoreWitness {
   std::map<base::TaskId, store::IssuedTask> issued;
   std::map<base::TaskId, int> times_accepted;
   std::map<base::TaskId, store::AcceptedUpdate> accepted;
   std::vector<store::CommittedRound> committed;
   std::vector<base::RoundId> abandoned;
-  std::vector<std::string> complaints;  // what must never happen, and did
+  std::vector<std::string> complaints;        // what must never happen, and did
+  std::map<base::TaskId, base::Digest> told;  // what clients were told is accepted
+  uint32_t recoveries = 0, recovered_updates = 0;
 };
 
 // Two quantised tensors and an fp32 one, 70,010 parameters: three chunks.
 model::Schema SyntheticSchema();
-// Its safetensors bytes, drawn from `seed`.
+// The same in little: 4,110 parameters.
+model::Schema SmallSchema();
+// A schema's safetensors bytes, drawn from `seed`.
 std::string SyntheticCheckpoint(const model::Schema& schema, uint64_t seed);
 // All `trainers` in every round, no deadline that could leave one out.
 coordinator::RunOptions PatientRun(uint32_t trainers, uint32_t rounds, codec::Spec codec,
@@ -70,6 +77,7 @@ struct WorldOptions {
   absl::Duration disk_max = absl::Milliseconds(5);
   absl::Duration retry_min = absl::Milliseconds(500);
   absl::Duration retry_max = absl::Seconds(10);
+  bool small_model = false;  // 4,000 parameters, for many seeds
 };
 
 class FederationWorld {
@@ -79,6 +87,17 @@ class FederationWorld {
 
   // Takes the place of the coordinator before, if any, with a disk of its own.
   absl::Status StartRun(coordinator::RunOptions options);
+
+  // The coordinator dies: by SIGKILL, or with its power, which its disk may not survive whole.
+  void KillCoordinator();
+  void CutCoordinatorsPower();
+  // The same in the middle of the `operations`-th thing that it does to its disk from now on.
+  void CutCoordinatorsPowerAt(uint64_t operations);
+  bool IsCoordinatorUp() const;
+  // With what its disk has kept: the store's Load is held against what was promised.
+  absl::Status RestartCoordinator();
+  SimulatedDisk& coordinators_disk();
+
   // A daemon on a device of its own (a folder in a disk of its own). Trainers have the client_index
   // that `first_index` says. Returns its number.
   size_t AddDaemon(const std::string& device, federation::Role role, uint32_t clients,
@@ -88,6 +107,7 @@ class FederationWorld {
   // With what is left on its disk.
   void Restart(size_t daemon);
   bool IsUp(size_t daemon) const;
+  size_t daemons() const { return devices_.size(); }
   // Why it ended by itself.
   std::optional<absl::Status> ended(size_t daemon) const;
 
@@ -102,12 +122,15 @@ class FederationWorld {
   const StoreWitness& witness() const;
   coordinator::Coordinator& coordinator();
   InMemoryNetwork& network() { return network_; }
+  SimulatedDisk& disk(size_t daemon);
   base::ManualEventLoop& loop() { return loop_; }
   const MemoryLogger& log() const { return log_; }
 
  private:
   struct Device;
   struct Run;
+  absl::Status Begin(Run& run);
+  void Bury();
   void Launch(Device& device);
 
   const WorldOptions options_;
@@ -116,8 +139,7 @@ class FederationWorld {
   base::ManualEventLoop loop_;
   InMemoryNetwork network_;
   SyntheticWorkload workload_;
-  VirtualExecutor storage_;
-  // All of them: a coordinator outlives what it has posted to its loop.
+  uint32_t lives_ = 0;
   std::vector<std::unique_ptr<Run>> runs_;
   std::vector<std::unique_ptr<Device>> devices_;
 };

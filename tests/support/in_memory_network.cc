@@ -25,33 +25,7 @@ NetworkFaults NetworkFaults::BadDay() {
   return faults;
 }
 
-struct InMemoryNetwork::State {
-  State(base::EventLoop& l, uint64_t seed, NetworkFaults f)
-      : loop(l), prng(base::PrngKey{seed, 0, 0, base::PrngPurpose::kSimulation}), faults(f) {}
-
-  bool Happens(double probability) { return prng.Uniform() < probability; }
-  absl::Duration Latency() {
-    return faults.latency_min + (faults.latency_max - faults.latency_min) * prng.Uniform();
-  }
-  void Later(absl::Duration after, base::Task task) {
-    loop.PostAt(loop.Now() + after, std::move(task));
-  }
-
-  base::EventLoop& loop;
-  base::Prng prng;
-  NetworkFaults faults;
-  NetworkCounts counts;
-  Coordinator* coordinator = nullptr;
-};
-
 namespace {
-
-constexpr size_t kPieceBytes = 64 * 1024;
-
-using NetworkState = std::shared_ptr<InMemoryNetwork::State>;
-
-absl::Status Nobody() { return absl::UnavailableError("nobody listens"); }
-absl::Status Cut() { return absl::UnavailableError("the stream was cut"); }
 
 // One call of one client: ended once, on the client's side.
 class Call : public std::enable_shared_from_this<Call> {
@@ -82,13 +56,47 @@ class Call : public std::enable_shared_from_this<Call> {
 
 using CallPtr = std::shared_ptr<Call>;
 
+}  // namespace
+
+struct InMemoryNetwork::State {
+  State(base::EventLoop& l, uint64_t seed, NetworkFaults f)
+      : loop(l), prng(base::PrngKey{seed, 0, 0, base::PrngPurpose::kSimulation}), faults(f) {}
+
+  bool Happens(double probability) { return prng.Uniform() < probability; }
+  absl::Duration Latency() {
+    return faults.latency_min + (faults.latency_max - faults.latency_min) * prng.Uniform();
+  }
+  void Later(absl::Duration after, base::Task task) {
+    loop.PostAt(loop.Now() + after, std::move(task));
+  }
+
+  base::EventLoop& loop;
+  base::Prng prng;
+  NetworkFaults faults;
+  NetworkCounts counts;
+  Coordinator* coordinator = nullptr;
+  uint64_t epoch = 0;  // which coordinator
+  std::vector<std::weak_ptr<Call>> calls;
+  std::function<void(base::TaskId, const federation::UpdateVerdict&)> tell_verdict;
+};
+
+namespace {
+
+constexpr size_t kPieceBytes = 64 * 1024;
+constexpr size_t kCallsKept = 4096;
+
+using NetworkState = std::shared_ptr<InMemoryNetwork::State>;
+
+absl::Status Nobody() { return absl::UnavailableError("nobody listens"); }
+absl::Status Cut() { return absl::UnavailableError("the stream was cut"); }
+
 // A Tasks stream, seen from the coordinator.
 class StreamSink : public coordinator::InstructionSink {
  public:
   // The call owns the sink, until it has ended.
   StreamSink(NetworkState net, const CallPtr& call,
              std::function<void(federation::Instruction)> next)
-      : net_(std::move(net)), call_(call), next_(std::move(next)) {}
+      : net_(std::move(net)), epoch_(net_->epoch), call_(call), next_(std::move(next)) {}
 
   void Push(const federation::Instruction& instruction) override {
     InOrder([weak = call_, next = next_, instruction] {
@@ -103,10 +111,12 @@ class StreamSink : public coordinator::InstructionSink {
 
  private:
   void InOrder(base::Task task) {
+    if (net_->epoch != epoch_) return;
     last_ = std::max(last_, net_->loop.Now() + net_->Latency());
     net_->loop.PostAt(last_, std::move(task));
   }
   NetworkState net_;
+  const uint64_t epoch_;
   std::weak_ptr<Call> call_;
   std::function<void(federation::Instruction)> next_;
   SteadyTime last_;
@@ -129,19 +139,23 @@ class UploadStream : public std::enable_shared_from_this<UploadStream> {
   void Arrive() {
     Coordinator* const coordinator = net_->coordinator;
     if (coordinator == nullptr) return call_->Fail(Nobody());
+    epoch_ = net_->epoch;
     net_->counts.uploaded_bytes += offer_.codec_header.size();
     coordinator->Offer(
         peer_, session_, offer_,
         [self = shared_from_this()](absl::StatusOr<coordinator::OfferAnswer> answer) {
+          if (!self->IsConnected()) return;
           self->net_->Later(self->net_->Latency(), [self, answer] { self->Answered(answer); });
         });
   }
 
  private:
+  bool IsConnected() const { return net_->coordinator != nullptr && net_->epoch == epoch_; }
+
   void Answered(const absl::StatusOr<coordinator::OfferAnswer>& answer) {
     if (!answer.ok()) return call_->Fail(answer.status());
     if (answer->verdict.has_value()) {
-      return call_->Succeed([&] { done_({*answer->verdict, 0}); });
+      return call_->Succeed([&] { Deliver(*answer->verdict, 0); });
     }
     upload_ = answer->upload;
     if (call_->ended()) return Suspend();
@@ -166,11 +180,11 @@ class UploadStream : public std::enable_shared_from_this<UploadStream> {
     absl::StatusOr<std::string> chunk = chunks_->ReadChunk(next_);
     if (!chunk.ok()) return call_->Fail(chunk.status());
     net_->Later(net_->Latency(), [self = shared_from_this(), bytes = *std::move(chunk)] {
-      Coordinator* const coordinator = self->net_->coordinator;
-      if (coordinator == nullptr) return self->call_->Fail(Nobody());
+      if (!self->IsConnected()) return self->call_->Fail(Nobody());
       if (self->upload_ == nullptr) return;  // suspended while this was on its way
       self->net_->counts.uploaded_bytes += bytes.size();
-      coordinator->Append(self->upload_, bytes, [self](absl::Status status) {
+      self->net_->coordinator->Append(self->upload_, bytes, [self](absl::Status status) {
+        if (!self->IsConnected()) return;
         if (!status.ok()) {
           return self->net_->Later(self->net_->Latency(),
                                    [self, status] { self->call_->Fail(status); });
@@ -182,20 +196,25 @@ class UploadStream : public std::enable_shared_from_this<UploadStream> {
   }
 
   void Finish() {
-    Coordinator* const coordinator = net_->coordinator;
-    if (coordinator == nullptr) return call_->Fail(Nobody());
+    if (!IsConnected()) return call_->Fail(Nobody());
     if (finished_ || upload_ == nullptr) return;
     finished_ = true;
-    coordinator->Finish(
+    net_->coordinator->Finish(
         upload_, [self = shared_from_this()](absl::StatusOr<federation::UpdateVerdict> verdict) {
+          if (!self->IsConnected()) return;
           const bool lost = self->net_->Happens(self->net_->faults.lose_answer);
           if (lost) ++self->net_->counts.lost_answers;
           self->net_->Later(self->net_->Latency(), [self, verdict, lost] {
             if (lost) return self->call_->Fail(Cut());
             if (!verdict.ok()) return self->call_->Fail(verdict.status());
-            self->call_->Succeed([&] { self->done_({*verdict, self->continued_from_}); });
+            self->call_->Succeed([&] { self->Deliver(*verdict, self->continued_from_); });
           });
         });
+  }
+
+  void Deliver(const federation::UpdateVerdict& verdict, uint32_t continued_from) {
+    if (net_->tell_verdict) net_->tell_verdict(offer_.task_id, verdict);
+    done_({verdict, continued_from});
   }
 
   void SuspendLater() {
@@ -203,7 +222,7 @@ class UploadStream : public std::enable_shared_from_this<UploadStream> {
                 [self = shared_from_this()] { self->Suspend(); });
   }
   void Suspend() {
-    if (upload_ != nullptr && net_->coordinator != nullptr) net_->coordinator->Suspend(upload_);
+    if (upload_ != nullptr && IsConnected()) net_->coordinator->Suspend(upload_);
     upload_.reset();
   }
 
@@ -215,6 +234,7 @@ class UploadStream : public std::enable_shared_from_this<UploadStream> {
   std::shared_ptr<daemon::ChunkSource> chunks_;
   std::function<void(daemon::UploadResult)> done_;
   std::shared_ptr<coordinator::Upload> upload_;
+  uint64_t epoch_ = 0;
   uint32_t next_ = 0, continued_from_ = 0;
   bool finished_ = false;
 };
@@ -271,9 +291,10 @@ class InMemoryTransport : public daemon::Transport {
       if (call->ended()) return;
       if (net->coordinator == nullptr) return call->Fail(Nobody());
       auto sink = std::make_shared<StreamSink>(net, call, next);
-      call->OnLeave([net, session, sink] {
-        net->Later(net->faults.half_open_max * net->prng.Uniform(), [net, session, sink] {
-          if (net->coordinator != nullptr) net->coordinator->CloseTasks(session, sink);
+      call->OnLeave([net, session, sink, epoch = net->epoch] {
+        net->Later(net->faults.half_open_max * net->prng.Uniform(), [net, session, sink, epoch] {
+          if (net->coordinator == nullptr || net->epoch != epoch) return;
+          net->coordinator->CloseTasks(session, sink);
         });
       });
       net->coordinator->OpenTasks(peer, session, sink);
@@ -295,7 +316,7 @@ class InMemoryTransport : public daemon::Transport {
         return call->Fail(absl::InvalidArgumentError(
             absl::StrCat("offset is ", offset, "; the artifact has ", (*artifact)->bytes.size())));
       }
-      SendPieces(net, call, *artifact, offset, piece);
+      SendPieces(net, net->epoch, call, *artifact, offset, piece);
     });
   }
 
@@ -335,7 +356,14 @@ class InMemoryTransport : public daemon::Transport {
     calls_.erase(std::remove_if(calls_.begin(), calls_.end(),
                                 [](const CallPtr& call) { return call->ended(); }),
                  calls_.end());
-    return calls_.emplace_back(std::make_shared<Call>(std::move(fail)));
+    const CallPtr call = calls_.emplace_back(std::make_shared<Call>(std::move(fail)));
+    if (net_->calls.size() == kCallsKept) {
+      net_->calls.erase(std::remove_if(net_->calls.begin(), net_->calls.end(),
+                                       [](const auto& weak) { return weak.expired(); }),
+                        net_->calls.end());
+    }
+    net_->calls.push_back(call);
+    return call;
   }
 
   bool Dropped(const CallPtr& call) {
@@ -354,7 +382,8 @@ class InMemoryTransport : public daemon::Transport {
     if (lost) ++net_->counts.lost_answers;
     net_->Later(net_->Latency(), [net = net_, call, invoke, done, lost] {
       if (net->coordinator == nullptr) return call->Fail(Nobody());
-      invoke(*net->coordinator, [net, call, done, lost](T answer) {
+      invoke(*net->coordinator, [net, call, done, lost, epoch = net->epoch](T answer) {
+        if (net->epoch != epoch) return;
         net->Later(net->Latency(), [call, done, lost, answer = std::move(answer)] {
           if (lost) return call->Fail(Cut());
           call->Succeed([&] { done(answer); });
@@ -369,11 +398,12 @@ class InMemoryTransport : public daemon::Transport {
     }
   }
 
-  static void SendPieces(const NetworkState& net, const CallPtr& call,
+  static void SendPieces(const NetworkState& net, uint64_t epoch, const CallPtr& call,
                          const std::shared_ptr<const coordinator::Artifact>& artifact,
                          uint64_t offset, const Piece& piece) {
-    net->Later(net->Latency(), [net, call, artifact, offset, piece] {
+    net->Later(net->Latency(), [net, epoch, call, artifact, offset, piece] {
       if (call->ended()) return;
+      if (net->epoch != epoch) return call->Fail(Cut());
       if (offset == artifact->bytes.size()) return call->Fail(absl::OkStatus());
       if (net->Happens(net->faults.cut_piece)) {
         ++net->counts.cuts;
@@ -387,7 +417,7 @@ class InMemoryTransport : public daemon::Transport {
         bytes[net->prng.Below(bytes.size())] ^= 1;
       }
       piece(std::move(bytes), nullptr);
-      SendPieces(net, call, artifact, next, piece);
+      SendPieces(net, epoch, call, artifact, next, piece);
     });
   }
 
@@ -402,7 +432,22 @@ class InMemoryTransport : public daemon::Transport {
 InMemoryNetwork::InMemoryNetwork(base::EventLoop& loop, uint64_t seed, NetworkFaults faults)
     : state_(std::make_shared<State>(loop, seed, faults)) {}
 InMemoryNetwork::~InMemoryNetwork() = default;
-void InMemoryNetwork::Serve(Coordinator* coordinator) { state_->coordinator = coordinator; }
+void InMemoryNetwork::Serve(Coordinator* coordinator) {
+  if (state_->coordinator != nullptr) {
+    for (const std::weak_ptr<Call>& weak : std::exchange(state_->calls, {})) {
+      const CallPtr call = weak.lock();
+      if (call == nullptr || call->ended()) continue;
+      state_->Later(state_->Latency(), [call] { call->Fail(Cut()); });
+    }
+  }
+  state_->calls.clear();
+  ++state_->epoch;
+  state_->coordinator = coordinator;
+}
+void InMemoryNetwork::OnVerdict(
+    std::function<void(base::TaskId, const federation::UpdateVerdict&)> tell) {
+  state_->tell_verdict = std::move(tell);
+}
 void InMemoryNetwork::SetFaults(NetworkFaults faults) { state_->faults = faults; }
 const NetworkCounts& InMemoryNetwork::counts() const { return state_->counts; }
 

@@ -6,6 +6,7 @@
 // message has a latency of its own; within a stream messages keep their order, as HTTP/2 keeps it.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -49,10 +50,13 @@ class InMemoryNetwork {
   InMemoryNetwork(base::EventLoop& loop, uint64_t seed, NetworkFaults faults = {});
   ~InMemoryNetwork();
 
-  // None: nobody listens. To be set to none before a coordinator is destroyed.
+  // None: nobody listens. To be set to none before a coordinator is destroyed. Who was connected to
+  // the one before finds the connection broken; what that one says afterwards reaches nobody.
   void Serve(coordinator::Coordinator* coordinator);
   void SetFaults(NetworkFaults faults);
   const NetworkCounts& counts() const;
+  // Called with every verdict as it reaches a client.
+  void OnVerdict(std::function<void(base::TaskId, const federation::UpdateVerdict&)> tell);
 
   std::unique_ptr<daemon::Transport> MakeTransport(const std::string& device);
 

@@ -17,6 +17,13 @@ void VirtualExecutor::Post(base::Task task) {
   });
 }
 
+void MortalLoop::PostAt(base::SteadyTime when, base::Task task) {
+  if (!*alive_) return;
+  loop_.PostAt(when, [alive = alive_, task = std::move(task)] {
+    if (*alive) task();
+  });
+}
+
 void VirtualExecutor::DropAll() {
   *alive_ = false;
   alive_ = std::make_shared<bool>(true);

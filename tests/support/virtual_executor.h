@@ -26,6 +26,21 @@ class VirtualExecutor : public base::Executor {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
+// A loop's tasks of one process, which can die: then none of them runs any more, nor any that comes
+// later.
+class MortalLoop : public base::EventLoop {
+ public:
+  explicit MortalLoop(base::EventLoop& loop) : loop_(loop) {}
+  void Post(base::Task task) override { PostAt(loop_.Now(), std::move(task)); }
+  void PostAt(base::SteadyTime when, base::Task task) override;
+  base::SteadyTime Now() const override { return loop_.Now(); }
+  void Die() { *alive_ = false; }
+
+ private:
+  base::EventLoop& loop_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
 }  // namespace quantfl::testing
 
 #endif  // QUANTFL_TESTS_SUPPORT_VIRTUAL_EXECUTOR_H_
