@@ -5,6 +5,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "common/certs/certificate.h"
 #include "common/data/formats.h"
 #include "common/federation/types.h"
 
@@ -24,6 +26,26 @@ absl::Status CheckCoordinator(const std::string& text) {
 
 }  // namespace
 
+absl::Status ClientConfig::TakeIdentity(absl::string_view certificate_pem,
+                                        const std::string& host_name) {
+  QFL_ASSIGN_OR_RETURN(const certs::Certificate shown,
+                       certs::ReadCertificate(certificate_pem, certificate));
+  const absl::StatusOr<certs::Identity> identity = shown.TheIdentity();
+  if (!identity.ok()) return base::Annotate(identity.status(), certificate);
+  if (daemon.device != identity->device && daemon.device != host_name) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device is ", daemon.device, ", but ", certificate, " is the certificate of ",
+        identity->device, ": leave device out, or name the certificate of ", daemon.device));
+  }
+  if (role != identity->RoleName()) {
+    return absl::InvalidArgumentError(absl::StrCat("role is ", role, ", but ", certificate,
+                                                   " is for the role ", identity->RoleName(),
+                                                   ": set role, or name another certificate"));
+  }
+  daemon.device = identity->device;
+  return absl::OkStatus();
+}
+
 void ClientConfig::ResolveDefaults() {
   daemon.role = role == "evaluator" ? federation::Role::kEvaluator : federation::Role::kTrainer;
   if (daemon.state_dir.empty()) daemon.state_dir = absl::StrCat("state/", daemon.device);
@@ -34,11 +56,13 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
   if (federation::ValidateDevice(host_name).ok()) d->device = host_name;
   config.Text("coordinator", &c->coordinator, {.check = CheckCoordinator, .expected = "host:port"},
               {.help = "Where the coordinator listens for clients.", .required = true});
-  config.Text("device", &d->device,
-              {.check = [](const std::string& t) { return federation::ValidateDevice(t); },
-               .expected = "1..64 of A-Z a-z 0-9 . _ -"},
-              {.help = "This device's name, the one of its token; by default the host's.",
-               .required = d->device.empty()});
+  config.Text(
+      "device", &d->device,
+      {.check = [](const std::string& t) { return federation::ValidateDevice(t); },
+       .expected = "1..64 of A-Z a-z 0-9 . _ -"},
+      {.help = "This device's name, the one of its token; by default its certificate's, else the "
+               "host's.",
+       .required = d->device.empty()});
   config.Text(
       "role", &c->role, {.choices = {"trainer", "evaluator"}},
       {.help = "trainer: trains on its data. evaluator: holds the test set and measures the "
@@ -102,30 +126,49 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
   });
 
   config.Section("tls", "How the connection is protected.");
-  config.Text("tls.mode", &c->tls, {.choices = {"off", "token"}},
-              {.help = "token: TLS and this device's join token. off: plain text."});
+  config.Text("tls.mode", &c->tls, {.choices = {"off", "token", "mtls"}},
+              {.help = "mtls: TLS and this device's certificate. token: TLS and this device's join "
+                       "token. off: plain text."});
   config.Text("tls.ca", &c->ca, {},
               {.help = "PEM file with the certificate that signed the coordinator's, or that one.",
                .unset = "none"});
   config.Text(
       "tls.token_file", &c->token_file, {},
       {.help = "File with the token that `quantflctl token new` printed.", .unset = "none"});
+  config.Text("tls.certificate", &c->certificate, {},
+              {.help = "PEM file with this device's certificate, made by `quantflctl certs issue`.",
+               .unset = "none"});
+  config.Text("tls.private_key", &c->private_key, {},
+              {.help = "PEM file with its key, which nobody else may read.", .unset = "none"});
   config.Text("tls.server_name", &c->server_name, {},
               {.help = "Name in the coordinator's certificate.", .unset = "the address's host"});
   config.Bool("tls.allow_insecure", &c->allow_insecure,
               {.help = "Plain text also to a coordinator that is not on a loopback address."});
-  config.Check({"tls.mode", "tls.ca", "tls.token_file"}, [c]() -> absl::Status {
-    if (c->tls == "token" && (c->ca.empty() || c->token_file.empty())) {
-      return absl::InvalidArgumentError(
-          "got \"token\", expected tls.ca and tls.token_file to be set too");
-    }
-    if (c->tls == "off" && !c->token_file.empty()) {
-      return absl::InvalidArgumentError(
-          "got \"off\" with tls.token_file, expected \"token\": a token never travels in plain "
-          "text");
-    }
-    return absl::OkStatus();
-  });
+  config.Check({"tls.mode", "tls.ca", "tls.token_file", "tls.certificate", "tls.private_key"},
+               [c]() -> absl::Status {
+                 if (c->tls == "token" && (c->ca.empty() || c->token_file.empty())) {
+                   return absl::InvalidArgumentError(
+                       "got \"token\", expected tls.ca and tls.token_file to be set too");
+                 }
+                 if (c->tls == "mtls" &&
+                     (c->ca.empty() || c->certificate.empty() || c->private_key.empty())) {
+                   return absl::InvalidArgumentError(
+                       "got \"mtls\", expected tls.ca, tls.certificate and tls.private_key to be "
+                       "set too");
+                 }
+                 if (c->tls == "off" && !c->token_file.empty()) {
+                   return absl::InvalidArgumentError(
+                       "got \"off\" with tls.token_file, expected \"token\": a token never "
+                       "travels in plain text");
+                 }
+                 if (c->tls != "mtls" && !c->certificate.empty()) {
+                   return absl::InvalidArgumentError(
+                       absl::StrCat("got \"", c->tls,
+                                    "\" with tls.certificate, expected \"mtls\": it would not be "
+                                    "shown"));
+                 }
+                 return absl::OkStatus();
+               });
 
   config.Section("data", "What this device trains or evaluates on.");
   config.Text("data.dir", &c->data_dir, {.expected = "path of a folder"},

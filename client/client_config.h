@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "client/daemon/daemon.h"
 #include "common/app/config.h"
 #include "common/app/logging.h"
@@ -17,8 +19,10 @@ struct ClientConfig {
   std::string role = "trainer";
   daemon::DaemonOptions daemon;  // device: the host's name where it can be a device's
 
-  std::string tls = "off";  // "off", "token"
+  std::string tls = "off";  // "off", "token", "mtls"
   std::string ca;
+  std::string certificate;
+  std::string private_key;
   std::string token_file;
   std::string server_name;
   bool allow_insecure = false;
@@ -33,6 +37,10 @@ struct ClientConfig {
   uint64_t cache_bytes_max = uint64_t{1} << 30;
   app::LogOptions log;
 
+  // With tls.mode "mtls", before ResolveDefaults: the device is the certificate's, whose PEM text
+  // `certificate_pem` is. INVALID_ARGUMENT naming both where `device` was set to another (one
+  // that is not `host_name`), or where the role is not the certificate's.
+  absl::Status TakeIdentity(absl::string_view certificate_pem, const std::string& host_name);
   // What depends on other keys. Call once, after Load.
   void ResolveDefaults();
 };

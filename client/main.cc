@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/client_config.h"
 #include "client/daemon/daemon.h"
 #include "client/rpc/grpc_transport.h"
@@ -27,6 +28,7 @@
 #include "common/base/env.h"
 #include "common/base/executor.h"
 #include "common/base/status.h"
+#include "common/certs/certificate.h"
 #include "common/data/formats.h"
 #include "common/learn/activation_cache.h"
 #include "common/learn/learner.h"
@@ -50,7 +52,8 @@ std::string HostName() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "";
 }
 
-absl::StatusOr<rpc::GrpcTransportOptions> TransportOptions(const ClientConfig& c, base::Env& env) {
+// Also takes over whose the certificate is, where there is one.
+absl::StatusOr<rpc::GrpcTransportOptions> TransportOptions(ClientConfig& c, base::Env& env) {
   rpc::GrpcTransportOptions options;
   options.address = c.coordinator;
   options.allow_insecure = c.allow_insecure;
@@ -61,6 +64,12 @@ absl::StatusOr<rpc::GrpcTransportOptions> TransportOptions(const ClientConfig& c
     absl::StatusOr<std::string> token = rpc::ParseToken(text);
     if (!token.ok()) return base::Annotate(token.status(), c.token_file);
     options.token = *std::move(token);
+  }
+  if (c.tls == "mtls") {
+    QFL_ASSIGN_OR_RETURN(options.tls, rpc::LoadClientTls(env, c.ca, c.server_name, c.certificate,
+                                                         c.private_key, absl::Now()));
+    QFL_RETURN_IF_ERROR(certs::CheckPrivate(c.private_key));
+    QFL_RETURN_IF_ERROR(c.TakeIdentity(options.tls->certificate_chain, HostName()));
   }
   return options;
 }
@@ -83,6 +92,8 @@ int Run(int argc, char** argv) {
   std::fputs(loaded.out.c_str(), stdout);
   std::fputs(loaded.error.c_str(), stderr);
   if (loaded.exit_code.has_value()) return *loaded.exit_code;
+  absl::StatusOr<rpc::GrpcTransportOptions> transport = TransportOptions(c, env);
+  if (!transport.ok()) return Refuse(transport.status());
   c.ResolveDefaults();
   c.daemon.software_version = app::kVersion;
 
@@ -92,8 +103,6 @@ int Run(int argc, char** argv) {
   auto workload = training::TrainingWorkload::Create(
       {c.data_dir, c.daemon.role, *format, c.holdout, c.test_split}, env);
   if (!workload.ok()) return Refuse(workload.status());
-  absl::StatusOr<rpc::GrpcTransportOptions> transport = TransportOptions(c, env);
-  if (!transport.ok()) return Refuse(transport.status());
   auto factory = rpc::GrpcTransportFactory::Create(*std::move(transport));
   if (!factory.ok()) return Refuse(factory.status());
   if (const absl::Status made = env.CreateDirs(c.daemon.state_dir); !made.ok()) {

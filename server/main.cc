@@ -22,7 +22,6 @@
 #include "common/app/lock_file.h"
 #include "common/app/logging.h"
 #include "common/app/notify.h"
-#include "common/app/secret.h"
 #include "common/app/signals.h"
 #include "common/app/stop_request.h"
 #include "common/app/version.h"
@@ -39,9 +38,9 @@
 #include "common/model/trainable.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/peer.h"
-#include "common/rpc/tokens.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/records.h"
+#include "server/credentials.h"
 #include "server/ctl/endpoint.h"
 #include "server/rpc/health_client.h"
 #include "server/rpc/server.h"
@@ -59,9 +58,7 @@ constexpr char kOnce[] = "--once";
 constexpr char kHealth[] = "--health";
 constexpr absl::Duration kHealthPatience = absl::Seconds(5);
 constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
-constexpr uint64_t kTokensBytesMax = 32u << 20;
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
-constexpr int kOwnerOnly = 0600;
 
 int Refuse(const absl::Status& status, int code) {
   std::fprintf(stderr, "%s: %s\n", kProgram, std::string(status.message()).c_str());
@@ -92,41 +89,7 @@ absl::StatusOr<StartModel> LoadModel(RunConfig& c, base::Env& env) {
   return StartModel{std::move(bytes), *std::move(schema)};
 }
 
-absl::StatusOr<std::shared_ptr<const rpc::TokenTable>> ClientTokens(const RunConfig& c,
-                                                                    base::Env& env) {
-  if (c.tls != "token") return std::shared_ptr<const rpc::TokenTable>();
-  QFL_ASSIGN_OR_RETURN(const std::string text, env.ReadFile(c.tokens_file, kTokensBytesMax));
-  QFL_ASSIGN_OR_RETURN(rpc::TokenTable table, rpc::TokenTable::Parse(text, c.tokens_file));
-  return std::make_shared<const rpc::TokenTable>(std::move(table));
-}
-
-absl::StatusOr<std::shared_ptr<const rpc::TokenTable>> OperatorTokens(const std::string& file,
-                                                                      base::Env& env) {
-  if (!env.Exists(file)) {
-    QFL_RETURN_IF_ERROR(
-        env.WriteFileAtomically(file, absl::StrCat(app::NewSecret(), "\n"), kOwnerOnly));
-  }
-  QFL_ASSIGN_OR_RETURN(const std::string text, env.ReadFile(file, kTokensBytesMax));
-  const absl::StatusOr<std::string> token = rpc::ParseToken(text);
-  if (!token.ok()) return base::Annotate(token.status(), file);
-  QFL_ASSIGN_OR_RETURN(
-      rpc::TokenTable table,
-      rpc::TokenTable::Parse(absl::StrCat("operator operator ", base::Sha256(*token).Hex(), "\n"),
-                             file));
-  return std::make_shared<const rpc::TokenTable>(std::move(table));
-}
-
-absl::StatusOr<bool> OnLoopback(const std::string& address) {
-  QFL_ASSIGN_OR_RETURN(const rpc::HostPort parsed, rpc::ParseHostPort(address));
-  if (parsed.host.empty()) return false;
-  QFL_ASSIGN_OR_RETURN(const std::vector<sockaddr_storage> found, rpc::Resolve(parsed, true));
-  for (const sockaddr_storage& a : found) {
-    if (!rpc::IsLoopback(a)) return false;
-  }
-  return true;
-}
-
-absl::StatusOr<rpc::ServerOptions> MakeServerOptions(const RunConfig& c, base::Env& env) {
+rpc::ServerOptions MakeServerOptions(const RunConfig& c, Credentials credentials) {
   rpc::ServerOptions options;
   options.federation.address = c.listen;
   options.federation.allow_insecure = c.allow_insecure;
@@ -137,17 +100,13 @@ absl::StatusOr<rpc::ServerOptions> MakeServerOptions(const RunConfig& c, base::E
   options.limits.streams_per_client = c.streams_per_client;
   options.limits.handshake_timeout = c.handshake_timeout;
   options.limits.connection_idle = c.connection_idle;
-  if (c.tls == "token") {
-    QFL_ASSIGN_OR_RETURN(options.federation.tls,
-                         rpc::LoadServerTls(env, c.certificate, c.private_key));
-  }
-  QFL_ASSIGN_OR_RETURN(options.federation.tokens, ClientTokens(c, env));
   options.operators.emplace(options.federation);
   options.operators->address = c.operator_listen;
-  QFL_ASSIGN_OR_RETURN(options.operators->tokens, OperatorTokens(c.operator_token_file, env));
+  options.federation.tls = credentials.tls;
+  static_cast<rpc::Admission&>(options.federation) = std::move(credentials.federation);
+  static_cast<rpc::Admission&>(*options.operators) = std::move(credentials.operators);
   // On loopback the token is enough, and no certificate has to name 127.0.0.1.
-  QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.operator_listen));
-  if (local) options.operators->tls.reset();
+  if (!credentials.operators_local) options.operators->tls = std::move(credentials.tls);
   return options;
 }
 
@@ -214,7 +173,7 @@ absl::StatusOr<std::unique_ptr<web::WebServer>> StartWeb(const RunConfig& c,
                                                          coordinator::Coordinator& run,
                                                          base::Logger& log) {
   if (!c.web) return std::unique_ptr<web::WebServer>();
-  QFL_ASSIGN_OR_RETURN(const bool local, OnLoopback(c.web_listen));
+  QFL_ASSIGN_OR_RETURN(const bool local, rpc::OnLoopback(c.web_listen));
   if (!local && !c.web_allow_remote) {
     return absl::FailedPreconditionError(
         absl::StrCat("web.listen = \"", c.web_listen,
@@ -277,8 +236,9 @@ int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfi
 int Run(int argc, char** argv) {
   base::Env& env = base::PosixEnv();
   base::Clock& clock = base::SystemClock();
-  app::StopRequest stop;
-  const auto signals = app::StopSignals::Create([&stop](int) { stop.Request(); });
+  app::StopRequest stop, hangup;
+  const auto signals = app::StopSignals::Create([&stop](int) { stop.Request(); }, nullptr,
+                                                [&hangup] { hangup.Request(); });
   if (!signals.ok()) return Refuse(signals.status());
 
   RunConfig c;
@@ -342,8 +302,10 @@ int Run(int argc, char** argv) {
       !written.ok()) {
     return Refuse(written, app::kExitCannotCreate);
   }
-  auto server_options = MakeServerOptions(c, env);
-  if (!server_options.ok()) return Refuse(server_options.status());
+  CredentialFiles credential_files(c, env);
+  absl::StatusOr<Credentials> credentials = credential_files.Load();
+  if (!credentials.ok()) return Refuse(credentials.status());
+  rpc::ServerOptions server_options = MakeServerOptions(c, *std::move(credentials));
   auto store = store::OpenSqliteRunStore(env, c.state_dir);
   if (!store.ok()) {
     return Refuse(store.status(),
@@ -357,7 +319,7 @@ int Run(int argc, char** argv) {
   const coordinator::RunOptions options = c.Options();
   const uint64_t parameters = start->schema.size();
   // A header that fits one message reaches the engine, which tells best what is wrong with it.
-  server_options->codec_header_bytes_max = std::max<uint64_t>(
+  server_options.codec_header_bytes_max = std::max<uint64_t>(
       codec::kHeaderBytesMax, codec::EncodedHeaderBytesMax(start->schema.update_layout()));
   auto coordinator = coordinator::Coordinator::Create(
       options, std::move(start->schema), std::move(start->bytes),
@@ -380,13 +342,16 @@ int Run(int argc, char** argv) {
     storage.Stop();
     compute.Stop();
   };
-  server_options->report = [&options](const coordinator::RunStatus& status) {
+  server_options.report = [&options](const coordinator::RunStatus& status) {
     return rpc::ReportFiles{coordinator::SummaryJson(status, options, app::kVersion),
                             coordinator::RoundsCsv(status)};
   };
-  const bool operator_tls = server_options->operators->tls.has_value();
-  auto server = rpc::Server::Start(*std::move(server_options), {&run, &ledger, &log});
+  const bool operator_tls = server_options.operators->tls.has_value();
+  auto server = rpc::Server::Start(std::move(server_options), {&run, &ledger, &log});
   if (!server.ok()) return Refuse(server.status());
+  CredentialWatch credential_watch(credential_files, **server, log);
+  hangup.Attach([&credential_watch] { credential_watch.LookNow(); });
+  const absl::Cleanup no_hangup = [&hangup] { hangup.Detach(); };
 
   auto page = StartWeb(c, options, config.Print(), run, log);
   if (!page.ok()) return Refuse(page.status());
@@ -396,7 +361,9 @@ int Run(int argc, char** argv) {
   endpoint.operators = Local(WithPort(c.operator_listen, (*server)->operator_port()));
   endpoint.pid = getpid();
   endpoint.operator_token_file = Absolute(c.operator_token_file);
-  if (operator_tls) endpoint.certificate = Absolute(c.certificate);
+  if (operator_tls) {
+    endpoint.certificate = Absolute(c.tls == "mtls" ? c.client_ca : c.certificate);
+  }
   if (*page) {
     endpoint.web = absl::StrCat("http://", Local(WithPort(c.web_listen, (*page)->port())), "/");
   }

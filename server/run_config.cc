@@ -41,16 +41,27 @@ void DeclareServer(app::Config& config, RunConfig* c) {
       {.check = [](const std::string& t) { return CheckAddress(t); }, .expected = "host:port"},
       {.help = "Address for quantflctl; a loopback address unless tls is on."});
   config.Text(
-      "server.tls", &c->tls, {.choices = {"off", "token"}},
-      {.help = "token: TLS, and a join token from each client. off: plain text, on loopback "
+      "server.tls", &c->tls, {.choices = {"off", "token", "mtls"}},
+      {.help = "mtls: TLS, and a certificate from each client, which names its device and role. "
+               "token: TLS, and a join token from each client. off: plain text, on loopback "
                "addresses only unless allow_insecure is written out."});
   config.Text("server.certificate", &c->certificate, {},
-              {.help = "PEM file with the server's certificate chain, for tls = \"token\".",
+              {.help = "PEM file with the server's certificate chain; read again when it changes.",
                .unset = "none"});
   config.Text("server.private_key", &c->private_key, {},
-              {.help = "PEM file with its key, for tls = \"token\".", .unset = "none"});
-  config.Text("server.tokens_file", &c->tokens_file, {},
-              {.help = "Join tokens, hashed, one a line; `quantflctl token new` appends to it.",
+              {.help = "PEM file with its key, which nobody else may read.", .unset = "none"});
+  config.Text(
+      "server.tokens_file", &c->tokens_file, {},
+      {.help = "Join tokens, hashed, one a line; `quantflctl token new` appends to it. Read "
+               "again when it changes.",
+       .unset = "none"});
+  config.Text("server.client_ca", &c->client_ca, {},
+              {.help = "PEM file with the authority that signs clients' certificates, for tls = "
+                       "\"mtls\"; read again when it changes.",
+               .unset = "none"});
+  config.Text("server.revoked_file", &c->revoked_file, {},
+              {.help = "Serials of certificates that are not let in any more, one a line; "
+                       "`quantflctl certs revoke` appends to it. Read again when it changes.",
                .unset = "none"});
   config.Text("server.operator_token_file", &c->operator_token_file, {},
               {.help = "The operators' token; made with mode 0600 where it is missing.",
@@ -100,16 +111,18 @@ void DeclareServer(app::Config& config, RunConfig* c) {
                  {.help = "Memory for what is on its way in or out; beyond it senders wait.",
                   .unit = "bytes"});
   config.Check(
-      {"server.tls", "server.certificate", "server.private_key", "server.tokens_file"},
+      {"server.tls", "server.certificate", "server.private_key", "server.tokens_file",
+       "server.client_ca"},
       [c]() -> absl::Status {
-        if (c->tls != "token") return absl::OkStatus();
+        if (c->tls == "off") return absl::OkStatus();
+        const bool mutual = c->tls == "mtls";
         for (const auto& [key, value] : std::vector<std::pair<const char*, const std::string&>>{
                  {"certificate", c->certificate},
                  {"private_key", c->private_key},
-                 {"tokens_file", c->tokens_file}}) {
+                 {mutual ? "client_ca" : "tokens_file", mutual ? c->client_ca : c->tokens_file}}) {
           if (value.empty()) {
-            return absl::InvalidArgumentError(
-                absl::StrCat("got \"token\" without server.", key, ", expected that to be set"));
+            return absl::InvalidArgumentError(absl::StrCat("got \"", c->tls, "\" without server.",
+                                                           key, ", expected that to be set"));
           }
         }
         return absl::OkStatus();

@@ -29,10 +29,12 @@ struct RunConfig {
 
   std::string listen = "127.0.0.1:7447";
   std::string operator_listen = "127.0.0.1:7448";
-  std::string tls = "off";  // "off", "token"
+  std::string tls = "off";  // "off", "token", "mtls"
   std::string certificate;
   std::string private_key;
   std::string tokens_file;
+  std::string client_ca;
+  std::string revoked_file;
   std::string operator_token_file;  // ResolveDefaults
   bool allow_insecure = false;
   uint32_t max_connections = 4096;

@@ -13,6 +13,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/app/exit_codes.h"
@@ -35,7 +36,7 @@ struct StopSignals::State {
   int signals = -1;  // signalfd
   int end = -1;      // eventfd
   std::function<void(int)> on_stop;
-  std::function<void()> on_now;
+  std::function<void()> on_now, on_hangup;
   std::thread thread;
 
   ~State() {
@@ -62,6 +63,10 @@ struct StopSignals::State {
       if (fds[1].revents != 0) return;
       signalfd_siginfo info;
       if (read(signals, &info, sizeof(info)) != sizeof(info)) continue;
+      if (info.ssi_signo == SIGHUP) {
+        on_hangup();
+        continue;
+      }
       if (info.ssi_signo == SIGINT && ++interrupts == 2) on_now();
       if (!std::exchange(stopping, true)) on_stop(static_cast<int>(info.ssi_signo));
     }
@@ -72,21 +77,24 @@ StopSignals::StopSignals(std::unique_ptr<State> state) : state_(std::move(state)
 StopSignals::~StopSignals() = default;
 
 absl::StatusOr<std::unique_ptr<StopSignals>> StopSignals::Create(
-    std::function<void(int signal)> on_stop, std::function<void()> on_now) {
+    std::function<void(int signal)> on_stop, std::function<void()> on_now,
+    std::function<void()> on_hangup) {
   auto state = std::make_unique<State>();
   state->on_stop = std::move(on_stop);
   state->on_now = on_now ? std::move(on_now) : [] { _exit(kExitKilled); };
+  std::vector<int> handled = {SIGTERM, SIGINT};
+  if (on_hangup) handled.push_back(SIGHUP);
+  state->on_hangup = std::move(on_hangup);
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
+  for (const int signal : handled) sigaddset(&set, signal);
   if (const int error = pthread_sigmask(SIG_BLOCK, &set, nullptr); error != 0) {
     return base::ErrnoStatus(error, "block", "SIGTERM and SIGINT");
   }
   struct sigaction pass_on {};
   pass_on.sa_sigaction = PassOn;
   pass_on.sa_flags = SA_SIGINFO | SA_RESTART;
-  for (const int signal : {SIGTERM, SIGINT}) {
+  for (const int signal : handled) {
     if (sigaction(signal, &pass_on, nullptr) != 0) {
       return base::ErrnoStatus(errno, "handle", "SIGTERM and SIGINT");
     }

@@ -4,12 +4,14 @@
 #include <netdb.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/status.h"
 
 namespace quantfl::rpc {
 namespace {
@@ -142,6 +144,14 @@ absl::StatusOr<std::vector<sockaddr_storage>> Resolve(const HostPort& address, b
     result.push_back(storage);
   }
   return result;
+}
+
+absl::StatusOr<bool> OnLoopback(absl::string_view address) {
+  QFL_ASSIGN_OR_RETURN(const HostPort parsed, ParseHostPort(address));
+  if (parsed.host.empty()) return false;
+  QFL_ASSIGN_OR_RETURN(const std::vector<sockaddr_storage> found,
+                       Resolve(parsed, /*to_listen=*/true));
+  return std::all_of(found.begin(), found.end(), IsLoopback);
 }
 
 socklen_t AddressLength(const sockaddr_storage& address) {

@@ -34,6 +34,8 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 // The socket addresses of `address` to listen on or to connect to. UNAVAILABLE with the resolver's
 // words. May ask a name server, so not from a thread that must not wait.
 absl::StatusOr<std::vector<sockaddr_storage>> Resolve(const HostPort& address, bool to_listen);
+// Whether "host:port" is reached from this machine alone. Errors as ParseHostPort's and Resolve's.
+absl::StatusOr<bool> OnLoopback(absl::string_view address);
 socklen_t AddressLength(const sockaddr_storage& address);
 
 }  // namespace quantfl::rpc

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/status.h"
+#include "common/certs/certificate.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/tokens.h"
 #include "server/ctl/endpoint.h"
@@ -52,7 +54,16 @@ absl::StatusOr<Connection> Connect(const ConnectOptions& options, base::Env& env
     if (!token.ok()) return base::Annotate(token.status(), token_file);
     client.token = *std::move(token);
   }
-  if (!ca.empty()) {
+  if (options.certificate.empty() != options.key.empty() ||
+      (!options.certificate.empty() && ca.empty())) {
+    return absl::InvalidArgumentError("--certificate goes with --key and --ca");
+  }
+  if (!options.certificate.empty()) {
+    QFL_RETURN_IF_ERROR(certs::CheckPrivate(options.key));
+    QFL_ASSIGN_OR_RETURN(client.tls,
+                         rpc::LoadClientTls(env, ca, options.server_name, options.certificate,
+                                            options.key, absl::Now()));
+  } else if (!ca.empty()) {
     QFL_ASSIGN_OR_RETURN(client.tls, rpc::LoadClientTls(env, ca, options.server_name));
   }
   QFL_ASSIGN_OR_RETURN(connection.client, rpc::OperatorClient::Create(std::move(client)));

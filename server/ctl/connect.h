@@ -19,6 +19,7 @@ struct ConnectOptions {
   std::string token_file;   // empty: what endpoint.json names
   std::string ca;           // PEM file; empty: what endpoint.json names
   std::string server_name;
+  std::string certificate, key;  // PEM files of an operator's own; both or none
   bool allow_insecure = false;
   absl::Duration wait;  // for the coordinator of results_dir or state_dir to be there
 };

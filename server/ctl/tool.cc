@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "common/app/config.h"
 #include "common/app/exit_codes.h"
 #include "common/app/version.h"
@@ -21,6 +22,7 @@
 #include "common/federation/types.h"
 #include "common/fetch/datasets.h"
 #include "common/terminal/progress_line.h"
+#include "server/ctl/certs.h"
 #include "server/ctl/codec_files.h"
 #include "server/ctl/compare.h"
 #include "server/ctl/connect.h"
@@ -62,6 +64,11 @@ void AddConnection(CLI::App& command, ConnectOptions& options) {
       ->type_name("FILE");
   command.add_option("--ca", options.ca, "PEM file to check the coordinator's certificate with")
       ->type_name("FILE");
+  command
+      .add_option("--certificate", options.certificate,
+                  "PEM file with an operator's certificate, where the coordinator wants one")
+      ->type_name("FILE");
+  command.add_option("--key", options.key, "PEM file with its key")->type_name("FILE");
   command.add_option("--server-name", options.server_name, "Name in that certificate")
       ->type_name("NAME");
   command.add_flag("--allow-insecure", options.allow_insecure,
@@ -157,6 +164,7 @@ class Tool {
     cli.get_formatter()->column_width(34);
     DeclareRunCommands(cli);
     DeclareFileCommands(cli);
+    DeclareCertCommands(cli);
     if (const std::string unknown = UnknownCommand(cli, argc, argv); !unknown.empty()) {
       std::fprintf(error_, "quantflctl: %s; see --help\n", unknown.c_str());
       return app::kExitUsage;
@@ -372,6 +380,54 @@ class Tool {
     });
   }
 
+  void DeclareCertCommands(CLI::App& cli) {
+    CLI::App& group =
+        *cli.add_subcommand("certs", "A test bed's own certificates, for server.tls = \"mtls\"");
+    group.require_subcommand(1);
+    const auto add_folder = [this](CLI::App& command) {
+      command.add_option("--dir", certs_.folder, "Folder of the authority [certs]")
+          ->type_name("DIR");
+    };
+    const auto add_days = [this](CLI::App& command, const std::string& otherwise) {
+      command.add_option("--days", certs_.days, absl::StrCat("Validity [", otherwise, "]"))
+          ->check(CLI::Range(1e-6, 36'500.0));
+    };
+    CLI::App& init =
+        *group.add_subcommand("init", "Make an authority and the server's certificate");
+    add_folder(init);
+    add_days(init, "3650 for the authority, 397 for the server");
+    init.add_option("--server", names_,
+                    "Names and addresses by which clients dial the coordinator; loopback's are "
+                    "always in it")
+        ->type_name("NAME");
+    init.add_option("--name", name_, "Of the authority [QuantFL test bed]")->type_name("TEXT");
+    init.callback([this] {
+      Print(
+          InitCerts(certs_, name_.empty() ? "QuantFL test bed" : name_, names_, env_, absl::Now()));
+    });
+    CLI::App& issue = *group.add_subcommand(
+        "issue", "Make a certificate for each device, operator, or all names of a server");
+    issue.add_option("NAME", names_, "Devices: 1..64 of A-Z a-z 0-9 . _ -")->required();
+    add_folder(issue);
+    add_days(issue, "365; a server's 397");
+    issue.add_option("--role", role_, "trainer, evaluator, operator or server [trainer]")
+        ->check(CLI::IsMember({"trainer", "evaluator", "operator", "server"}));
+    issue.add_flag("--renew", renew_, "Replace what is there; it stays valid until it is revoked");
+    issue.callback([this] { Print(IssueCerts(certs_, role_, names_, renew_, env_, absl::Now())); });
+    CLI::App& revoke = *group.add_subcommand(
+        "revoke", "Have a coordinator that runs, and every later one, let certificates in no more");
+    revoke.add_option("NAME", names_, "Names, or serials as `certs show` prints them")->required();
+    add_folder(revoke);
+    revoke.add_option("--reason", reason_, "Kept in revoked.txt")->type_name("TEXT");
+    revoke.callback(
+        [this] { Print(RevokeCerts(certs_.folder, names_, reason_, env_, absl::Now())); });
+    CLI::App& show =
+        *group.add_subcommand("show", "List a folder's certificates, or show what one says");
+    show.add_option("PATH", file_, "A folder, or a certificate's PEM file [certs]");
+    show.callback(
+        [this] { Print(ShowCerts(file_.empty() ? certs_.folder : file_, env_, absl::Now())); });
+  }
+
   void WithClient(const std::function<absl::Status(rpc::OperatorClient&)>& work) {
     const absl::StatusOr<Connection> connection = Connect(connect_, env_);
     outcome_.status = connection.ok() ? work(*connection->client) : connection.status();
@@ -436,7 +492,9 @@ class Tool {
   ConnectOptions connect_;
   double wait_s_ = 0;
   std::string name_, reason_, file_, out_file_, schema_, out_dir_, role_ = "trainer";
-  std::vector<std::string> folders_;
+  std::vector<std::string> folders_, names_;
+  CertsOptions certs_{"certs"};
+  bool renew_ = false;
   fetch::GetDatasetOptions get_;
   EncodeOptions encode_;
   Partitions partitions_;

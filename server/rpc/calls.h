@@ -13,11 +13,17 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/base/check.h"
+#include "common/base/mutex.h"
+#include "common/base/status.h"
+#include "common/certs/certificate.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/peer.h"
 #include "common/rpc/status.h"
-#include "common/rpc/tokens.h"
 #include "server/coordinator/coordinator.h"
+#include "server/rpc/server.h"
 
 namespace quantfl::rpc {
 
@@ -25,36 +31,67 @@ inline absl::Status StoppingError() {
   return absl::UnavailableError("the coordinator is shutting down");
 }
 
-// Who may pass a listener. Immutable.
+// Who may pass a listener: whoever shows a certificate where `clients` is set, else whoever shows a
+// token where `tokens` is set, else everybody, without a name. Copies share what Set gives.
+// Thread-safe.
 class Gate {
  public:
   enum class For { kClients, kOperators };
-  // Null `tokens`: everybody, without a name.
-  Gate(std::shared_ptr<const TokenTable> tokens, For whom)
-      : tokens_(std::move(tokens)), whom_(whom) {}
+  Gate(Admission admission, For whom)
+      : state_(std::make_shared<State>(std::move(admission))), whom_(whom) {}
 
-  // UNAUTHENTICATED: no token, or an unknown one; PERMISSION_DENIED: one for the other listener.
+  // For the calls that begin from here on.
+  void Set(Admission admission) const {
+    base::MutexLock lock(state_->mutex);
+    QFL_CHECK((admission.tokens == nullptr) == (state_->admission.tokens == nullptr));
+    QFL_CHECK((admission.clients == nullptr) == (state_->admission.clients == nullptr));
+    state_->admission = std::move(admission);
+  }
+
+  // UNAUTHENTICATED: no credential, or none that is known; PERMISSION_DENIED: one for the other
+  // listener.
   absl::StatusOr<coordinator::Peer> Admit(const grpc::ServerContextBase& context) const {
+    const Admission admission = Get();
     coordinator::Peer peer;
-    if (!tokens_) return peer;
-    absl::StatusOr<std::string> token = TokenOf(context);
-    if (!token.ok()) return token.status();
-    absl::StatusOr<Credential> credential = tokens_->Find(*token);
-    if (!credential.ok()) return credential.status();
-    const bool is_operator = !credential->role.has_value();
-    if (is_operator != (whom_ == For::kOperators)) {
-      return absl::PermissionDeniedError(is_operator
-                                             ? "an operator's token: clients have their own"
-                                             : "a client's token: operators have their own");
+    std::optional<federation::Role> role;
+    if (admission.clients) {
+      QFL_ASSIGN_OR_RETURN(const PeerCertificates shown, CertificatesOf(context));
+      QFL_ASSIGN_OR_RETURN(certs::Identity identity,
+                           admission.clients->Admit(shown.certificate, shown.chain, absl::Now()));
+      peer.device = std::move(identity.device);
+      role = identity.role;
+    } else if (admission.tokens) {
+      QFL_ASSIGN_OR_RETURN(const std::string token, TokenOf(context));
+      QFL_ASSIGN_OR_RETURN(Credential credential, admission.tokens->Find(token));
+      peer.device = std::move(credential.device);
+      role = credential.role;
+    } else {
+      return peer;
     }
-    peer.device = std::move(credential->device);
-    peer.role = credential->role;
+    const bool is_operator = !role.has_value();
+    if (is_operator != (whom_ == For::kOperators)) {
+      const absl::string_view what = admission.clients ? "certificate" : "token";
+      return absl::PermissionDeniedError(
+          is_operator ? absl::StrCat("an operator's ", what, ": clients have their own")
+                      : absl::StrCat("a client's ", what, ": operators have their own"));
+    }
+    peer.role = role;
     return peer;
   }
 
  private:
-  const std::shared_ptr<const TokenTable> tokens_;
-  const For whom_;
+  struct State {
+    explicit State(Admission a) : admission(std::move(a)) {}
+    base::Mutex mutex;
+    Admission admission QFL_GUARDED_BY(mutex);
+  };
+  Admission Get() const {
+    base::MutexLock lock(state_->mutex);
+    return state_->admission;
+  }
+
+  std::shared_ptr<State> state_;
+  For whom_;
 };
 
 // As the ledger names it.

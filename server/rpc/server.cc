@@ -24,6 +24,10 @@ using ExternalAcceptor = grpc::experimental::ExternalConnectionAcceptor;
 constexpr uint32_t kConnectionsLimit = 100'000;
 
 absl::Status Validate(const ListenerOptions& options) {
+  if (options.clients && !options.tls) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("client certificates on ", options.address, " without TLS"));
+  }
   for (const auto& [name, value] :
        {std::pair("connections_max", options.connections_max),
         std::pair("connections_per_host_max", options.connections_per_host_max)}) {
@@ -38,17 +42,25 @@ absl::Status Validate(const ListenerOptions& options) {
 absl::Status RefuseInsecure(const ListenerOptions& options, const Acceptor& acceptor) {
   if (options.allow_insecure || acceptor.loopback_only()) return absl::OkStatus();
   if (!options.tls) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "plain text on ", options.address,
-        ", which is not loopback: use TLS with tokens, or set allow_insecure where the network may "
-        "read along"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("plain text on ", options.address,
+                     ", which is not loopback: use TLS with tokens or client certificates, or set "
+                     "allow_insecure where the network may "
+                     "read along"));
   }
-  if (!options.tokens) {
+  if (!options.tokens && !options.clients) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "no tokens file for ", options.address,
-        ", which is not loopback: anybody could take part; name one, or set allow_insecure"));
+        "neither tokens nor client certificates for ", options.address,
+        ", which is not loopback: anybody could take part; set tls to \"token\" or \"mtls\", or "
+        "allow_insecure"));
   }
   return absl::OkStatus();
+}
+
+std::optional<ServerTls> WhatItAsksFor(const ListenerOptions& options) {
+  std::optional<ServerTls> tls = options.tls;
+  if (tls) tls->ask_for_certificates = options.clients != nullptr;
+  return tls;
 }
 
 // One address, one gRPC server, one service.
@@ -76,7 +88,7 @@ class Listener {
     builder.RegisterService(service_.get());
     external_ = builder.experimental().AddExternalConnectionAcceptor(
         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-        ServerCredentials(options.tls));
+        ServerCredentials(WhatItAsksFor(options)));
     server_ = builder.BuildAndStart();
     if (!server_) {
       return absl::InternalError(absl::StrCat("gRPC cannot serve on ", options.address));
@@ -128,18 +140,18 @@ class ServerImpl final : public Server {
     const uint64_t connections = uint64_t{options.federation.connections_max} +
                                  (options.operators ? options.operators->connections_max : 0);
     RaiseDescriptorLimit(connections * kDescriptorsPerConnection + kDescriptorsBesides);
+    clients_gate_.emplace(options.federation, Gate::For::kClients);
     federation_ = std::make_unique<Listener>(
         std::make_unique<FederationService>(FederationContext{
-            deps.coordinator, deps.ledger, Gate(options.federation.tokens, Gate::For::kClients),
-            options.codec_header_bytes_max,
+            deps.coordinator, deps.ledger, *clients_gate_, options.codec_header_bytes_max,
             std::make_shared<StreamPlaces>(options.limits.streams_per_client),
             options.limits.handshake_timeout}),
         *deps.logger);
     QFL_RETURN_IF_ERROR(federation_->Start(options.federation, options.limits, deps.ledger));
     if (!options.operators) return absl::OkStatus();
+    operators_gate_.emplace(*options.operators, Gate::For::kOperators);
     operators_ = std::make_unique<Listener>(
-        std::make_unique<OperatorService>(deps.coordinator,
-                                          Gate(options.operators->tokens, Gate::For::kOperators),
+        std::make_unique<OperatorService>(deps.coordinator, *operators_gate_,
                                           std::move(options.report)),
         *deps.logger);
     return operators_->Start(*options.operators, options.limits, nullptr);
@@ -147,6 +159,14 @@ class ServerImpl final : public Server {
 
   uint16_t port() const override { return federation_->port(); }
   uint16_t operator_port() const override { return operators_ ? operators_->port() : 0; }
+
+  void SetAdmission(Admission federation, std::optional<Admission> operators) override {
+    clients_gate_->Set(std::move(federation));
+    if (operators) {
+      QFL_CHECK(operators_gate_.has_value());
+      operators_gate_->Set(*std::move(operators));
+    }
+  }
 
   void Shutdown(absl::Duration grace) override {
     base::MutexLock lock(mutex_);
@@ -158,7 +178,8 @@ class ServerImpl final : public Server {
   }
 
  private:
-  base::Mutex mutex_;  // one Shutdown at a time
+  base::Mutex mutex_;                                  // one Shutdown at a time
+  std::optional<Gate> clients_gate_, operators_gate_;  // set before the listeners start
   std::unique_ptr<Listener> federation_, operators_;
 };
 

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/log.h"
+#include "common/certs/certificate.h"
 #include "common/ledger/ledger.h"
 #include "common/rpc/arguments.h"
 #include "common/rpc/credentials.h"
@@ -22,11 +23,17 @@
 
 namespace quantfl::rpc {
 
-struct ListenerOptions {
-  std::string address;                       // "127.0.0.1:7447"; port 0: any that is free
-  std::optional<ServerTls> tls;              // none: plain text
-  std::shared_ptr<const TokenTable> tokens;  // null: anybody who can connect
-  // Off loopback, plain text and no tokens are refused unless this is written out.
+// Whom a listener lets in. Neither: anybody who can connect.
+struct Admission {
+  std::shared_ptr<const TokenTable> tokens;              // by token, where there are no `clients`
+  std::shared_ptr<const certs::TrustedClients> clients;  // by certificate; needs TLS
+};
+
+struct ListenerOptions : Admission {
+  std::string address;           // "127.0.0.1:7447"; port 0: any that is free
+  std::optional<ServerTls> tls;  // none: plain text
+  // Off loopback, plain text and neither tokens nor certificates are refused unless this is written
+  // out.
   bool allow_insecure = false;
   uint32_t connections_max = 4096;           // 1..100,000; beyond it connections are closed at once
   uint32_t connections_per_host_max = 1024;  // the same from one IP address
@@ -64,6 +71,10 @@ class Server {
 
   virtual uint16_t port() const = 0;           // the federation's
   virtual uint16_t operator_port() const = 0;  // 0: there is none
+  // For calls that begin from here on; those under way go on. Of the same kind as at the start, so
+  // that nobody is let in without a credential who was asked for one before: CHECKed. Operators'
+  // only where there is such a listener.
+  virtual void SetAdmission(Admission federation, std::optional<Admission> operators) = 0;
   // Accepts nothing more, lets calls end until `grace` has passed, then cancels them. Blocks;
   // idempotent.
   virtual void Shutdown(absl::Duration grace) = 0;

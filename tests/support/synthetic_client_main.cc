@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "client/daemon/daemon.h"
 #include "client/rpc/grpc_transport.h"
 #include "common/app/exit_codes.h"
@@ -31,11 +32,11 @@ namespace {
 
 struct Flags {
   rpc::GrpcTransportOptions transport;
-  std::string ca, server_name;
+  std::string ca, server_name, certificate, key;
   std::string role = "trainer";
   std::string misbehave;
   std::optional<uint32_t> first_index;
-  double retry_min_s = 0.05, retry_max_s = 0.3;
+  double retry_min_s = 0.05, retry_max_s = 0.3, progress_timeout_s = 60;
   daemon::DaemonOptions daemon;
   SyntheticOptions synthetic;
   app::LogOptions log;
@@ -62,12 +63,17 @@ void Declare(CLI::App& cli, Flags& flags) {
   cli.add_option("--token", flags.transport.token, "Join token");
   cli.add_option("--ca", flags.ca, "Root certificates, PEM; none: plain text");
   cli.add_option("--server-name", flags.server_name, "The name in the server's certificate");
+  cli.add_option("--certificate", flags.certificate, "This device's, PEM; needs --ca");
+  cli.add_option("--key", flags.key, "Its key, PEM");
   cli.add_flag("--allow-insecure", flags.transport.allow_insecure, "Plain text off loopback");
   cli.add_option("--examples", flags.synthetic.examples, "Claimed by each client, and some more")
       ->capture_default_str();
   cli.add_option("--magnitude", flags.synthetic.magnitude, "Of the deltas")->capture_default_str();
   cli.add_option("--retry-min", flags.retry_min_s, "Back-off, seconds")->capture_default_str();
   cli.add_option("--retry-max", flags.retry_max_s, "Back-off, seconds")->capture_default_str();
+  cli.add_option("--progress-timeout", flags.progress_timeout_s,
+                 "Seconds that the coordinator may owe the next step")
+      ->capture_default_str();
   cli.add_option("--log-level", flags.log.level, "debug, info, warning or error")
       ->capture_default_str();
   cli.add_option("--misbehave", flags.misbehave,
@@ -82,7 +88,12 @@ absl::Status Resolve(Flags& flags, std::optional<Misbehaviour>& how) {
   flags.daemon.software_version = "synthetic";
   flags.daemon.retry_min = absl::Seconds(flags.retry_min_s);
   flags.daemon.retry_max = absl::Seconds(flags.retry_max_s);
-  if (!flags.ca.empty()) {
+  flags.transport.progress_timeout = absl::Seconds(flags.progress_timeout_s);
+  if (!flags.certificate.empty()) {
+    QFL_ASSIGN_OR_RETURN(flags.transport.tls,
+                         rpc::LoadClientTls(base::PosixEnv(), flags.ca, flags.server_name,
+                                            flags.certificate, flags.key, absl::Now()));
+  } else if (!flags.ca.empty()) {
     QFL_ASSIGN_OR_RETURN(flags.transport.tls,
                          rpc::LoadClientTls(base::PosixEnv(), flags.ca, flags.server_name));
   }

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/time/clock.h"
 #include "common/base/env.h"
+#include "common/certs/authority.h"
 #include "common/data/formats.h"
 
 namespace quantfl {
@@ -85,11 +87,34 @@ TEST_F(ClientConfigTest, MistakesBetweenKeys_AreNamed) {
   EXPECT_THAT(with({"--retry_min_ms", "40000"}), HasSubstr("--retry_min_ms"));
   EXPECT_THAT(with({"--tls.mode", "token"}), HasSubstr("tls.ca"));
   EXPECT_THAT(with({"--tls.token_file", "t"}), HasSubstr("plain text"));
+  EXPECT_THAT(with({"--tls.mode", "mtls", "--tls.ca", "c"}), HasSubstr("tls.private_key"));
+  EXPECT_THAT(with({"--tls.certificate", "c"}), HasSubstr("expected \"mtls\""));
   EXPECT_THAT(with({"--data.holdout", "0.1", "--data.test_split", "true"}),
               HasSubstr("expected one of them"));
   EXPECT_THAT(with({"--data.holdout", "1"}), HasSubstr("data.holdout: got \"1\""));
   EXPECT_THAT(with({"--device", "a/b"}), HasSubstr("--device: device: got \"a/b\""));
   EXPECT_THAT(with({"--coordinator=a"}), HasSubstr("--coordinator"));
+}
+
+TEST_F(ClientConfigTest, Identity_IsTheCertificates) {
+  const absl::Time now = absl::Now();
+  const auto authority = certs::MakeAuthority("lab", absl::Hours(1), now);
+  const auto of = [&](const char* role, const char* device) {
+    return certs::IssueClient(*authority, *certs::Identity::Make(role, device), absl::Hours(1), now)
+        ->certificate;
+  };
+  c_.certificate = "shown.pem";
+  c_.daemon.device = "box";
+  ASSERT_TRUE(c_.TakeIdentity(of("trainer", "pi"), "box").ok());
+  EXPECT_EQ(c_.daemon.device, "pi");
+  c_.daemon.device = "po";
+  EXPECT_THAT(std::string(c_.TakeIdentity(of("trainer", "pi"), "box").message()),
+              HasSubstr("device is po, but shown.pem is the certificate of pi"));
+  c_.daemon.device = "judge";
+  EXPECT_THAT(std::string(c_.TakeIdentity(of("evaluator", "judge"), "box").message()),
+              HasSubstr("role is trainer, but shown.pem is for the role evaluator"));
+  EXPECT_THAT(std::string(c_.TakeIdentity(authority->certificate, "box").message()),
+              HasSubstr("shown.pem: "));
 }
 
 }  // namespace

@@ -193,6 +193,10 @@ TEST_F(RunConfigTest, MistakesBetweenKeys_NameTheOneThatIsSet) {
               HasSubstr("run.toml:3:21: round.min_clients: min_clients = 5"));
   EXPECT_THAT(Load(std::string(kLeast) + "server.tls = \"token\"\n").error,
               HasSubstr("run.toml:3:14: server.tls: got \"token\" without server.certificate"));
+  EXPECT_THAT(Load(std::string(kLeast) +
+                   "[server]\ntls = \"mtls\"\ncertificate = \"c\"\nprivate_key = \"k\"\n")
+                  .error,
+              HasSubstr("server.tls: got \"mtls\" without server.client_ca"));
   EXPECT_THAT(Load(std::string(kLeast) + "[round]\nretry_after_ms_min = 5000\n").error,
               HasSubstr("run.toml:4:22: round.retry_after_ms_min: "));
 }

@@ -54,6 +54,18 @@ TEST(StopSignals, ThreadThatWasThereBefore_DoesNotDieOfTheSignal) {
   old.join();
 }
 
+TEST(StopSignals, Hangup_CallsEveryTimeAndStopsNothing) {
+  std::promise<void> first, second;
+  int hangups = 0;
+  auto signals = StopSignals::Create([](int) { FAIL(); }, nullptr,
+                                     [&] { (++hangups == 1 ? first : second).set_value(); });
+  ASSERT_TRUE(signals.ok()) << signals.status();
+  kill(getpid(), SIGHUP);
+  first.get_future().get();
+  kill(getpid(), SIGHUP);
+  second.get_future().get();
+}
+
 TEST(StopSignals, WithoutSignals_EndsWithItsOwner) {
   auto signals = StopSignals::Create([](int) { FAIL(); });
   ASSERT_TRUE(signals.ok()) << signals.status();

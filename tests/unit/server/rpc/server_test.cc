@@ -13,10 +13,13 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/certs/authority.h"
 #include "common/rpc/connect.h"
 #include "common/rpc/convert.h"
 #include "quantfl/v1/federation.grpc.pb.h"
 #include "server/rpc/acceptor.h"
+#include "server/rpc/operator_client.h"
 #include "tests/unit/common/rpc/test_certificate.h"
 #include "tests/unit/server/rpc/fake_coordinator.h"
 
@@ -169,6 +172,99 @@ TEST_F(ServerTest, TlsWithToken_LetsInWhoHasBothAndCountsIt) {
   ASSERT_TRUE(totals.uplink.stream.has_value());
   EXPECT_GT(*totals.uplink.stream, 100u);
   EXPECT_GT(*ledger_.Unattributed().uplink.stream, 0u);
+}
+
+// Certificates of one authority, in a listener that wants them.
+class CertificateServerTest : public ServerTest {
+ protected:
+  static certs::KeyPair Issue(const certs::KeyPair& authority, const char* role, const char* device,
+                              absl::Duration validity = absl::Hours(1)) {
+    return *certs::IssueClient(authority, *certs::Identity::Make(role, device), validity,
+                               absl::Now());
+  }
+  static certs::KeyPair NewAuthority() {
+    return *certs::MakeAuthority("lab", absl::Hours(2), absl::Now());
+  }
+  Admission Admits(const std::string& denied = "") {
+    return {nullptr, *certs::TrustedClients::Create(authority_.certificate, "ca.pem",
+                                                    *certs::DenyList::Parse(denied, "revoked"))};
+  }
+  std::unique_ptr<Server> StartWithCertificates() {
+    const certs::KeyPair pair =
+        *certs::IssueServer(authority_, {"127.0.0.1"}, absl::Hours(1), absl::Now());
+    ServerOptions options = Options();
+    options.federation.tls = ServerTls{pair.certificate, pair.private_key};
+    static_cast<Admission&>(options.federation) = Admits();
+    options.operators = options.federation;
+    auto server = Start(options);
+    EXPECT_TRUE(server.ok()) << server.status();
+    return *std::move(server);
+  }
+  std::shared_ptr<grpc::Channel> ChannelOf(const Server& server, const certs::KeyPair& pair) {
+    return Channel(server,
+                   ClientTls{authority_.certificate, "", pair.certificate, pair.private_key});
+  }
+  void ExpectStatus(const grpc::Status& status, grpc::StatusCode code, const std::string& text) {
+    EXPECT_EQ(status.error_code(), code) << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr(text));
+  }
+  const certs::KeyPair authority_ = NewAuthority();
+};
+
+TEST_F(CertificateServerTest, TellsTheCoordinatorWhoItIs) {
+  const auto server = StartWithCertificates();
+  ASSERT_TRUE(Join(ChannelOf(*server, Issue(authority_, "evaluator", "pi"))).ok());
+  ASSERT_EQ(coordinator_.peers.size(), 1u);
+  EXPECT_EQ(coordinator_.peers[0].device, "pi");
+  EXPECT_EQ(coordinator_.peers[0].role, federation::Role::kEvaluator);
+}
+
+TEST_F(CertificateServerTest, WhoIsRefused_IsToldWhy) {
+  const auto server = StartWithCertificates();
+  const auto join = [&](const certs::KeyPair& pair) { return Join(ChannelOf(*server, pair)); };
+  constexpr auto kUnknown = grpc::StatusCode::UNAUTHENTICATED;
+  ExpectStatus(Join(Channel(*server, ClientTls{authority_.certificate, ""})), kUnknown,
+               "wants a client certificate");
+  ExpectStatus(join(Issue(NewAuthority(), "trainer", "pi")), kUnknown, "ca.pem lets in");
+  ExpectStatus(join(*certs::IssueServer(authority_, {"localhost"}, absl::Hours(1), absl::Now())),
+               kUnknown, "purpose");
+  ExpectStatus(join(Issue(authority_, "operator", "alice")), grpc::StatusCode::PERMISSION_DENIED,
+               "an operator's certificate");
+  EXPECT_EQ(Join(Channel(*server), "").error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(coordinator_.peers.empty());
+  EXPECT_TRUE(join(Issue(authority_, "trainer", "pi")).ok());
+}
+
+TEST_F(CertificateServerTest, OperatorsListener_TakesOperatorsAlone) {
+  const auto server = StartWithCertificates();
+  const auto ask = [&](const certs::KeyPair& pair) {
+    OperatorClientOptions options;
+    options.address = absl::StrCat("127.0.0.1:", server->operator_port());
+    options.tls = ClientTls{authority_.certificate, "", pair.certificate, pair.private_key};
+    return (*OperatorClient::Create(options))->ListMembers().status();
+  };
+  const absl::Status client = ask(Issue(authority_, "evaluator", "pi"));
+  EXPECT_EQ(client.code(), absl::StatusCode::kPermissionDenied) << client;
+  const absl::Status alice = ask(Issue(authority_, "operator", "alice"));
+  EXPECT_FALSE(absl::IsPermissionDenied(alice) || absl::IsUnauthenticated(alice)) << alice;
+}
+
+TEST_F(CertificateServerTest, Revoked_IsRefusedAtTheNextCallOfTheSameConnection) {
+  const auto server = StartWithCertificates();
+  const certs::KeyPair pi = Issue(authority_, "trainer", "pi");
+  const auto channel = ChannelOf(*server, pi),
+             other = ChannelOf(*server, Issue(authority_, "trainer", "pi"));
+  ASSERT_TRUE(Join(channel).ok());
+  server->SetAdmission(Admits(certs::ReadCertificate(pi.certificate, "")->serial), std::nullopt);
+  ExpectStatus(Join(channel), grpc::StatusCode::UNAUTHENTICATED, "was revoked");
+  EXPECT_TRUE(Join(other).ok()) << "the device's other certificate";
+}
+
+TEST_F(ServerTest, CertificatesWithoutTls_AreRefusedAtStart) {
+  const certs::KeyPair authority = *certs::MakeAuthority("lab", absl::Hours(1), absl::Now());
+  ServerOptions options = Options();
+  options.federation.clients = *certs::TrustedClients::Create(authority.certificate, "ca.pem", {});
+  ExpectRefused(options, absl::StatusCode::kInvalidArgument, "without TLS");
 }
 
 TEST_F(ServerTest, TlsThatIsNone_IsRefusedAtStart) {
