@@ -22,6 +22,8 @@ function(quantfl_package component)
   set(conffiles "")
   while(A_CONFIG)
     list(POP_FRONT A_CONFIG source target)
+    # dpkg compares paths letter by letter: "//" would make a file that it does not keep.
+    string(REGEX REPLACE "/$" "" target "${target}")
     get_filename_component(name "${source}" NAME)
     install(FILES "${CMAKE_SOURCE_DIR}/deploy/systemd/${source}" DESTINATION "/etc/quantfl${target}"
             COMPONENT ${component} EXCLUDE_FROM_ALL)

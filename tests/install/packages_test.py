@@ -66,6 +66,8 @@ def main():
         packages = {p.name.split("_")[0]: p for p in pathlib.Path(work).glob("*.deb")}
         assert sorted(packages) == ["quantfl-client", "quantfl-coordinator", "quantfl-tools"], packages
         found = {name: (fields(p), paths(p)) for name, p in packages.items()}
+        conffiles = {name: output("dpkg-deb", "--info", p, "conffiles").split() for name, p in packages.items()
+                     if name != "quantfl-tools"}
         control = {name: set(output("dpkg-deb", "--info", p).split()) for name, p in packages.items()}
     for name, (about, _) in found.items():
         assert "libgrpc++" in about["Depends"] or name == "quantfl-tools", f"{name} depends on {about['Depends']}"
@@ -87,6 +89,10 @@ def main():
         assert set(found[name][1]) == wanted, f"{name}: {sorted(set(found[name][1]) ^ wanted)}"
     for name in ("quantfl-coordinator", "quantfl-client"):
         assert {"conffiles", "postinst", "prerm", "postrm"} <= control[name], control[name]
+    # A configuration that is no conffile goes with an upgrade or a removal.
+    for name, files in conffiles.items():
+        expected_files = [path for path in found[name][1] if path.startswith("/etc/")]
+        assert files == expected_files and files, f"{name}: conffiles {files}, in /etc {expected_files}"
     print("packages:", ", ".join(f"{name} {about['Version']}" for name, (about, _) in sorted(found.items())))
     return 0
 
