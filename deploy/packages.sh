@@ -17,7 +17,8 @@ run=(dataset-fashion-mnist openssl)
 test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iproute2 dpkg-dev)
 # libFuzzer needs clang's runtime, which is a package of its own version.
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
-all=(clang-format clang-tidy python3-torch tmux tshark chromium chromium-driver python3-selenium)
+all=(clang-format clang-tidy python3-torch tmux tshark chromium chromium-driver python3-selenium
+     debootstrap docker-compose)
 
 names() {
   case "$1" in

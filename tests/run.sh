@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, runs every test.
 #   tests/run.sh               what CI runs: sanitized core, seconds of fuzzing, one optimised build, all tests
-#   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy
+#   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy, Docker, packages installed
 #   tests/run.sh --fuzz M      every fuzz target for M minutes
 #   tests/run.sh --simulate N  N seeds of the simulation
+#   tests/run.sh --debian N    the same tree on Debian 12 or 13, in a container: build, tests, packages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs="${QUANTFL_JOBS:-$(nproc)}"
@@ -17,7 +18,8 @@ while [ $# -gt 0 ]; do
     --all) all=1 ;;
     --fuzz) fuzz_minutes="${2:?--fuzz needs a number of minutes}"; shift ;;
     --simulate) simulate="${2:?--simulate needs a number of seeds}"; shift ;;
-    -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --debian) exec tests/debian.sh "${2:?--debian needs 12 or 13}" ;;
+    -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/run.sh: unknown argument $1 (see --help)" >&2; exit 64 ;;
   esac
   shift
@@ -82,3 +84,10 @@ say "optimised build"
 build release
 say "all tests"
 QUANTFL_SIM_SEEDS="${QUANTFL_SIM_SEEDS:-1000}" ctest --test-dir build/release -j "$jobs"
+if [ "$all" = 1 ]; then
+  say "packages on a bare Debian"
+  quietly cpack --config build/release/CPackConfig.cmake -B build/packages
+  status=0
+  tests/debian.sh "$(. /etc/os-release && echo "${VERSION_ID:-}")" --packages build/packages || status=$?
+  [ "$status" -eq 0 ] || [ "$status" -eq 77 ] || exit "$status"
+fi

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# This tree on another Debian, in containers: builds it there with warnings as errors, runs every test, makes the
+# Debian packages and installs them on a bare system. What tests/run.sh --debian 13 runs.
+#   tests/debian.sh 12|13                     all of that
+#   tests/debian.sh 12|13 --packages FOLDER   installs the .debs of FOLDER on a bare system
+# Needs a Docker engine on this machine, and what docker/base-image.sh needs where BASE is not set. Objects are kept
+# in build/debian-N and ~/.cache/quantfl/ccache-debian-N, images as quantfl-base and quantfl-toolchain.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+die() { echo "tests/debian.sh: $1" >&2; exit "${2:-1}"; }
+release="${1:-}" packages=""
+case "$release" in
+  12) suite=bookworm ;;
+  13) suite=trixie ;;
+  *) die "\"$release\": 12 or 13" 64 ;;
+esac
+if [ "${2:-}" = --packages ]; then packages="$(realpath "${3:?--packages needs a folder}")"; fi
+docker info >/dev/null 2>&1 || die "skipped: no Docker engine answers (docker info)" 77
+jobs="${QUANTFL_JOBS:-$(nproc)}"
+base="${BASE:-quantfl-base:$suite}"
+[ -n "${BASE:-}" ] || docker/base-image.sh "$suite"
+
+if [ -z "$packages" ]; then
+  work="$PWD/build/debian-$release"
+  cache="${XDG_CACHE_HOME:-$HOME/.cache}/quantfl/ccache-debian-$release"
+  packages="$work/packages"
+  mkdir -p "$work" "$cache"
+  toolchain="quantfl-toolchain:$suite"
+  echo "$toolchain ..."
+  docker build --quiet -f docker/Dockerfile --build-arg BASE="$base" --target toolchain -t "$toolchain" . >/dev/null
+  # No network: what tests connect to is loopback.
+  docker run --rm --init --network none --tmpfs /tmp:exec,mode=1777 \
+    -v "$PWD:/src:ro" -v "$work:/src/build" -v "$cache:/ccache" \
+    -e CCACHE_DIR=/ccache -e PYTHONDONTWRITEBYTECODE=1 -e CTEST_OUTPUT_ON_FAILURE=1 -e JOBS="$jobs" -w /src "$toolchain" bash -c '
+      set -euo pipefail
+      . /etc/os-release
+      echo "$PRETTY_NAME: $(g++ --version | head -n 1), CMake $(cmake --version | sed -n "1s/.* //p"), LibTorch $(dpkg-query -W -f "\${Version}" libtorch-dev), Abseil $(dpkg-query -W -f "\${Version}" libabsl-dev)"
+      cmake --preset release -DQUANTFL_WERROR=ON -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >build/configure.log 2>&1 \
+        || { cat build/configure.log; exit 1; }
+      cmake --build build/release -j "$JOBS" >build/build.log 2>&1 || { grep -E "FAILED|error|warning" build/build.log | head -n 60; exit 1; }
+      tail -n 1 build/build.log
+      ctest --test-dir build/release -j "$JOBS"
+      rm -rf build/packages && cpack --config build/release/CPackConfig.cmake -B build/packages >/dev/null
+      rm -rf build/packages/_CPack_Packages'
+fi
+echo "packages on a bare Debian $release"
+docker run --rm -v "$packages:/packages:ro" -v "$PWD/tests/install/installed.sh:/installed.sh:ro" "$base" /installed.sh /packages
