@@ -14,7 +14,7 @@ build=(g++ cmake ninja-build pkg-config ccache
        libcpp-httplib-dev libjs-chart.js
        libtorch-dev libopenblas0-pthread)   # Debian's default BLAS is the reference one, 14 times slower
 run=(dataset-fashion-mnist openssl)
-test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iproute2 dpkg-dev)
+test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iproute2 dpkg-dev file)
 # libFuzzer needs clang's runtime, which is a package of its own version.
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
 all=(clang-format clang-tidy python3-torch tmux tshark chromium chromium-driver python3-selenium
