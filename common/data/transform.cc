@@ -97,7 +97,8 @@ void Transform::ApplyAugmented(const Dataset& data, uint64_t example, base::Prng
                                uint32_t pass, float* to) const {
   QFL_CHECK(pass < (1u << 16) && example < (uint64_t{1} << 32));
   key.purpose = base::PrngPurpose::kAugment;
-  const std::array<uint32_t, 4> words = base::PrngBlock(key, uint64_t{pass} << 32 | example);
+  const auto words_of = [&](uint64_t p) { return base::PrngBlock(key, p << 32 | example); };
+  const std::array<uint32_t, 4> words = words_of(pass);
   const uint64_t places = 2 * uint64_t{augment_.crop_padding} + 1;
   // The high half of word x places: one place is at most 2^-32 more likely than another.
   const auto place = [&](uint32_t word) {
@@ -106,7 +107,9 @@ void Transform::ApplyAugmented(const Dataset& data, uint64_t example, base::Prng
   Draw draw;
   draw.row = place(words[0]);
   draw.column = place(words[1]);
-  draw.flip = augment_.flip && (words[2] & 1) != 0;
+  const bool is_second = pass % 2 != 0;
+  const uint32_t first = is_second ? words_of(pass - 1)[2] : words[2];
+  draw.flip = augment_.flip && ((first & 1) != 0) != is_second;
   Write(data, example, draw, to);
 }
 

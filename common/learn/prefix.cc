@@ -61,7 +61,7 @@ base::Digest FrozenPrefix::Digest(const model::Schema& schema,
                                   const federation::InputSpec& input,
                                   federation::CacheDtype type) const {
   base::Sha256Hasher hasher;
-  hasher.Update(absl::StrCat("activations 1, LibTorch ", TORCH_VERSION, "\n", schema.architecture(),
+  hasher.Update(absl::StrCat("activations 2, LibTorch ", TORCH_VERSION, "\n", schema.architecture(),
                              " ", stages_, "\n"));
   hasher.Update(absl::StrCat(
       "input ", federation::ToString(input.mean), " ", federation::ToString(input.stddev), " ",

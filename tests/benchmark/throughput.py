@@ -3,8 +3,9 @@
     taskset -c 0 /usr/bin/python3 tests/benchmark/throughput.py [--bin build/release] [--rounds 9] [NAME ...]
 
 Both train the same network on one thread, with SGD and momentum, from images in memory as bytes, an epoch
-each in turn; medians of the CPU seconds of an epoch. Also what the cache of a frozen prefix saves: an epoch with
-it against one without. The Python networks are those of ../shared/simulation (QUANTFL_SHARED_DIR).
+each in turn; medians of the CPU seconds of an epoch, and of the ratios of two epochs that stood side by side. Also
+what the cache of a frozen prefix saves: an epoch with it against one without, and whether they end with the same
+parameters. The Python networks are those of ../shared/simulation (QUANTFL_SHARED_DIR).
 """
 import argparse
 import os
@@ -43,21 +44,22 @@ CASES = [
     ("resnet20", "resnet20", 100, 3, 32, 256, 64, "all", "off", lambda c: nets.ResNet(3, c)),
     ("mobilenet_v2 last stages, cached", "mobilenet_v2", 100, 3, 128, 512, 64, "last:8", "fp16", LastStages),
 ]
-UNCACHED = ("mobilenet_v2 last stages, not cached", "mobilenet_v2", 100, 3, 128, 128, 64, "last:8", "off", None)
+# The same for what the cache saves.
+FROZEN = ("mobilenet_v2", 100, 3, 128, 256, 64, "last:8")
 
 
 class Client:
-    def __init__(self, folder, case):
-        _, architecture, classes, channels, side, examples, batch, trainable, cache, _ = case
-        self.process = subprocess.Popen(
-            [str(folder / "tests" / "training_speed")] +
-            list(map(str, (architecture, classes, channels, side, examples, batch, trainable, cache))),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """training_speed with these arguments; `parameters` is a digest of those after the last epoch."""
+
+    def __init__(self, folder, *arguments):
+        self.process = subprocess.Popen([str(folder / "tests" / "training_speed"), *map(str, arguments)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def epoch(self):
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline().split()[1])
+        _, seconds, self.parameters = self.process.stdout.readline().split()
+        return float(seconds)
 
     def close(self):
         self.process.stdin.close()
@@ -96,35 +98,49 @@ class Python:
         return time.process_time() - begin
 
 
+def against_python(folder, rounds, names):
+    print("%-36s %14s %14s %7s" % ("images a second, training", "quantfl-client", "Python", "ratio"))
+    for case in CASES:
+        if names and not any(case[0].startswith(n) for n in names):
+            continue
+        client, python = Client(folder, *case[1:9]), Python(case)
+        times = [(client.epoch(), python.epoch()) for _ in range(rounds + 1)][1:]
+        client.close()
+        ours, theirs = (case[5] / statistics.median(t[i] for t in times) for i in (0, 1))
+        ratio = statistics.median(t[1] / t[0] for t in times)
+        print("%-36s %14.0f %14.0f %7.2f" % (case[0], ours, theirs, ratio), flush=True)
+
+
+def cache(folder, rounds):
+    clients = {mode: Client(folder, *FROZEN, mode) for mode in ("off", "fp16", "fp32")}
+    times, same = {mode: [] for mode in clients}, {mode: True for mode in clients}
+    for epoch in range(rounds + 1):
+        for mode, client in clients.items():
+            seconds = client.epoch()
+            if epoch > 0:  # the first one fills the cache
+                times[mode].append(seconds)
+            same[mode] = same[mode] and client.parameters == clients["off"].parameters
+    for client in clients.values():
+        client.close()
+    print("\n%-36s %14s %14s %16s" % ("%s at %d, %s" % (FROZEN[0], FROZEN[3], FROZEN[6]), "images a second",
+                                       "times as fast", "same parameters"))
+    for mode in clients:
+        faster = statistics.median(off / with_it for off, with_it in zip(times["off"], times[mode]))
+        print("%-36s %14.0f %14.1f %16s" % ("cache " + mode, FROZEN[4] / statistics.median(times[mode]), faster,
+                                            "yes" if same[mode] else "no"), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("names", nargs="*", help="beginnings of names: all")
+    parser.add_argument("names", nargs="*", help="beginnings of networks' names, or cache: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("torch %s, %d epochs each, CPU seconds" % (torch.__version__, options.rounds))
-    print("%-36s %14s %14s %7s" % ("images a second, training", "quantfl-client", "Python", "ratio"))
-    cached_rate = None
-    for case in CASES:
-        if options.names and not any(case[0].startswith(n) for n in options.names):
-            continue
-        client, python = Client(options.bin, case), Python(case)
-        times = []
-        for _ in range(options.rounds + 1):
-            times.append((client.epoch(), python.epoch()))
-        client.close()
-        ours, theirs = (case[5] / statistics.median(t[i] for t in times[1:]) for i in (0, 1))
-        print("%-36s %14.0f %14.0f %7.2f" % (case[0], ours, theirs, ours / theirs), flush=True)
-        if case[8] != "off":
-            cached_rate = ours
-    if cached_rate is not None:
-        client = Client(options.bin, UNCACHED)
-        client.epoch()
-        rate = UNCACHED[5] / statistics.median(client.epoch() for _ in range(3))
-        client.close()
-        print("%-36s %14.0f %14s\n%-36s %14.1f" % (UNCACHED[0], rate, "", "the cache is so many times as fast",
-                                                   cached_rate / rate))
+    against_python(options.bin, options.rounds, options.names)
+    if not options.names or "cache" in options.names:
+        cache(options.bin, options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 // client_round.py. argv: ARCHITECTURE CLASSES CHANNELS SIDE EXAMPLES BATCH TRAINABLE CACHE
 //   TRAINABLE  as training.trainable
 //   CACHE      off, fp16 or fp32: of the activations of what is not trained, in memory
-// Trains an epoch for each line that is read, and answers with its wall and CPU seconds.
+// Trains an epoch for each line that is read, and answers with its wall and CPU seconds and the
+// digest of the parameters after it.
 
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "common/base/digest.h"
 #include "common/base/env.h"
 #include "common/base/status.h"
 #include "common/learn/activation_cache.h"
@@ -64,8 +66,11 @@ absl::Status Run(char** argv) {
     const double wall = Seconds(CLOCK_MONOTONIC), cpu = Seconds(CLOCK_PROCESS_CPUTIME_ID);
     QFL_RETURN_IF_ERROR(
         learner->Train(flat, data, all, {0.5, 0.25}, training, key, nullptr).status());
-    std::printf("%.6f %.6f\n", Seconds(CLOCK_MONOTONIC) - wall,
+    std::printf("%.6f %.6f ", Seconds(CLOCK_MONOTONIC) - wall,
                 Seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+    const base::Digest digest = base::Sha256(
+        {reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(flat[0])});
+    std::printf("%s\n", digest.Hex().c_str());
     std::fflush(stdout);
   }
   return absl::OkStatus();

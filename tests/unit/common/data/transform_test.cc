@@ -172,6 +172,22 @@ TEST(TransformTest, ApplyAugmented_DependsOnKeyPassAndExampleAlone) {
   EXPECT_LT(same_round, 4);
 }
 
+TEST(TransformTest, ApplyAugmented_OfTwoPassesOneIsFlipped) {
+  const Dataset data = Noise(64, 1, 6, 6);
+  const Transform plain = Make({}, data), transform = Make({.augment = {.flip = true}}, data);
+  int first_flipped = 0;
+  for (uint64_t i = 0; i < 64; ++i) {
+    const std::vector<float> as_it_is = Apply(plain, data, i);
+    for (const uint32_t pass : {0u, 2u, 8u}) {
+      const bool first = Augmented(transform, data, i, pass) != as_it_is;
+      EXPECT_NE(Augmented(transform, data, i, pass + 1) != as_it_is, first) << pass;
+      first_flipped += first;
+    }
+  }
+  EXPECT_GT(first_flipped, 64);
+  EXPECT_LT(first_flipped, 128);
+}
+
 // The same words on every machine: golden.
 TEST(TransformTest, ApplyAugmented_DrawsFromTheKeysBlocks) {
   Dataset data;
@@ -183,9 +199,10 @@ TEST(TransformTest, ApplyAugmented_DrawsFromTheKeysBlocks) {
   base::PrngKey key = kKey;
   key.purpose = base::PrngPurpose::kAugment;
   const std::array<uint32_t, 4> words = base::PrngBlock(key, (uint64_t{5} << 32) + 6);
+  const uint32_t flips = base::PrngBlock(key, (uint64_t{4} << 32) + 6)[2] + 1;  // not as in pass 4
   const auto row = static_cast<int>(4 - (uint64_t{words[0]} * 9 >> 32) + 4);
   auto column = static_cast<int>(4 - (uint64_t{words[1]} * 9 >> 32) + 4);
-  if (words[2] % 2 == 1) column = 8 - column;
+  if (flips % 2 == 1) column = 8 - column;
   const std::vector<float> out = Augmented(transform, data, 6, 5);
   EXPECT_EQ(out[row * 9 + column], 1.0f);
   EXPECT_EQ(std::count(out.begin(), out.end(), 0.0f), 80);
