@@ -24,7 +24,8 @@ cd "$(dirname "$0")/../.."
 clients=10
 processors="$(nproc)"
 name="" data="" weights="" daemons_wanted=$((processors < clients ? processors : clients)) seed=1 port=7447 runs=runs/experiments bin="" cache=file
-against=() settings=()
+against=()
+declare -A settings=()   # keys of the run that differ from its file
 usage() { sed -n '2,19s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
     --against) against+=("${2:?--against needs a codec}"); shift ;;
     --daemons) daemons_wanted="${2:?--daemons needs a number}"; shift ;;
     --seed) seed="${2:?--seed needs a number}"; shift ;;
-    --set) [[ "${2:-}" == *=* ]] || die "--set ${2:-}: KEY=VALUE" 64; settings+=("--${2%%=*}" "${2#*=}"); shift ;;
+    --set) [[ "${2:-}" == *=* ]] || die "--set ${2:-}: KEY=VALUE" 64; settings["${2%%=*}"]="${2#*=}"; shift ;;
     --cache) cache="${2:?--cache needs a mode}"; shift ;;
     --port) port="${2:?--port needs a number}"; shift ;;
     --runs) runs="$(absolute "${2:?--runs needs a folder}")"; shift ;;
@@ -82,15 +83,18 @@ for i in $(seq 0 $((daemons_wanted - 1))); do
   daemon "box-$i" --first_index "$first" --clients $((next - first)) "${client[@]}"
 done
 
+settings+=([seed]="$seed" [data.seed]="$seed" [model.file]="$start")
 folders=()
-experiment() {  # the run's name, what to say of it, then arguments of quantfl-coordinator
-  federation "$1" "$2" --config "deploy/experiments/$name.toml" --seed "$seed" --data.seed "$seed" \
-    --model.file "$start" "${settings[@]}" "${@:3}"
+experiment() {  # the run's name, what to say of it
+  local flags=() key
+  for key in "${!settings[@]}"; do flags+=("--$key" "${settings[$key]}"); done
+  federation "$1" "$2" --config "deploy/experiments/$name.toml" "${flags[@]}"
   folders+=("$runs/$1")
 }
-experiment "$name" "$clients clients of $daemons_wanted daemons, the uplink of deploy/experiments/$name.toml"
+experiment "$name" "$clients clients, daemons: $daemons_wanted, as deploy/experiments/$name.toml says"
 for codec in "${against[@]}"; do
-  experiment "$name-${codec//[^A-Za-z0-9.]/-}" "the same with uplink $codec" --codec.uplink "$codec"
+  settings[codec.uplink]="$codec"
+  experiment "$name-${codec//[^A-Za-z0-9.]/-}" "the same with uplink $codec"
 done
 
 echo
