@@ -4,22 +4,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "common/base/status.h"
 #include "common/data/transform.h"
 #include "common/learn/batch.h"
+#include "common/learn/catch_torch.h"
 #include "common/learn/check_training.h"
 #include "common/learn/initialise.h"
 #include "common/learn/networks.h"
 #include "common/learn/prefix.h"
+#include "common/learn/script_network.h"
 #include "common/model/architectures.h"
+#include "common/model/torchscript.h"
 
 namespace quantfl::learn {
 namespace {
@@ -31,22 +31,6 @@ namespace F = torch::nn::functional;
 constexpr uint64_t kEvaluateExamplesMin = FrozenPrefix::kExamplesMin;
 constexpr uint64_t kEvaluateExamplesMax = 128;
 constexpr uint64_t kEvaluatePositionsMax = 1u << 18;
-
-// Runs `body`, whose exceptions end here. LibTorch's messages go on with a backtrace after the
-// first line.
-template <typename Body>
-auto CatchTorch(absl::string_view doing, Body body) -> decltype(body()) {
-  const auto first_line = [](absl::string_view text) { return text.substr(0, text.find('\n')); };
-  try {
-    return body();
-  } catch (const c10::Error& e) {
-    return absl::InternalError(absl::StrCat(doing, ": ", first_line(e.what_without_backtrace())));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(absl::StrCat(doing, ": out of memory"));
-  } catch (const std::exception& e) {
-    return absl::InternalError(absl::StrCat(doing, ": ", first_line(e.what())));
-  }
-}
 
 // What a call is to work on.
 struct Examples {
@@ -61,46 +45,19 @@ class TorchLearner : public Learner {
   TorchLearner(model::Schema schema, uint32_t classes, std::shared_ptr<Network> network)
       : schema_(std::move(schema)), classes_(classes), network_(std::move(network)) {}
 
-  // Finds the schema's tensors in the network: each is there, and the network has no others.
   absl::Status Bind() {
-    const auto parameters = network_->named_parameters();
-    const auto buffers = network_->named_buffers();
-    size_t counters = 0;  // batches that a normalisation saw: momentum is fixed, so nobody asks
-    for (const auto& buffer : buffers) counters += buffer.value().scalar_type() == torch::kLong;
-    bool same = parameters.size() + buffers.size() - counters == schema_.tensors().size();
-    for (const model::TensorInfo& tensor : schema_.tensors()) {
-      const torch::Tensor* found = parameters.find(tensor.name);
-      const bool is_parameter = found != nullptr;
-      if (!is_parameter) found = buffers.find(tensor.name);
-      same = same && found != nullptr && found->is_contiguous() &&
-             found->scalar_type() == torch::kFloat &&
-             std::equal(tensor.shape.begin(), tensor.shape.end(), found->sizes().begin(),
-                        found->sizes().end(),
-                        [](uint64_t a, int64_t b) { return a == static_cast<uint64_t>(b); });
-      if (!same) break;
-      tensors_.push_back(*found);
-      if (is_parameter) {
-        const bool trained = tensor.policy != model::Policy::kSkip;
-        // Without it, nothing before the first trained layer is differentiated.
-        tensors_.back().set_requires_grad(trained);
-        if (trained) trained_.push_back(*found);
-      }
-    }
-    if (!same) {
-      return absl::InternalError(absl::StrCat("the network ", schema_.architecture(),
-                                              " has other parameters than its schema"));
-    }
-    const auto modules = network_->named_modules();
-    for (const model::TensorInfo& tensor : schema_.tensors()) {
-      absl::string_view module = tensor.name;
-      if (tensor.policy == model::Policy::kSkip && (absl::ConsumeSuffix(&module, ".running_mean") ||
-                                                    absl::ConsumeSuffix(&module, ".running_var"))) {
-        frozen_.push_back(modules[std::string(module)]);
-      }
+    QFL_ASSIGN_OR_RETURN(const std::vector<BoundTensor> bound, network_->Bind(schema_));
+    for (size_t i = 0; i < bound.size(); ++i) {
+      tensors_.push_back(bound[i].value);
+      if (!bound[i].is_parameter) continue;
+      const bool trained = schema_.tensors()[i].policy != model::Policy::kSkip;
+      // Without it, nothing before the first trained layer is differentiated.
+      tensors_.back().set_requires_grad(trained);
+      if (trained) trained_.push_back(tensors_.back());
     }
     // Convolutions are up to twice as fast with the channels of a position side by side.
     for (torch::Tensor& tensor : tensors_) {
-      if (tensor.dim() != 4) continue;
+      if (tensor.dim() != 4 || !network_->channels_last()) continue;
       tensor.set_data(
           tensor.detach().to(tensor.options(), false, false, torch::MemoryFormat::ChannelsLast));
     }
@@ -115,6 +72,9 @@ class TorchLearner : public Learner {
   const model::Schema& schema() const override { return schema_; }
   std::vector<float> Initialise(base::PrngKey key) override {
     return learn::Initialise(schema_, key);
+  }
+  absl::Status CheckInput(const std::vector<uint64_t>& shape) const override {
+    return network_->CheckInput(schema_.architecture(), shape, classes_);
   }
 
   absl::StatusOr<TrainResult> Train(std::vector<float>& flat, const data::Dataset& data,
@@ -186,7 +146,7 @@ class TorchLearner : public Learner {
           flat.size(), " parameters, but ", schema_.architecture(), " has ", schema_.size()));
     }
     QFL_ASSIGN_OR_RETURN(data::Transform transform, data::Transform::Create(input, data));
-    QFL_RETURN_IF_ERROR(model::CheckInputShape(schema_.architecture(), transform.shape()));
+    QFL_RETURN_IF_ERROR(CheckInput(transform.shape()));
     const uint64_t held = data.is_signals() ? data.features.size() : data.pixels.size();
     if (held != data.count() * data.example_values()) {
       return absl::InvalidArgumentError(absl::StrCat(held, " pixels or numbers for ", data.count(),
@@ -197,6 +157,7 @@ class TorchLearner : public Learner {
 
   void SetTensors(const std::vector<float>& flat) {
     const torch::NoGradGuard no_grad;
+    network_->Restart();
     auto* from = const_cast<float*>(flat.data());  // which is only read
     for (torch::Tensor& tensor : tensors_) {
       tensor.copy_(torch::from_blob(from, tensor.sizes()));
@@ -210,8 +171,7 @@ class TorchLearner : public Learner {
     // OpenMP's thread count is each calling thread's own, whatever ConfigureProcess set in main.
     at::init_num_threads();
     SetTensors(flat);
-    network_->train();
-    for (const std::shared_ptr<torch::nn::Module>& normalisation : frozen_) normalisation->eval();
+    network_->SetTraining(true);
     const std::unique_ptr<torch::optim::Optimizer> optimiser = MakeOptimiser(training);
     const auto loss_options =
         F::CrossEntropyFuncOptions().label_smoothing(training.label_smoothing);
@@ -253,6 +213,7 @@ class TorchLearner : public Learner {
         batch.FillAugmented(count, key, static_cast<uint32_t>(epoch), example);
         activations = prefix_->Run(batch.images());
       }
+      network_->BeginStep(key, step);
       optimiser->zero_grad();
       const torch::Tensor loss =
           F::cross_entropy(AfterPrefix(activations), batch.labels(), loss_options);
@@ -394,7 +355,7 @@ class TorchLearner : public Learner {
                             const Progress& progress, Body body) {
     at::init_num_threads();
     SetTensors(flat);
-    network_->eval();
+    network_->SetTraining(false);
     const torch::NoGradGuard no_grad;
     std::vector<uint32_t> all(data.count());
     std::iota(all.begin(), all.end(), 0u);
@@ -448,8 +409,6 @@ class TorchLearner : public Learner {
   const std::shared_ptr<Network> network_;
   std::vector<torch::Tensor> tensors_;  // the schema's, in its order
   std::vector<torch::Tensor> trained_;  // the parameters among them that are in an update
-  // Normalisations whose statistics are not in an update: they use those that they were given.
-  std::vector<std::shared_ptr<torch::nn::Module>> frozen_;
   std::optional<FrozenPrefix> prefix_;  // once bound
   // An example's shape, and what the prefix made of it; of the last call.
   std::vector<int64_t> prefix_input_;
@@ -457,6 +416,13 @@ class TorchLearner : public Learner {
   ActivationCache* cache_ = nullptr;
   base::Digest cached_data_;
 };
+
+absl::StatusOr<std::unique_ptr<Learner>> Bound(const model::Schema& schema, uint32_t classes,
+                                               std::shared_ptr<Network> network) {
+  auto learner = std::make_unique<TorchLearner>(schema, classes, std::move(network));
+  QFL_RETURN_IF_ERROR(learner->Bind());
+  return learner;
+}
 
 }  // namespace
 
@@ -482,10 +448,21 @@ absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::Schema& sc
     if (network == nullptr) {
       return absl::InternalError(absl::StrCat("no network is named ", architecture));
     }
-    auto learner = std::make_unique<TorchLearner>(schema, classes, std::move(network));
-    QFL_RETURN_IF_ERROR(learner->Bind());
-    return learner;
+    return Bound(schema, classes, std::move(network));
   });
+}
+
+absl::StatusOr<std::unique_ptr<Learner>> Learner::Create(const model::Schema& schema,
+                                                         uint32_t classes,
+                                                         absl::string_view torchscript) {
+  QFL_ASSIGN_OR_RETURN(const base::Digest wanted, model::TorchScriptDigest(schema.architecture()));
+  if (const base::Digest digest = base::Sha256(torchscript); digest != wanted) {
+    return absl::InvalidArgumentError(absl::StrCat("the TorchScript file has sha256 ", digest.Hex(),
+                                                   ", the schema is of the one with ",
+                                                   wanted.Hex()));
+  }
+  QFL_ASSIGN_OR_RETURN(std::shared_ptr<Network> network, ScriptNetwork::Load(torchscript));
+  return CatchTorch("binding the module", [&] { return Bound(schema, classes, network); });
 }
 
 }  // namespace quantfl::learn

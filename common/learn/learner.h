@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/base/prng.h"
 #include "common/data/dataset.h"
@@ -48,16 +50,30 @@ class Learner {
   // INVALID_ARGUMENT also for other names or shapes than those of schema.architecture().
   static absl::StatusOr<std::unique_ptr<Learner>> Create(const model::Schema& schema,
                                                          uint32_t classes);
+  // The same for an architecture that is a TorchScript file (common/model/torchscript.h), whose
+  // code runs from now on: only for a file that somebody trusts. Its trainable tensors are the
+  // schema's, one by one in the file's order, whatever their names. INVALID_ARGUMENT: a file with
+  // another digest, or other tensors than the schema's; DATA_LOSS: not a TorchScript file.
+  //   torchscript  the file's bytes
+  static absl::StatusOr<std::unique_ptr<Learner>> Create(const model::Schema& schema,
+                                                         uint32_t classes,
+                                                         absl::string_view torchscript);
   virtual ~Learner() = default;
 
   // From now on, what stands before the first trained layer runs once for each example: Train and
   // Evaluate keep its activations in `cache`, with those of the same weights, input and examples;
-  // Train in training.cache_dtype, Evaluate in fp32. With fp32 the results are those
-  // without a cache, up to what the matrix library rounds by the size of a batch. Null (as at
-  // first): every epoch runs everything.
+  // Train in training.cache_dtype, Evaluate in fp32. With fp32 the results are those without a
+  // cache, up to what the matrix library rounds by the size of a batch. Null (as at first): every
+  // epoch runs everything. A TorchScript module has no layers to see from outside: it always runs
+  // as a whole, and nothing of it is kept.
   //   cache  of any number of learners; outlives this one
   //   data   digest of what Train and Evaluate are given
   virtual void UseCache(ActivationCache* cache, const base::Digest& data) = 0;
+
+  // Whether the network takes examples of {channels, height, width} and answers with a number for
+  // each class; of a TorchScript module only a trial tells. INVALID_ARGUMENT. Whoever gets data
+  // asks by itself.
+  virtual absl::Status CheckInput(const std::vector<uint64_t>& shape) const = 0;
 
   // As given, or that of the architecture with the default policies.
   virtual const model::Schema& schema() const = 0;

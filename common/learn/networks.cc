@@ -1,5 +1,6 @@
 #include "common/learn/networks.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -250,6 +251,47 @@ class MobileNetV2 : public Network {
 };
 
 }  // namespace
+
+absl::StatusOr<std::vector<BoundTensor>> Network::Bind(const model::Schema& schema) {
+  const auto parameters = named_parameters();
+  const auto buffers = named_buffers();
+  size_t counters = 0;  // batches that a normalisation saw: momentum is fixed, so nobody asks
+  for (const auto& buffer : buffers) counters += buffer.value().scalar_type() == torch::kLong;
+  bool same = parameters.size() + buffers.size() - counters == schema.tensors().size();
+  std::vector<BoundTensor> bound;
+  for (const model::TensorInfo& tensor : schema.tensors()) {
+    const Tensor* found = parameters.find(tensor.name);
+    const bool is_parameter = found != nullptr;
+    if (!is_parameter) found = buffers.find(tensor.name);
+    same = same && found != nullptr && found->is_contiguous() &&
+           found->scalar_type() == torch::kFloat &&
+           std::equal(tensor.shape.begin(), tensor.shape.end(), found->sizes().begin(),
+                      found->sizes().end(),
+                      [](uint64_t a, int64_t b) { return a == static_cast<uint64_t>(b); });
+    if (!same) break;
+    bound.push_back({*found, is_parameter});
+  }
+  if (!same) {
+    return absl::InternalError(absl::StrCat("the network ", schema.architecture(),
+                                            " has other parameters than its schema"));
+  }
+  const auto modules = named_modules();
+  for (const model::TensorInfo& tensor : schema.tensors()) {
+    if (tensor.policy != model::Policy::kSkip || !model::IsStatistic(tensor.name)) continue;
+    frozen_.push_back(modules[tensor.name.substr(0, tensor.name.rfind('.'))]);
+  }
+  return bound;
+}
+
+absl::Status Network::CheckInput(const std::string& architecture,
+                                 const std::vector<uint64_t>& shape, uint32_t) {
+  return model::CheckInputShape(architecture, shape);
+}
+
+void Network::SetTraining(bool training) {
+  train(training);
+  for (const std::shared_ptr<torch::nn::Module>& normalisation : frozen_) normalisation->eval();
+}
 
 std::shared_ptr<Network> MakeNetwork(const std::string& architecture, uint32_t classes) {
   if (architecture == "cnn") return std::make_shared<Cnn>(classes);

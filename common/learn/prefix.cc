@@ -17,6 +17,8 @@ absl::string_view Bytes(const torch::Tensor& tensor) {
 absl::StatusOr<FrozenPrefix> FrozenPrefix::Find(std::shared_ptr<const Network> network,
                                                 const model::Schema& schema) {
   const std::vector<Stage>& stages = network->stages();
+  // Of one stage nothing stands before anything.
+  if (stages.size() == 1) return FrozenPrefix(std::move(network), 0, {});
   size_t frozen = stages.size();
   std::vector<size_t> stage_of(schema.tensors().size(), stages.size());
   for (size_t t = 0; t < schema.tensors().size(); ++t) {
@@ -52,7 +54,9 @@ torch::Tensor FrozenPrefix::Run(const torch::Tensor& images) const {
     shape[0] = kExamplesMin - count;
     x = torch::cat({x, torch::zeros(shape)});
   }
-  x = network_->Forward(x.contiguous(torch::MemoryFormat::ChannelsLast), 0, stages_);
+  x = x.contiguous(network_->channels_last() ? torch::MemoryFormat::ChannelsLast
+                                             : torch::MemoryFormat::Contiguous);
+  x = network_->Forward(x, 0, stages_);
   return x.narrow(0, 0, count);
 }
 
