@@ -3,8 +3,10 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/check.h"
 #include "common/base/status.h"
 #include "common/certs/certificate.h"
 #include "common/data/formats.h"
@@ -49,6 +51,16 @@ absl::Status ClientConfig::TakeIdentity(absl::string_view certificate_pem,
 void ClientConfig::ResolveDefaults() {
   daemon.role = role == "evaluator" ? federation::Role::kEvaluator : federation::Role::kTrainer;
   if (daemon.state_dir.empty()) daemon.state_dir = absl::StrCat("state/", daemon.device);
+}
+
+std::vector<base::Digest> ClientConfig::TorchScriptAllowed() const {
+  std::vector<base::Digest> allowed;
+  for (const std::string& hex : torchscript_allow) {
+    const absl::StatusOr<base::Digest> digest = base::Digest::FromHex(hex);
+    QFL_CHECK(digest.ok());
+    allowed.push_back(*digest);
+  }
+  return allowed;
 }
 
 void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string& host_name) {
@@ -197,9 +209,30 @@ void DeclareClientConfig(app::Config& config, ClientConfig* c, const std::string
         "got data.holdout = ", c->holdout, " with data.test_split = true, expected one of them"));
   });
 
+  config.Section("torchscript",
+                 "Models that are TorchScript files. Such a file is a program that runs with this "
+                 "daemon's rights: only what is listed here is ever loaded.");
+  config.List(
+      "torchscript.files", &c->torchscript_files,
+      {.help = "The files on this device, as torch.jit.script(module).save(path) wrote them."});
+  config.List("torchscript.allow", &c->torchscript_allow,
+              {.help = "SHA-256 of those that may be loaded, 64 hexadecimal digits each, as "
+                       "`quantfl-model import` and sha256sum print them. A run that needs another "
+                       "one is left to others."});
+  config.Check({"torchscript.allow"}, [c]() -> absl::Status {
+    for (const std::string& hex : c->torchscript_allow) {
+      if (base::Digest::FromHex(hex).ok()) continue;
+      return absl::InvalidArgumentError(absl::StrCat("got \"", absl::CHexEscape(hex.substr(0, 100)),
+                                                     "\", expected a SHA-256, 64 hexadecimal "
+                                                     "digits"));
+    }
+    return absl::OkStatus();
+  });
+
   config.Section("cache",
                  "Where a run trains the last layers alone, the first ones run once for each "
-                 "example; what they give is kept from round to round.");
+                 "example; what they give is kept from round to round. Not of a TorchScript model, "
+                 "which always runs as a whole.");
   config.Text(
       "cache.mode", &c->cache_mode, {.choices = {"off", "memory", "file"}},
       {.help = "Where it is kept. file: in <state_dir>/activations, also for the time after "

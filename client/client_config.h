@@ -5,12 +5,14 @@
 // in client_config.cc and shown by `quantfl-client --help`.
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "client/daemon/daemon.h"
 #include "common/app/config.h"
 #include "common/app/logging.h"
+#include "common/base/digest.h"
 
 namespace quantfl {
 
@@ -33,6 +35,9 @@ struct ClientConfig {
   double holdout = 0;
   bool test_split = false;
 
+  std::vector<std::string> torchscript_files;
+  std::vector<std::string> torchscript_allow;  // 64 hexadecimal digits each
+
   std::string cache_mode = "memory";  // "off", "memory", "file"
   uint64_t cache_bytes_max = uint64_t{1} << 30;
   app::LogOptions log;
@@ -43,6 +48,8 @@ struct ClientConfig {
   absl::Status TakeIdentity(absl::string_view certificate_pem, const std::string& host_name);
   // What depends on other keys. Call once, after Load.
   void ResolveDefaults();
+  // torchscript_allow, which Load has checked.
+  std::vector<base::Digest> TorchScriptAllowed() const;
 };
 
 // Declares every key of client.toml with `c`'s fields as targets and defaults.

@@ -101,7 +101,9 @@ int Run(int argc, char** argv) {
   const absl::StatusOr<data::Format> format = data::ParseFormat(c.data_format);
   if (!format.ok()) return Refuse(format.status());
   auto workload = training::TrainingWorkload::Create(
-      {c.data_dir, c.daemon.role, *format, c.holdout, c.test_split}, env);
+      {c.data_dir, c.daemon.role, *format, c.holdout, c.test_split, c.torchscript_files,
+       c.TorchScriptAllowed()},
+      env);
   if (!workload.ok()) return Refuse(workload.status());
   auto factory = rpc::GrpcTransportFactory::Create(*std::move(transport));
   if (!factory.ok()) return Refuse(factory.status());

@@ -3,16 +3,42 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/data/input_metadata.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
+#include "common/model/schema_from_file.h"
+#include "common/model/torchscript.h"
 
 namespace quantfl::model_tool {
 namespace {
 
 constexpr uint64_t kCheckpointBytesMax = uint64_t{4} << 30;
+
+absl::StatusOr<Checkpoint> ParseTorchScript(absl::string_view bytes,
+                                            const model::SafetensorsView& view,
+                                            const std::string& architecture) {
+  QFL_RETURN_IF_ERROR(model::TorchScriptDigest(architecture).status());
+  uint32_t classes = 0;
+  if (const auto it = view.metadata.find(model::kMetadataClasses);
+      it == view.metadata.end() || !absl::SimpleAtoi(it->second, &classes)) {
+    return absl::DataLossError(
+        absl::StrCat("metadata ", model::kMetadataClasses, " is missing or no number"));
+  }
+  federation::InputSpec input;
+  QFL_RETURN_IF_ERROR(data::ReadInputMetadata(view.metadata, input));
+  QFL_ASSIGN_OR_RETURN(model::Schema schema, model::SchemaFromSafetensors(architecture, bytes));
+  QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(bytes, schema));
+  Checkpoint checkpoint = {std::move(schema), classes, std::move(input), std::move(flat)};
+  for (const char* key : {model::kMetadataTorchScriptHead, model::kMetadataTorchScriptMode,
+                          model::kMetadataTorchScriptNames}) {
+    const auto it = view.metadata.find(key);
+    if (it != view.metadata.end()) checkpoint.torchscript.insert(*it);
+  }
+  return checkpoint;
+}
 
 absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& default_architecture,
                                  const federation::InputSpec& default_input) {
@@ -20,6 +46,7 @@ absl::StatusOr<Checkpoint> Parse(absl::string_view bytes, const std::string& def
   std::string architecture = default_architecture;
   if (const auto it = view.metadata.find(model::kMetadataArchitecture); it != view.metadata.end()) {
     architecture = it->second.substr(0, 256);
+    if (model::IsTorchScript(architecture)) return ParseTorchScript(bytes, view, architecture);
     if (!model::ArchitectureInputShape(architecture).ok())
       architecture = absl::CHexEscape(architecture);
   }
@@ -84,6 +111,11 @@ absl::StatusOr<base::Digest> SaveCheckpoint(base::Env& env, const std::string& p
   std::map<std::string, std::string> metadata = data::InputMetadata(checkpoint.input);
   metadata[model::kMetadataArchitecture] = checkpoint.schema.architecture();
   metadata[model::kMetadataClasses] = absl::StrCat(checkpoint.classes);
+  if (model::IsTorchScript(checkpoint.schema.architecture())) {
+    // Of a built-in network everybody knows them.
+    metadata[model::kMetadataInputChannels] = absl::StrCat(checkpoint.input.channels);
+    metadata.insert(checkpoint.torchscript.begin(), checkpoint.torchscript.end());
+  }
   const std::string bytes =
       model::SerializeSafetensors(checkpoint.schema, checkpoint.flat, metadata);
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(path, bytes));

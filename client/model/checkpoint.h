@@ -21,6 +21,8 @@ struct Checkpoint {
   uint32_t classes = 0;
   federation::InputSpec input;
   std::vector<float> flat;  // float32[schema.size()]
+  // Of one whose architecture is a TorchScript file: model::kMetadataTorchScript...
+  std::map<std::string, std::string> torchscript = {};
 };
 
 // Names of the tensors whose shape depends on the class count.
@@ -28,8 +30,9 @@ absl::StatusOr<std::vector<std::string>> HeadTensors(const std::string& architec
 
 // Reads a safetensors file. The architecture is the one that its metadata names, else
 // `default_architecture`; the class count is that of its head; how examples enter it is the
-// metadata's, else `default_input`'s. Errors name `path`: those of Env::ReadFile, model::LoadFlat
-// and data::ReadInputMetadata.
+// metadata's, else `default_input`'s. A file whose architecture is a TorchScript file
+// (common/model/torchscript.h) says all of this itself. Errors name `path`: those of Env::ReadFile,
+// model::LoadFlat and data::ReadInputMetadata.
 absl::StatusOr<Checkpoint> LoadCheckpoint(base::Env& env, const std::string& path,
                                           const std::string& default_architecture,
                                           const federation::InputSpec& default_input);

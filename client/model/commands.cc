@@ -1,7 +1,6 @@
 #include "client/model/commands.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/model/checkpoint.h"
+#include "client/model/steps.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
 #include "common/data/formats.h"
@@ -16,6 +16,7 @@
 #include "common/learn/initialise.h"
 #include "common/learn/learner.h"
 #include "common/model/architectures.h"
+#include "common/model/torchscript.h"
 
 namespace quantfl::model_tool {
 namespace {
@@ -34,22 +35,6 @@ federation::InputSpec DefaultInput(const std::string& architecture) {
   return input;
 }
 
-absl::Status ApplyInput(const InputOptions& options, federation::InputSpec& input) {
-  if (!options.mean.empty()) {
-    absl::StatusOr<federation::PerChannel> mean = federation::ParsePerChannel(options.mean);
-    if (!mean.ok()) return base::Annotate(mean.status(), "--input-mean");
-    input.mean = *std::move(mean);
-  }
-  if (!options.stddev.empty()) {
-    absl::StatusOr<federation::PerChannel> stddev = federation::ParsePerChannel(options.stddev);
-    if (!stddev.ok()) return base::Annotate(stddev.status(), "--input-stddev");
-    input.stddev = *std::move(stddev);
-  }
-  if (options.height) input.height = input.width = *options.height;
-  if (options.width) input.width = *options.width;
-  return federation::ValidateInput(input);
-}
-
 absl::StatusOr<Checkpoint> FreshCheckpoint(const std::string& architecture, uint32_t classes,
                                            uint64_t seed) {
   QFL_ASSIGN_OR_RETURN(model::Schema schema, model::ArchitectureSchema(architecture, classes));
@@ -58,20 +43,26 @@ absl::StatusOr<Checkpoint> FreshCheckpoint(const std::string& architecture, uint
   return Checkpoint{std::move(schema), classes, DefaultInput(architecture), std::move(flat)};
 }
 
-// Before anything takes time: the folder of `out` can be made.
-absl::Status PrepareOut(base::Env& env, const std::string& out) {
-  if (out.empty()) return absl::InvalidArgumentError("--out is empty; it must name a file");
-  const std::string folder = std::filesystem::path(out).parent_path().string();
-  return folder.empty() ? absl::OkStatus() : env.CreateDirs(folder);
-}
-
-absl::Status Save(base::Env& env, const std::string& out, const Checkpoint& checkpoint,
-                  terminal::ProgressLine& progress) {
-  QFL_ASSIGN_OR_RETURN(const base::Digest digest, SaveCheckpoint(env, out, checkpoint));
-  progress.Print(absl::StrCat("wrote ", out, "  ", checkpoint.schema.architecture(), "  ",
-                              terminal::WithCommas(checkpoint.schema.size()), " parameters  ",
-                              checkpoint.classes, " classes  sha256 ", digest.Hex()));
-  return absl::OkStatus();
+absl::StatusOr<std::unique_ptr<learn::Learner>> MakeLearner(base::Env& env,
+                                                            const Checkpoint& checkpoint,
+                                                            const std::string& torchscript) {
+  const std::string& architecture = checkpoint.schema.architecture();
+  if (!model::IsTorchScript(architecture)) {
+    if (torchscript.empty()) return learn::Learner::Create(architecture, checkpoint.classes);
+    return absl::InvalidArgumentError(absl::StrCat("--torchscript ", torchscript,
+                                                   ": the checkpoint is of ", architecture,
+                                                   ", a network that is built in"));
+  }
+  if (torchscript.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the checkpoint is of ", architecture,
+                     ": --torchscript FILE names the file with that SHA-256"));
+  }
+  QFL_ASSIGN_OR_RETURN(const std::string file, env.ReadFile(torchscript, kTorchScriptBytesMax));
+  absl::StatusOr<std::unique_ptr<learn::Learner>> learner =
+      learn::Learner::Create(checkpoint.schema, checkpoint.classes, file);
+  if (!learner.ok()) return base::Annotate(learner.status(), torchscript);
+  return learner;
 }
 
 learn::Progress Show(terminal::ProgressLine& progress) {
@@ -142,9 +133,8 @@ absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::C
                        data::LoadFolder(env, options.data_dir, format, data::Split::kTrain));
   QFL_ASSIGN_OR_RETURN(const data::Dataset test,
                        data::LoadFolder(env, options.data_dir, format, data::Split::kTest));
-  QFL_ASSIGN_OR_RETURN(
-      const std::unique_ptr<learn::Learner> learner,
-      learn::Learner::Create(checkpoint.schema.architecture(), checkpoint.classes));
+  QFL_ASSIGN_OR_RETURN(const std::unique_ptr<learn::Learner> learner,
+                       MakeLearner(env, checkpoint, options.torchscript));
 
   std::vector<uint32_t> all(train.count());
   for (uint32_t i = 0; i < all.size(); ++i) all[i] = i;
@@ -184,9 +174,8 @@ absl::Status RunEvaluate(const EvaluateOptions& options, base::Env& env,
   QFL_ASSIGN_OR_RETURN(const data::Format format, data::ParseFormat(options.data_format));
   QFL_ASSIGN_OR_RETURN(const data::Dataset dataset,
                        data::LoadFolder(env, options.data_dir, format, options.split));
-  QFL_ASSIGN_OR_RETURN(
-      const std::unique_ptr<learn::Learner> learner,
-      learn::Learner::Create(checkpoint.schema.architecture(), checkpoint.classes));
+  QFL_ASSIGN_OR_RETURN(const std::unique_ptr<learn::Learner> learner,
+                       MakeLearner(env, checkpoint, options.torchscript));
   progress.Start("evaluating", Unit::kExamples);
   QFL_ASSIGN_OR_RETURN(
       const learn::EvaluateResult result,

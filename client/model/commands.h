@@ -5,10 +5,10 @@
 // come back. Numbers out of range are INVALID_ARGUMENT naming the flag's value.
 
 #include <cstdint>
-#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "client/model/steps.h"
 #include "common/base/clock.h"
 #include "common/base/env.h"
 #include "common/data/dataset.h"
@@ -21,13 +21,6 @@ namespace quantfl::model_tool {
 // that a network that was pre-trained on the one can be fine-tuned on the other.
 inline constexpr double kInputMeanDefault = 0.2;
 inline constexpr double kInputStddevDefault = 0.33;
-
-// Overrides of what a checkpoint says about itself.
-struct InputOptions {
-  std::string mean;    // of pixel / 255: a number, or one for each channel with commas; empty: none
-  std::string stddev;  // the same, above 0
-  std::optional<uint32_t> height, width;  // pixels; height alone: both
-};
 
 struct InitOptions {
   std::string architecture = "lenet5";
@@ -45,7 +38,8 @@ absl::Status RunInit(const InitOptions& options, base::Env& env, terminal::Progr
 struct PretrainOptions {
   std::string architecture = "lenet5";
   uint32_t classes = 10;
-  std::string init;  // checkpoint to continue from; empty: fresh weights from `seed`
+  std::string init;         // checkpoint to continue from; empty: fresh weights from `seed`
+  std::string torchscript;  // the file that its architecture names, where it does
   std::string data_dir;
   std::string data_format = "idx";
   uint32_t epochs = 10;
@@ -65,8 +59,11 @@ struct PretrainOptions {
 absl::Status RunPretrain(const PretrainOptions& options, base::Env& env, base::Clock& clock,
                          terminal::ProgressLine& progress);
 
+// Import has a header of its own, import.h.
+
 struct EvaluateOptions {
   std::string model;
+  std::string torchscript;              // the file that the model's architecture names
   std::string architecture = "lenet5";  // where the file does not name its own
   std::string data_dir;
   std::string data_format = "idx";

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/model/commands.h"
+#include "client/model/import.h"
 #include "common/app/exit_codes.h"
 #include "common/app/version.h"
 #include "common/data/formats.h"
@@ -44,6 +45,67 @@ void AddInput(CLI::App& command, InputOptions& input, const std::string& otherwi
   command
       .add_option("--input-width", input.width, "The same for the width [default: --input-height]")
       ->type_name("PIXELS");
+}
+
+void AddTorchScript(CLI::App& command, std::string& torchscript) {
+  command
+      .add_option("--torchscript", torchscript,
+                  "The TorchScript file of a checkpoint that `import` made; its code runs")
+      ->type_name("FILE");
+}
+
+void AddImport(CLI::App& command, ImportOptions& import) {
+  command
+      .add_option("file", import.torchscript,
+                  "What torch.jit.script(module).save(path) wrote: forward takes float32[batch, "
+                  "channels, height, width] and returns float32[batch, classes]")
+      ->type_name("FILE")
+      ->required();
+  command
+      .add_option("--input-channels", import.channels,
+                  "Of an example; grey images stand in each of several [default: 3]")
+      ->type_name("COUNT");
+  command
+      .add_option("--input-height", import.input.height,
+                  "What examples are resized to: 224 for networks of ImageNet, 1 for signals")
+      ->type_name("PIXELS");
+  command
+      .add_option("--input-width", import.input.width, "The same for the width [default: height]")
+      ->type_name("PIXELS");
+  command
+      .add_option(
+          "--input-mean", import.input.mean,
+          "A pixel p of 0..255 enters as (p / 255 - mean) / stddev; a number, or one for each "
+          "channel with commas between them [default: of three channels ImageNet's, else 0]")
+      ->type_name("FLOATS");
+  command
+      .add_option("--input-stddev", import.input.stddev,
+                  "See --input-mean; above 0 [default: of three channels ImageNet's, else 1]")
+      ->type_name("FLOATS");
+  command
+      .add_option("--classes", import.classes,
+                  "Refuse a module with another number of outputs [default: any]")
+      ->type_name("COUNT");
+  command
+      .add_option("--head", import.head,
+                  "Module of the last layer, for training.trainable = \"head\" [default: the last "
+                  "one with an output for each class]")
+      ->type_name("NAME");
+  command
+      .add_option(
+          "--name-map", import.name_map,
+          "File with lines `name = new.name` or `module.* = new.module.*`: what tensors are "
+          "called in the checkpoint [default: as in the module]")
+      ->type_name("FILE");
+  command
+      .add_option("--weights", import.weights,
+                  "Take the values from this safetensors file, by the names of the checkpoint "
+                  "[default: the module's own]")
+      ->type_name("FILE");
+  command.add_flag("--accept-eval-mode", import.accept_eval_mode,
+                   "Take a module that was traced in eval mode: batch normalisation keeps the "
+                   "file's statistics, dropout is off");
+  command.add_option("--out", import.out, "Checkpoint to write")->type_name("FILE")->required();
 }
 
 void AddFormat(CLI::App& command, std::string& format) {
@@ -107,6 +169,7 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
   pretrain_command.add_option("--batch-size", pretrain.batch_size, "Examples a step, 1..65536");
   pretrain_command.add_option("--seed", pretrain.seed,
                               "Of fresh weights and of the order of examples");
+  AddTorchScript(pretrain_command, pretrain.torchscript);
   AddInput(pretrain_command, pretrain.input, "that of --init, else ");
   pretrain_command
       .add_option("--crop-padding", pretrain.augment.crop_padding,
@@ -132,7 +195,15 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
   AddFormat(evaluate_command, evaluate.data_format);
   evaluate_command.add_option("--split", split, "test or train")
       ->check(CLI::IsMember({"test", "train"}));
+  AddTorchScript(evaluate_command, evaluate.torchscript);
   AddInput(evaluate_command, evaluate.input, "the file's own, else ");
+
+  ImportOptions import;
+  CLI::App& import_command = *cli.add_subcommand(
+      "import",
+      "Make a checkpoint of a TorchScript file. A TorchScript file is a program, which this runs: "
+      "import what you trust");
+  AddImport(import_command, import);
 
   try {
     cli.parse(argc, argv);
@@ -154,6 +225,8 @@ int RunTool(int argc, const char* const* argv, base::Env& env, base::Clock& cloc
       status = RunInit(init, env, progress);
     } else if (pretrain_command.parsed()) {
       status = RunPretrain(pretrain, env, clock, progress);
+    } else if (import_command.parsed()) {
+      status = RunImport(import, env, progress);
     } else {
       evaluate.split = split == "train" ? data::Split::kTrain : data::Split::kTest;
       status = RunEvaluate(evaluate, env, progress);

@@ -4,16 +4,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
 #include "common/data/transform.h"
 #include "common/model/architectures.h"
 #include "common/model/safetensors.h"
+#include "common/model/torchscript.h"
 
 namespace quantfl::training {
 
 using federation::Role;
 using federation::RunDescriptor;
+
+constexpr uint64_t kTorchScriptBytesMax = uint64_t{4} << 30;
 
 // A learner for the time of one call.
 class TrainingWorkload::Lease {
@@ -32,10 +36,13 @@ class TrainingWorkload::Lease {
   std::unique_ptr<learn::Learner> learner_;
 };
 
-TrainingWorkload::TrainingWorkload(const TrainingWorkloadOptions& options, data::Dataset dataset,
-                                   std::optional<data::Dataset> test)
-    : role_(options.role),
+TrainingWorkload::TrainingWorkload(const TrainingWorkloadOptions& options, base::Env& env,
+                                   data::Dataset dataset, std::optional<data::Dataset> test)
+    : env_(env),
+      role_(options.role),
       holdout_(options.holdout),
+      torchscript_files_(options.torchscript_files),
+      torchscript_allow_(options.torchscript_allow),
       dataset_(std::move(dataset)),
       test_(std::move(test)) {}
 
@@ -57,28 +64,73 @@ absl::StatusOr<std::unique_ptr<TrainingWorkload>> TrainingWorkload::Create(
     }
   }
   return std::unique_ptr<TrainingWorkload>(
-      new TrainingWorkload(options, std::move(dataset), std::move(test)));
+      new TrainingWorkload(options, env, std::move(dataset), std::move(test)));
 }
 
-absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Schema& schema) {
-  absl::StatusOr<model::Schema> built_in = model::ArchitectureSchema(run.architecture, run.classes);
-  if (!built_in.ok()) return absl::FailedPreconditionError(built_in.status().message());
-  if (!model::SameTensors(schema, *built_in)) {
-    return absl::FailedPreconditionError(
+absl::StatusOr<std::string> TrainingWorkload::ReadTorchScript(
+    const std::string& architecture) const {
+  QFL_ASSIGN_OR_RETURN(const base::Digest wanted, model::TorchScriptDigest(architecture));
+  if (std::find(torchscript_allow_.begin(), torchscript_allow_.end(), wanted) ==
+      torchscript_allow_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the run's model is the TorchScript file with sha256 ", wanted.Hex(),
+        ", which is not in this device's torchscript.allow (of ", torchscript_allow_.size(),
+        "). Such a file is a program: list it only if you trust where it comes from"));
+  }
+  std::vector<std::string> others;
+  for (const std::string& path : torchscript_files_) {
+    absl::StatusOr<std::string> file = env_.ReadFile(path, kTorchScriptBytesMax);
+    if (!file.ok()) {
+      others.push_back(std::string(file.status().message()));
+    } else if (const base::Digest digest = base::Sha256(*file); digest != wanted) {
+      others.push_back(absl::StrCat(path, " has sha256 ", digest.Hex()));
+    } else {
+      return file;
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the TorchScript file with sha256 ", wanted.Hex(),
+                   " is allowed, but not among this device's torchscript.files: ",
+                   others.empty() ? "none is named" : absl::StrJoin(others, "; ")));
+}
+
+absl::Status TrainingWorkload::CheckBuiltIn(const RunDescriptor& run, const model::Schema& schema,
+                                            const std::vector<uint64_t>& shape) const {
+  QFL_ASSIGN_OR_RETURN(const model::Schema built_in,
+                       model::ArchitectureSchema(run.architecture, run.classes));
+  if (!model::SameTensors(schema, built_in)) {
+    return absl::InvalidArgumentError(
         absl::StrCat("the run's schema has other tensors than this program's ", run.architecture,
                      " with ", run.classes, " classes"));
   }
+  const absl::Status fits = model::CheckInputShape(run.architecture, shape);
+  if (fits.ok()) return fits;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the data holds ", fits.message(), "; the run's input.height and input.width resize images"));
+}
+
+absl::Status TrainingWorkload::CheckTorchScript(const RunDescriptor& run,
+                                                const model::Schema& schema,
+                                                const std::vector<uint64_t>& shape) {
+  if (schema.architecture() != run.architecture) {
+    return absl::InvalidArgumentError(absl::StrCat("the run's architecture is ", run.architecture,
+                                                   ", its schema is of ", schema.architecture()));
+  }
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run, schema));
+  Lease lease(*this, run, std::move(learner));
+  return lease->CheckInput(shape);
+}
+
+absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Schema& schema) {
   const absl::StatusOr<data::Transform> transform = data::Transform::Create(run.input, dataset_);
   if (!transform.ok()) {
     return absl::FailedPreconditionError(
         absl::StrCat("this device's data and the run's input: ", transform.status().message()));
   }
-  if (const absl::Status fits = model::CheckInputShape(run.architecture, transform->shape());
-      !fits.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the data holds ", fits.message(),
-                     "; the run's input.height and input.width resize images"));
-  }
+  const absl::Status network = model::IsTorchScript(run.architecture)
+                                   ? CheckTorchScript(run, schema, transform->shape())
+                                   : CheckBuiltIn(run, schema, transform->shape());
+  if (!network.ok()) return absl::FailedPreconditionError(network.message());
   if (dataset_.classes() > run.classes) {
     return absl::FailedPreconditionError(absl::StrCat("the data has label ", dataset_.classes() - 1,
                                                       ", the run only ", run.classes, " classes"));
@@ -130,8 +182,14 @@ absl::StatusOr<std::unique_ptr<learn::Learner>> TrainingWorkload::TakeLearner(
       return learner;
     }
   }
-  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner,
-                       learn::Learner::Create(schema, run.classes));
+  absl::StatusOr<std::unique_ptr<learn::Learner>> made = absl::UnknownError("no learner was made");
+  if (model::IsTorchScript(schema.architecture())) {
+    QFL_ASSIGN_OR_RETURN(const std::string file, ReadTorchScript(schema.architecture()));
+    made = learn::Learner::Create(schema, run.classes, file);
+  } else {
+    made = learn::Learner::Create(schema, run.classes);
+  }
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, std::move(made));
   learner->UseCache(cache_, dataset_digest_);
   return learner;
 }

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/daemon/workload.h"
+#include "common/base/digest.h"
 #include "common/base/env.h"
 #include "common/base/mutex.h"
 #include "common/data/dataset.h"
@@ -32,6 +33,10 @@ struct TrainingWorkloadOptions {
   // on; or its folder's test split, loaded beside the training split.
   double holdout = 0;
   bool test_split = false;
+  // TorchScript files on this device, and the digests of those that may be loaded: their code runs
+  // with this process's rights.
+  std::vector<std::string> torchscript_files = {};
+  std::vector<base::Digest> torchscript_allow = {};
 };
 
 // What a client computes, with learn::Learner. All logical clients of a process share one data set;
@@ -39,7 +44,7 @@ struct TrainingWorkloadOptions {
 // same time. Thread-safe. Results do not depend on which learner or thread did the work.
 class TrainingWorkload : public daemon::Workload {
  public:
-  // Errors of data::LoadFolder. Call learn::ConfigureProcess() first.
+  // Errors of data::LoadFolder. Call learn::ConfigureProcess() first; `env` outlives this.
   static absl::StatusOr<std::unique_ptr<TrainingWorkload>> Create(
       const TrainingWorkloadOptions& options, base::Env& env);
 
@@ -47,10 +52,10 @@ class TrainingWorkload : public daemon::Workload {
   // Null, as at first: nowhere. Call before the other calls.
   void UseCache(learn::ActivationCache* cache);
 
-  // FAILED_PRECONDITION: an architecture this build does not know, a schema with other tensors than
-  // the architecture's (policies may differ), images of another shape, a label beyond the run's
-  // classes; INVALID_ARGUMENT: a partition that leaves a client without data, or that does not
-  // exist.
+  // FAILED_PRECONDITION: an architecture this build does not know, a TorchScript file that is not
+  // allowed or not here, a schema with other tensors than the architecture's (policies may differ),
+  // images of another shape, a label beyond the run's classes; INVALID_ARGUMENT: a partition that
+  // leaves a client without data, or that does not exist.
   absl::Status Prepare(const federation::RunDescriptor& run, const model::Schema& schema) override;
 
   // As Workload says. TrainOutput::examples is what the client trained on: whoever offers
@@ -78,7 +83,7 @@ class TrainingWorkload : public daemon::Workload {
   using Partitions = std::vector<std::vector<uint32_t>>;
   class Lease;
 
-  TrainingWorkload(const TrainingWorkloadOptions& options, data::Dataset dataset,
+  TrainingWorkload(const TrainingWorkloadOptions& options, base::Env& env, data::Dataset dataset,
                    std::optional<data::Dataset> test);
   // What a client trains on and what it holds out.
   absl::StatusOr<data::HeldOut> ExamplesOf(const federation::RunDescriptor& run,
@@ -86,12 +91,22 @@ class TrainingWorkload : public daemon::Workload {
   absl::Status CheckRole(federation::Role wanted) const;
   absl::StatusOr<std::shared_ptr<const Partitions>> GetPartitions(
       const federation::PartitionSpec& spec);
+  // Whether the run's network is here, is of its schema, and takes examples of `shape`.
+  absl::Status CheckBuiltIn(const federation::RunDescriptor& run, const model::Schema& schema,
+                            const std::vector<uint64_t>& shape) const;
+  absl::Status CheckTorchScript(const federation::RunDescriptor& run, const model::Schema& schema,
+                                const std::vector<uint64_t>& shape);
+  // The file that the architecture names, where it is allowed.
+  absl::StatusOr<std::string> ReadTorchScript(const std::string& architecture) const;
   absl::StatusOr<std::unique_ptr<learn::Learner>> TakeLearner(const federation::RunDescriptor& run,
                                                               const model::Schema& schema);
   void ReturnLearner(uint32_t classes, std::unique_ptr<learn::Learner> learner);
 
+  base::Env& env_;
   const federation::Role role_;
   const double holdout_;
+  const std::vector<std::string> torchscript_files_;
+  const std::vector<base::Digest> torchscript_allow_;
   const data::Dataset dataset_;
   const std::optional<data::Dataset> test_;  // a trainer's own
   learn::ActivationCache* cache_ = nullptr;

@@ -48,6 +48,21 @@ TEST_F(ClientConfigTest, DataFormat_IsOneOfThoseThatAreRead) {
   EXPECT_THAT(Load(wrong).error, HasSubstr("data.format: got \"png\""));
 }
 
+TEST_F(ClientConfigTest, TorchScript_IsAllowedByDigestAlone) {
+  const std::string hex = base::Sha256("module").Hex();
+  const auto load = [&](const std::string& toml) {
+    EXPECT_TRUE(env_.WriteFileAtomically("client.toml", toml).ok());
+    return Load({"--config", "client.toml", "--coordinator", "a:1", "--data-dir", "d"}).error;
+  };
+  EXPECT_EQ(load(""), "");
+  EXPECT_TRUE(c_.TorchScriptAllowed().empty());
+  EXPECT_EQ(load("[torchscript]\nfiles = [\"m.pt\"]\nallow = [\"" + hex + "\"]\n"), "");
+  EXPECT_EQ(c_.torchscript_files, std::vector<std::string>{"m.pt"});
+  EXPECT_EQ(c_.TorchScriptAllowed(), std::vector<base::Digest>{base::Sha256("module")});
+  EXPECT_THAT(load("[torchscript]\nallow = [\"" + hex + "\", \"m.pt\"]\n"),
+              HasSubstr("torchscript.allow: got \"m.pt\", expected a SHA-256"));
+}
+
 TEST_F(ClientConfigTest, Cache_IsInMemoryUnlessSaidOtherwise) {
   const std::vector<std::string> least = {"--coordinator", "a:1", "--data-dir", "d"};
   EXPECT_EQ(Load(least).error, "");
