@@ -32,10 +32,6 @@
 #include "common/base/status.h"
 #include "common/codec/update.h"
 #include "common/ledger/ledger.h"
-#include "common/model/architectures.h"
-#include "common/model/safetensors.h"
-#include "common/model/schema_from_file.h"
-#include "common/model/trainable.h"
 #include "common/rpc/credentials.h"
 #include "common/rpc/peer.h"
 #include "server/coordinator/coordinator.h"
@@ -45,6 +41,7 @@
 #include "server/rpc/health_client.h"
 #include "server/rpc/server.h"
 #include "server/run_config.h"
+#include "server/start_model.h"
 #include "server/store/run_store.h"
 #include "server/web/web_server.h"
 
@@ -57,7 +54,6 @@ constexpr char kFresh[] = "--fresh";
 constexpr char kOnce[] = "--once";
 constexpr char kHealth[] = "--health";
 constexpr absl::Duration kHealthPatience = absl::Seconds(5);
-constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
 constexpr absl::Duration kCallGrace = absl::Seconds(2);
 
 int Refuse(const absl::Status& status, int code) {
@@ -65,29 +61,6 @@ int Refuse(const absl::Status& status, int code) {
   return code;
 }
 int Refuse(const absl::Status& status) { return Refuse(status, app::ExitCodeFor(status)); }
-
-struct StartModel {
-  std::string bytes;
-  model::Schema schema;
-};
-
-// The checkpoint and its schema; fills in what the configuration leaves to it.
-absl::StatusOr<StartModel> LoadModel(RunConfig& c, base::Env& env) {
-  QFL_ASSIGN_OR_RETURN(std::string bytes, env.ReadFile(c.model_file, kCheckpointBytesMax));
-  const auto read = [&]() -> absl::StatusOr<model::Schema> {
-    QFL_ASSIGN_OR_RETURN(const model::SafetensorsView file, model::ParseSafetensors(bytes));
-    QFL_RETURN_IF_ERROR(c.ResolveInput(file.metadata));
-    QFL_ASSIGN_OR_RETURN(const model::Schema all,
-                         c.architecture == kCustomArchitecture
-                             ? model::SchemaFromSafetensors(c.architecture, bytes)
-                             : model::ArchitectureSchema(c.architecture, c.classes));
-    QFL_ASSIGN_OR_RETURN(model::Schema schema, model::ApplyTrainable(all, c.trainable));
-    return c.freeze_bn ? model::FreezeStatistics(schema) : schema;
-  };
-  absl::StatusOr<model::Schema> schema = read();
-  if (!schema.ok()) return base::Annotate(schema.status(), c.model_file);
-  return StartModel{std::move(bytes), *std::move(schema)};
-}
 
 rpc::ServerOptions MakeServerOptions(const RunConfig& c, Credentials credentials) {
   rpc::ServerOptions options;
@@ -264,7 +237,7 @@ int Run(int argc, char** argv) {
     return status.ok() ? app::kExitOk : Refuse(status);
   }
 
-  absl::StatusOr<StartModel> start = LoadModel(c, env);
+  absl::StatusOr<StartModel> start = LoadStartModel(c, env);
   if (!start.ok()) {
     return Refuse(start.status(), absl::IsInvalidArgument(start.status())
                                       ? app::kExitDataError

@@ -147,11 +147,14 @@ void DeclareWeb(app::Config& config, RunConfig* c) {
 
 void DeclareModelAndData(app::Config& config, RunConfig* c) {
   std::vector<std::string> architectures = model::ArchitectureNames();
+  architectures.emplace_back(kTorchScriptArchitecture);
   architectures.emplace_back(kCustomArchitecture);
   config.Section("model", "What is trained.");
   config.Text("model.architecture", &c->architecture, {.choices = std::move(architectures)},
-              {.help = "A built-in architecture; custom: whatever the file holds, for clients that "
-                       "know what to do with it."});
+              {.help = "A built-in architecture; torchscript: that of the TorchScript file which "
+                       "`quantfl-model import` made model.file of, and which clients load where "
+                       "their torchscript.allow lists it; custom: whatever the file holds, for "
+                       "clients that know what to do with it."});
   config.Integer("model.classes", &c->classes, model::kClassesMin, model::kClassesMax,
                  {.help = "Outputs of the architecture's head.", .unit = "classes"});
   config.Text("model.file", &c->model_file, {.expected = "path of a safetensors file"},

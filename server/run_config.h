@@ -20,6 +20,7 @@
 namespace quantfl {
 
 inline constexpr char kCustomArchitecture[] = "custom";
+inline constexpr char kTorchScriptArchitecture[] = "torchscript";
 
 struct RunConfig {
   std::string name = "run";
