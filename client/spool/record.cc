@@ -16,8 +16,10 @@ static_assert(std::endian::native == std::endian::little,
               "fields are copied as they lie in memory");
 
 constexpr absl::string_view kMagic = "QFSR";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
+constexpr char kRepairedBefore[] = "repaired before this process began; its log says why";
 constexpr size_t kRunIdBytes = 16;
+constexpr double kNotMeasured = -1;
 
 template <typename T>
 void Put(std::string& out, T value) {
@@ -55,6 +57,9 @@ std::string SerializeRecord(const session::TrainedUpdate& update) {
   Put<int64_t>(out, absl::ToInt64Nanoseconds(update.report.fetch));
   Put<int64_t>(out, absl::ToInt64Nanoseconds(update.report.train));
   Put<int64_t>(out, absl::ToInt64Nanoseconds(update.report.encode));
+  Put<double>(out, update.report.compute.cpu_s);
+  Put<double>(out, update.report.compute.package_j.value_or(kNotMeasured));
+  Put<uint32_t>(out, update.report.model_repair.empty() ? 0 : 1);
   Put<uint32_t>(out, base::Crc32c(out));
   QFL_CHECK(out.size() == kRecordBytes);
   return out;
@@ -94,6 +99,9 @@ absl::StatusOr<session::TrainedUpdate> ParseRecord(absl::string_view bytes) {
   update.report.fetch = absl::Nanoseconds(Take<int64_t>(in));
   update.report.train = absl::Nanoseconds(Take<int64_t>(in));
   update.report.encode = absl::Nanoseconds(Take<int64_t>(in));
+  update.report.compute.cpu_s = Take<double>(in);
+  if (const double joules = Take<double>(in); joules >= 0) update.report.compute.package_j = joules;
+  if (Take<uint32_t>(in) != 0) update.report.model_repair = kRepairedBefore;
   return update;
 }
 

@@ -107,10 +107,26 @@ struct RunDescriptor {
   friend bool operator==(const RunDescriptor&, const RunDescriptor&) = default;
 };
 
+// A way from one broadcast model to a later one: an update file whose values are added to the
+// trained parameters of `base`, or take their place, as model::ApplyStep computes it.
+struct ModelStep {
+  base::Digest base;      // what it begins from
+  base::Digest artifact;  // the update file
+  uint64_t bytes = 0;     // of the file
+  base::RoundId round;    // whose model comes of it
+  bool replaces = false;
+  friend bool operator==(const ModelStep&, const ModelStep&) = default;
+};
+inline constexpr size_t kModelStepsMax = 64;  // of one instruction
+
 struct TrainTask {
   base::TaskId task_id;
   base::RoundId round;
   base::Digest model;  // broadcast model, artifact: safetensors
+  // Ways to it, for who holds the base of one: each begins where the one before it ends, the last
+  // ends at `model`. Empty: there is only the model itself.
+  std::vector<ModelStep> steps = {};
+  uint64_t model_bytes = 0;  // of the model's file
   codec::Spec codec;
   std::vector<int8_t> bound_exponents;  // one a tensor of the update layout
   uint32_t max_examples = 0;            // the weight is capped by it
@@ -122,6 +138,8 @@ struct EvaluateTask {
   base::TaskId task_id;
   base::RoundId round;  // the model after this round
   base::Digest model;
+  std::vector<ModelStep> steps = {};  // as of a TrainTask
+  uint64_t model_bytes = 0;
   friend bool operator==(const EvaluateTask&, const EvaluateTask&) = default;
 };
 
@@ -207,12 +225,22 @@ struct ByteCounters {
   LevelBytes downlink;
 };
 
+// What the client's work on a task took.
+struct ComputeUse {
+  double cpu_s = 0;                 // of its process
+  std::optional<double> package_j;  // its share of what the processors' counters (RAPL) said
+  friend bool operator==(const ComputeUse&, const ComputeUse&) = default;
+};
+
 struct TrainingReport {
   double loss = 0;           // mean over the last local epoch
   uint64_t examples = 0;     // of the partition
   double squared_error = 0;  // of the quantiser, summed
   double squared_norm = 0;   // of the delta
   absl::Duration fetch, train, encode, upload;
+  ComputeUse compute = {};
+  // Why the whole model had to be fetched although the client held one; empty: it had not.
+  std::string model_repair = {};
 };
 
 struct EvaluationReport {
@@ -220,6 +248,8 @@ struct EvaluationReport {
   double accuracy = 0;  // 0..1
   uint64_t examples = 0;
   absl::Duration fetch, evaluate;
+  ComputeUse compute = {};
+  std::string model_repair = {};
 };
 
 struct ClientReport {

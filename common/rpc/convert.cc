@@ -18,6 +18,7 @@ constexpr size_t kBoundExponentsMax = 1 << 20;  // tensors of a layout
 constexpr uint64_t kPayloadBytesMax = uint64_t{1} << 44;
 constexpr uint32_t kChunkCountMax = uint32_t{1} << 26;
 constexpr double kSecondsMax = 1e9;
+constexpr double kComputeMax = 1e12;  // seconds, joules
 
 absl::Status Refuse(absl::string_view field, absl::string_view value, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; expected ", expected));
@@ -162,6 +163,56 @@ absl::StatusOr<codec::Spec> SpecFromProto(const v1::CodecSpec& proto) {
   return spec;
 }
 
+// Of a TrainTask or an EvaluateTask.
+template <typename Task, typename Proto>
+void StepsToProto(const Task& task, Proto* proto) {
+  for (const federation::ModelStep& step : task.steps) {
+    v1::ModelStep* out = proto->add_steps();
+    out->set_base_digest(std::string(step.base.AsBytes()));
+    out->set_artifact_digest(std::string(step.artifact.AsBytes()));
+    out->set_bytes(step.bytes);
+    out->set_round(step.round.value());
+    out->set_replaces(step.replaces);
+  }
+  proto->set_model_bytes(task.model_bytes);
+}
+
+template <typename Proto, typename Task>
+absl::Status StepsFromProto(const Proto& proto, Task& task) {
+  if (static_cast<size_t>(proto.steps_size()) > federation::kModelStepsMax) {
+    return Refuse("steps", absl::StrCat(proto.steps_size(), " of them"),
+                  absl::StrCat("at most ", federation::kModelStepsMax));
+  }
+  for (const v1::ModelStep& in : proto.steps()) {
+    federation::ModelStep step;
+    QFL_ASSIGN_OR_RETURN(step.base, DigestOf("steps.base_digest", in.base_digest()));
+    QFL_ASSIGN_OR_RETURN(step.artifact, DigestOf("steps.artifact_digest", in.artifact_digest()));
+    step.bytes = in.bytes();
+    step.round = base::RoundId(in.round());
+    step.replaces = in.replaces();
+    task.steps.push_back(step);
+  }
+  task.model_bytes = proto.model_bytes();
+  return absl::OkStatus();
+}
+
+v1::ComputeUse ComputeToProto(const federation::ComputeUse& use) {
+  v1::ComputeUse proto;
+  proto.set_cpu_s(use.cpu_s);
+  if (use.package_j) proto.set_package_j(*use.package_j);
+  return proto;
+}
+
+absl::StatusOr<federation::ComputeUse> ComputeFromProto(const v1::ComputeUse& proto) {
+  federation::ComputeUse use;
+  QFL_ASSIGN_OR_RETURN(use.cpu_s, Finite("compute.cpu_s", proto.cpu_s(), 0, kComputeMax));
+  if (proto.has_package_j()) {
+    QFL_ASSIGN_OR_RETURN(use.package_j,
+                         Finite("compute.package_j", proto.package_j(), 0, kComputeMax));
+  }
+  return use;
+}
+
 absl::StatusOr<federation::TrainTask> FromProto(const v1::TrainTask& proto) {
   federation::TrainTask task;
   task.task_id = base::TaskId(proto.task_id());
@@ -206,6 +257,7 @@ absl::StatusOr<federation::TrainTask> FromProto(const v1::TrainTask& proto) {
                   "0 (fp16) or 1 (fp32)");
   }
   task.training.cache_dtype = static_cast<federation::CacheDtype>(training.cache_dtype());
+  QFL_RETURN_IF_ERROR(base::Annotate(StepsFromProto(proto, task), "train"));
   return task;
 }
 
@@ -386,11 +438,13 @@ v1::Instruction ToProto(const federation::Instruction& instruction) {
     }
     training->set_label_smoothing(train->training.label_smoothing);
     training->set_cache_dtype(static_cast<v1::CacheDtype>(train->training.cache_dtype));
+    StepsToProto(*train, task);
   } else if (const auto* evaluate = std::get_if<federation::EvaluateTask>(&instruction.what)) {
     v1::EvaluateTask* task = proto.mutable_evaluate();
     task->set_task_id(evaluate->task_id.value());
     task->set_round(evaluate->round.value());
     task->set_model_digest(std::string(evaluate->model.AsBytes()));
+    StepsToProto(*evaluate, task);
   } else if (const auto* wait = std::get_if<federation::WaitUntil>(&instruction.what)) {
     v1::WaitUntil* until = proto.mutable_wait_until();
     until->set_after_ms_min(static_cast<uint64_t>(absl::ToInt64Milliseconds(wait->after_min)));
@@ -419,6 +473,7 @@ absl::StatusOr<federation::Instruction> FromProto(const v1::Instruction& proto) 
       task.round = base::RoundId(proto.evaluate().round());
       QFL_ASSIGN_OR_RETURN(task.model,
                            DigestOf("evaluate.model_digest", proto.evaluate().model_digest()));
+      QFL_RETURN_IF_ERROR(base::Annotate(StepsFromProto(proto.evaluate(), task), "evaluate"));
       instruction.what = task;
       return instruction;
     }
@@ -547,6 +602,8 @@ v1::ReportRequest ToProto(const std::string& session, const federation::ClientRe
     out->set_train_s(absl::ToDoubleSeconds(training->train));
     out->set_encode_s(absl::ToDoubleSeconds(training->encode));
     out->set_upload_s(absl::ToDoubleSeconds(training->upload));
+    *out->mutable_compute() = ComputeToProto(training->compute);
+    out->set_model_repair(CutReason(training->model_repair));
   } else if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
     v1::EvaluationReport* out = proto.mutable_evaluation();
     out->set_loss(evaluation->loss);
@@ -554,6 +611,8 @@ v1::ReportRequest ToProto(const std::string& session, const federation::ClientRe
     out->set_examples(evaluation->examples);
     out->set_fetch_s(absl::ToDoubleSeconds(evaluation->fetch));
     out->set_evaluate_s(absl::ToDoubleSeconds(evaluation->evaluate));
+    *out->mutable_compute() = ComputeToProto(evaluation->compute);
+    out->set_model_repair(CutReason(evaluation->model_repair));
   }
   return proto;
 }
@@ -588,6 +647,8 @@ absl::StatusOr<std::variant<federation::ClientReport, federation::TaskFailure>> 
     QFL_ASSIGN_OR_RETURN(training.train, DurationOfSeconds("training.train_s", in.train_s()));
     QFL_ASSIGN_OR_RETURN(training.encode, DurationOfSeconds("training.encode_s", in.encode_s()));
     QFL_ASSIGN_OR_RETURN(training.upload, DurationOfSeconds("training.upload_s", in.upload_s()));
+    QFL_ASSIGN_OR_RETURN(training.compute, ComputeFromProto(in.compute()));
+    training.model_repair = CutReason(in.model_repair());
     report.what = training;
     return report;
   }
@@ -600,6 +661,8 @@ absl::StatusOr<std::variant<federation::ClientReport, federation::TaskFailure>> 
     QFL_ASSIGN_OR_RETURN(evaluation.fetch, DurationOfSeconds("evaluation.fetch_s", in.fetch_s()));
     QFL_ASSIGN_OR_RETURN(evaluation.evaluate,
                          DurationOfSeconds("evaluation.evaluate_s", in.evaluate_s()));
+    QFL_ASSIGN_OR_RETURN(evaluation.compute, ComputeFromProto(in.compute()));
+    evaluation.model_repair = CutReason(in.model_repair());
     report.what = evaluation;
     return report;
   }

@@ -52,6 +52,8 @@ Sample MakeSample(uint64_t task, const std::string& run_id = kRun) {
   update.report.fetch = absl::Milliseconds(3);
   update.report.train = absl::Seconds(40);
   update.report.encode = absl::Microseconds(5);
+  update.report.compute = {12.5, 80.25};
+  update.report.model_repair = "damaged";
   return sample;
 }
 
@@ -97,6 +99,8 @@ TEST_F(SpoolTest, Write_IsFoundAfterAPowerCut) {
   EXPECT_EQ(found->report.fetch, absl::Milliseconds(3));
   EXPECT_EQ(found->report.train, absl::Seconds(40));
   EXPECT_EQ(found->report.encode, absl::Microseconds(5));
+  EXPECT_EQ(found->report.compute, (federation::ComputeUse{12.5, 80.25}));
+  EXPECT_NE(found->report.model_repair, "");
 }
 
 TEST_F(SpoolTest, Reader_GivesEachChunkAsItWasEncoded) {
@@ -194,6 +198,16 @@ TEST_F(SpoolTest, Load_RecordUnderAnotherName_IsDropped) {
   }
   EXPECT_FALSE(spool_->Load(5).has_value());
   EXPECT_TRUE(spool_->Load(0).has_value());
+}
+
+TEST(SpoolRecord, WhatWasNotMeasuredOrRepaired_StaysSo) {
+  session::TrainedUpdate update = MakeSample(7).update;
+  update.report.compute.package_j.reset();
+  update.report.model_repair.clear();
+  const auto again = ParseRecord(SerializeRecord(update));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_FALSE(again->report.compute.package_j.has_value());
+  EXPECT_EQ(again->report.model_repair, "");
 }
 
 TEST(SpoolRecord, OtherVersionOrSize_IsDataLoss) {

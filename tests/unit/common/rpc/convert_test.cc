@@ -68,6 +68,9 @@ federation::TrainTask SomeTask() {
   task.training.label_smoothing = 0.1;
   task.training.cache_dtype = federation::CacheDtype::kFp32;
   task.training.cache_passes = 3;
+  task.steps.push_back({base::Sha256("b"), base::Sha256("a"), 99, base::RoundId(2), false});
+  task.steps.push_back({base::Sha256("c"), base::Sha256("d"), 7, base::RoundId(3), false});
+  task.model_bytes = 12345;
   return task;
 }
 
@@ -203,6 +206,8 @@ TEST(ConvertTest, EveryPartition_RoundTrips) {
 
 TEST(ConvertTest, EveryInstruction_RoundTrips) {
   federation::EvaluateTask evaluate{base::TaskId(9), base::RoundId(2), base::Sha256("m")};
+  evaluate.steps.push_back({base::Sha256("b"), base::Sha256("a"), 99, base::RoundId(2), true});
+  evaluate.model_bytes = 1000;
   const federation::Instruction instructions[] = {
       {1, federation::StandBy{}},
       {2, SomeTask()},
@@ -251,6 +256,13 @@ TEST(ConvertTest, HostileInstruction_IsRefusedByField) {
         i.mutable_train()->mutable_training()->set_cache_dtype(static_cast<v1::CacheDtype>(9));
       }),
       "train.training.cache_dtype is 9");
+  ExpectRefused(
+      spoiled([](auto& i) { i.mutable_train()->mutable_steps(0)->set_artifact_digest("short"); }),
+      "train: steps.artifact_digest");
+  ExpectRefused(spoiled([](auto& i) {
+                  for (int s = 0; s < 64; ++s) i.mutable_train()->add_steps();
+                }),
+                "at most 64");
   ExpectRefused(spoiled([](auto& i) {
                   i.mutable_wait_until()->set_after_ms_min(5);
                   i.mutable_wait_until()->set_after_ms_max(4);
@@ -336,7 +348,9 @@ TEST(ConvertTest, Reports_RoundTrip) {
                                            absl::Seconds(1),
                                            absl::Seconds(2),
                                            absl::Milliseconds(500),
-                                           absl::ZeroDuration()};
+                                           absl::ZeroDuration(),
+                                           {12.5, 80.25},
+                                           "damaged"};
   report.counters.uplink = {1, 2, 3, std::nullopt, std::nullopt};
   report.counters.downlink = {4, 5, std::nullopt, 6, std::nullopt};
   auto back = FromProto(ToProto("s", report));
@@ -345,6 +359,9 @@ TEST(ConvertTest, Reports_RoundTrip) {
   EXPECT_EQ(training.task_id, report.task_id);
   EXPECT_EQ(std::get<federation::TrainingReport>(training.what).train, absl::Seconds(2));
   EXPECT_EQ(std::get<federation::TrainingReport>(training.what).squared_norm, 2);
+  EXPECT_EQ(std::get<federation::TrainingReport>(training.what).compute,
+            (federation::ComputeUse{12.5, 80.25}));
+  EXPECT_EQ(std::get<federation::TrainingReport>(training.what).model_repair, "damaged");
   EXPECT_EQ(training.counters.uplink.stream, 3u);
   EXPECT_EQ(training.counters.uplink.tcp, std::nullopt);
   EXPECT_EQ(training.counters.downlink.tcp, 6u);
@@ -353,6 +370,8 @@ TEST(ConvertTest, Reports_RoundTrip) {
   back = FromProto(ToProto("s", report));
   ASSERT_TRUE(back.ok()) << back.status();
   const auto& evaluation = std::get<federation::ClientReport>(*back);
+  EXPECT_EQ(std::get<federation::EvaluationReport>(evaluation.what).compute,
+            federation::ComputeUse());
   EXPECT_EQ(std::get<federation::EvaluationReport>(evaluation.what).accuracy, 0.75);
 
   back = FromProto(ToProto("s", federation::TaskFailure{base::TaskId(8), "out of memory"}));
