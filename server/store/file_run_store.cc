@@ -1,10 +1,9 @@
-#include <deque>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/base/status.h"
+#include "server/store/round_files.h"
 #include "server/store/run_store.h"
 #include "server/store/upload_segments.h"
 
@@ -21,8 +20,8 @@ class FileRunStore final : public RunStore {
   FileRunStore(base::Env& env, std::string folder, uint32_t checkpoints_kept)
       : env_(env),
         folder_(std::move(folder)),
-        checkpoints_kept_(checkpoints_kept),
-        segments_(env, folder_) {}
+        segments_(env, folder_),
+        files_(env, folder_, checkpoints_kept, segments_) {}
 
   absl::Status Open() {
     QFL_RETURN_IF_ERROR(env_.CreateDirs(folder_));
@@ -69,22 +68,10 @@ class FileRunStore final : public RunStore {
   }
 
   absl::Status CommitRound(const CommittedRound& round, absl::string_view safetensors) override {
-    const std::string checkpoint = absl::StrCat(folder_, "/", CheckpointName(round.round));
-    const std::string moments = absl::StrCat(folder_, "/", MomentsName(round.round));
-    if (!round.moments.empty()) {
-      QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(moments, round.moments));
-    }
-    QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(checkpoint, safetensors));
-    // The commit point: latest is what a reader takes for the current model.
-    QFL_RETURN_IF_ERROR(
-        env_.WriteFileAtomically(absl::StrCat(folder_, "/", kLatestName), safetensors));
-    if (!moments_.empty()) segments_.AddGarbage(std::exchange(moments_, ""));
-    if (!round.moments.empty()) moments_ = moments;
-    checkpoints_.push_back(checkpoint);
-    while (checkpoints_.size() > checkpoints_kept_) {
-      segments_.AddGarbage(checkpoints_.front());
-      checkpoints_.pop_front();
-    }
+    // The commit point is latest.safetensors, the last of them: what a reader takes for the current
+    // model.
+    QFL_RETURN_IF_ERROR(files_.Write(round, safetensors));
+    files_.Committed(round);
     segments_.Drop(round.round);
     return absl::OkStatus();
   }
@@ -97,21 +84,11 @@ class FileRunStore final : public RunStore {
  private:
   base::Env& env_;
   const std::string folder_;
-  const uint32_t checkpoints_kept_;
   UploadSegments segments_;
-  std::deque<std::string> checkpoints_;  // paths, oldest first
-  std::string moments_;                  // path of the last round's
+  RoundFiles files_;
 };
 
 }  // namespace
-
-std::string CheckpointName(RoundId round) {
-  return absl::StrFormat("checkpoint-%06d.safetensors", round.value());
-}
-
-std::string MomentsName(RoundId round) {
-  return absl::StrFormat("moments-%06d.safetensors", round.value());
-}
 
 absl::Status CheckCheckpointsKept(uint32_t checkpoints_kept) {
   if (checkpoints_kept >= 1 && checkpoints_kept <= kCheckpointsKeptMax) return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -52,6 +53,11 @@ struct CommittedRound {
   std::vector<base::TaskId> folded = {};  // whose updates are in the model
   Notes notes = {};                       // kept with the row, or not at all
   absl::string_view moments = {};         // the server optimiser's file, if it keeps one
+  // What clients hold, where it is another than `model`; and the step to it from the round before,
+  // with how many of those are kept.
+  absl::string_view broadcast = {};
+  absl::string_view step = {};
+  uint32_t steps_kept = 0;
 };
 
 struct MemberRow {
@@ -94,6 +100,8 @@ struct RecoveredRun {
   base::Digest model;
   std::string safetensors;
   std::string moments;  // as given with that model; empty where there is no file of theirs
+  std::string broadcast;
+  std::vector<std::pair<base::RoundId, std::string>> steps;  // of its round and those before
   Notes notes;
 };
 
@@ -144,7 +152,8 @@ class RunStore {
 
 // In `folder` (created): round-000001.segment (see upload_segments.h),
 // checkpoint-000001.safetensors (the last `checkpoints_kept`, at least 1), latest.safetensors,
-// moments-000001.safetensors (of the last round, where there are any). It does not resume: segments
+// moments-000001.safetensors and broadcast-000001.safetensors (of the last round, where there are
+// any), step-000001.qflf (the last ones). It does not resume: segments
 // that an earlier process left are removed.
 absl::StatusOr<std::unique_ptr<RunStore>> OpenFileRunStore(base::Env& env,
                                                            const std::string& folder,

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/digest.h"
 #include "common/base/status.h"
+#include "server/store/round_files.h"
 #include "server/store/run_store.h"
 #include "server/store/sqlite.h"
 #include "server/store/upload_segments.h"
@@ -22,7 +23,6 @@ using Stage = RecoveredRun::Stage;
 
 constexpr char kDatabaseName[] = "run.db";
 constexpr uint64_t kVersion = 1;
-constexpr uint64_t kCheckpointBytesMax = uint64_t{1} << 38;
 constexpr size_t kExtentBytes = 16;
 
 // `state` has one row once a run has begun.
@@ -77,8 +77,8 @@ class SqliteRunStore final : public RunStore {
   SqliteRunStore(base::Env& env, std::string folder, uint32_t checkpoints_kept)
       : env_(env),
         folder_(std::move(folder)),
-        checkpoints_kept_(checkpoints_kept),
-        segments_(env, folder_) {}
+        segments_(env, folder_),
+        files_(env, folder_, checkpoints_kept, segments_) {}
 
   absl::Status Open() {
     QFL_RETURN_IF_ERROR(env_.CreateDirs(folder_));
@@ -134,17 +134,13 @@ class SqliteRunStore final : public RunStore {
   }
   absl::Status LoadMembers(RecoveredRun& run);
   absl::Status LoadAttempt(RecoveredRun& run);
-  absl::Status LoadModel(RecoveredRun& run);
   absl::Status LoadTexts(RecoveredRun& run);
-  absl::Status FindCheckpoints(RoundId newest);
 
   base::Env& env_;
   const std::string folder_;
-  const uint32_t checkpoints_kept_;
   std::unique_ptr<Database> database_;
   UploadSegments segments_;
-  std::vector<std::string> checkpoints_;  // paths, oldest first
-  std::string moments_;                   // path of the last committed round's, if it has any
+  RoundFiles files_;
 };
 
 // ---- what is read back ----
@@ -173,10 +169,9 @@ absl::StatusOr<RecoveredRun> SqliteRunStore::Load() {
     QFL_RETURN_IF_ERROR(LoadTexts(run));
     QFL_RETURN_IF_ERROR(LoadMembers(run));
     if (run.stage == Stage::kCollecting) QFL_RETURN_IF_ERROR(LoadAttempt(run));
-    if (run.model_round > RoundId(0)) QFL_RETURN_IF_ERROR(LoadModel(run));
   }
   QFL_RETURN_IF_ERROR(segments_.RemoveUnknown());
-  QFL_RETURN_IF_ERROR(FindCheckpoints(run.model_round));
+  QFL_RETURN_IF_ERROR(files_.Load(run));
   return run;
 }
 
@@ -256,43 +251,6 @@ absl::Status SqliteRunStore::LoadAttempt(RecoveredRun& run) {
     }
     run.updates.push_back(std::move(update));
   }
-}
-
-absl::Status SqliteRunStore::LoadModel(RecoveredRun& run) {
-  const std::string path = PathOf(CheckpointName(run.model_round));
-  if (!env_.Exists(path)) {
-    return absl::DataLossError(
-        absl::StrCat(path, " is missing; it is the model after round ", run.model_round.value()));
-  }
-  QFL_ASSIGN_OR_RETURN(run.safetensors, env_.ReadFile(path, kCheckpointBytesMax));
-  const Digest digest = base::Sha256(run.safetensors);
-  if (digest == run.model) {
-    const std::string moments = PathOf(MomentsName(run.model_round));
-    if (!env_.Exists(moments)) return absl::OkStatus();
-    moments_ = moments;
-    QFL_ASSIGN_OR_RETURN(run.moments, env_.ReadFile(moments, 2 * kCheckpointBytesMax));
-    return absl::OkStatus();
-  }
-  return absl::DataLossError(absl::StrCat(path, " has the digest ", digest.ShortHex(),
-                                          "...; round ", run.model_round.value(), " committed ",
-                                          run.model.ShortHex(), "..."));
-}
-
-// A checkpoint later than the newest that is committed will be written again.
-absl::Status SqliteRunStore::FindCheckpoints(RoundId newest) {
-  QFL_ASSIGN_OR_RETURN(const std::vector<std::string> names, env_.List(folder_));
-  for (const std::string& name : names) {
-    if (absl::StartsWith(name, "checkpoint-") && absl::EndsWith(name, ".safetensors") &&
-        name.size() == CheckpointName(newest).size() && name <= CheckpointName(newest)) {
-      checkpoints_.push_back(PathOf(name));
-    }
-    // Those of a round whose row never came are written again with it.
-    if (absl::StartsWith(name, "moments-") && name.size() == MomentsName(newest).size() &&
-        name < MomentsName(newest)) {
-      segments_.AddGarbage(PathOf(name));
-    }
-  }
-  return absl::OkStatus();
 }
 
 // ---- what is written ----
@@ -412,13 +370,7 @@ absl::Status SqliteRunStore::CommitUploads(const std::vector<AcceptedUpdate>& up
 
 absl::Status SqliteRunStore::CommitRound(const CommittedRound& round,
                                          absl::string_view safetensors) {
-  const std::string checkpoint = PathOf(CheckpointName(round.round));
-  QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(checkpoint, safetensors));
-  QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(PathOf(kLatestName), safetensors));
-  const std::string moments = PathOf(MomentsName(round.round));
-  if (!round.moments.empty()) {
-    QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(moments, round.moments));
-  }
+  QFL_RETURN_IF_ERROR(files_.Write(round, safetensors));
   // The commit point: until here the round is folded again after a kill, to the same bytes.
   const absl::Status status = database_->InTransaction(true, [&]() -> absl::Status {
     QFL_ASSIGN_OR_RETURN(Statement state,
@@ -439,15 +391,7 @@ absl::Status SqliteRunStore::CommitRound(const CommittedRound& round,
     return PutNotes(round.notes);
   });
   if (!status.ok()) return status;
-  if (std::find(checkpoints_.begin(), checkpoints_.end(), checkpoint) == checkpoints_.end()) {
-    checkpoints_.push_back(checkpoint);
-  }
-  if (!moments_.empty() && moments_ != moments) segments_.AddGarbage(std::exchange(moments_, ""));
-  if (!round.moments.empty()) moments_ = moments;
-  while (checkpoints_.size() > checkpoints_kept_) {
-    segments_.AddGarbage(checkpoints_.front());
-    checkpoints_.erase(checkpoints_.begin());
-  }
+  files_.Committed(round);
   segments_.Drop(round.round);
   return absl::OkStatus();
 }
@@ -491,6 +435,8 @@ absl::Status RemoveRun(base::Env& env, const std::string& folder) {
         (absl::StartsWith(name, "round-") && absl::StrContains(name, ".segment")) ||
         (absl::StartsWith(name, "checkpoint-") && absl::StrContains(name, ".safetensors")) ||
         (absl::StartsWith(name, "moments-") && absl::StrContains(name, ".safetensors")) ||
+        (absl::StartsWith(name, "broadcast-") && absl::StrContains(name, ".safetensors")) ||
+        (absl::StartsWith(name, "step-") && absl::StrContains(name, ".qflf")) ||
         absl::StartsWith(name, kLatestName);
     if (ours) QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", name)));
   }

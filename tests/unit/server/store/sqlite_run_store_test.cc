@@ -111,6 +111,48 @@ class SqliteRunStoreTest : public ::testing::Test {
   std::unique_ptr<RunStore> store;
 };
 
+TEST_F(SqliteRunStoreTest, WhatClientsHold_IsFoundAgain_WithTheLastSteps) {
+  BeginRound();
+  const auto commit = [&](uint32_t round) {
+    const std::string model = "model " + std::to_string(round);
+    const std::string broadcast = "broadcast " + std::to_string(round);
+    const std::string step = "step " + std::to_string(round);
+    CommittedRound row{RoundId(round), base::Sha256(model), 1};
+    row.broadcast = broadcast;
+    row.step = step;
+    row.steps_kept = 2;
+    ASSERT_TRUE(store->CommitRound(row, model).ok());
+    ASSERT_TRUE(Issue(round + 1, 1, 10 * round).ok());
+  };
+  for (uint32_t round = 1; round <= 3; ++round) commit(round);
+  RecoveredRun run = Reopen();
+  EXPECT_EQ(run.safetensors, "model 3");
+  EXPECT_EQ(run.broadcast, "broadcast 3");
+  ASSERT_EQ(run.steps.size(), 2u);
+  EXPECT_EQ(run.steps[0], std::make_pair(RoundId(2), std::string("step 2")));
+  EXPECT_EQ(run.steps[1].second, "step 3");
+  // And goes on from there.
+  commit(4);
+  run = Reopen();
+  ASSERT_EQ(run.steps.size(), 2u);
+  EXPECT_EQ(run.steps[0].second, "step 3");
+  ASSERT_TRUE(RemoveRun(env, folder.path()).ok());
+  for (const std::string& name : *env.List(folder.path())) {
+    EXPECT_EQ(name.find("step-"), std::string::npos);
+    EXPECT_EQ(name.find("broadcast-"), std::string::npos);
+  }
+}
+
+TEST_F(SqliteRunStoreTest, FilesOfARoundWhoseRowNeverCame_AreNotTaken) {
+  BeginRound();
+  ASSERT_TRUE(Commit(1, "model 1").ok());
+  std::ofstream(PathOf("broadcast-000002.safetensors")) << "of round 2";
+  std::ofstream(PathOf("step-000002.qflf")) << "of round 2";
+  const RecoveredRun run = Reopen();
+  EXPECT_THAT(run.broadcast, IsEmpty());
+  EXPECT_TRUE(run.steps.empty());
+}
+
 TEST_F(SqliteRunStoreTest, ARoundThatCollects_IsFoundAgain) {
   BeginRound();
   ASSERT_TRUE(Upload(6, "second", "s").ok());
