@@ -138,6 +138,8 @@ int Run(int argc, char** argv) {
   deps.clock = &clock;
   deps.logger = &log;
   deps.workload = workload->get();
+  ledger::ComputeMeter meter(ledger::SystemComputeMeter(env));
+  deps.meter = &meter;
   deps.make_transport = [&factory](uint32_t) { return (*factory)->NewTransport(); };
   auto daemon = daemon::Daemon::Create(c.daemon, deps);
   if (!daemon.ok()) return Refuse(daemon.status());

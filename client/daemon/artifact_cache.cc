@@ -77,6 +77,13 @@ bool ArtifactCache::IsFromBefore(const base::Digest& digest) {
   return complete;
 }
 
+bool ArtifactCache::IsBroken(const base::Digest& digest) const {
+  base::MutexLock lock(mutex_);
+  const auto it = entries_.find(digest);
+  return it != entries_.end() && it->second.from_before && it->second.checked &&
+         !it->second.complete;
+}
+
 bool ArtifactCache::IsStored(const base::Digest& digest) const {
   base::MutexLock lock(mutex_);
   const auto it = entries_.find(digest);
@@ -160,6 +167,13 @@ absl::Status ArtifactCache::Complete(const base::Digest& digest, uint64_t size) 
   entry.last_use = ++uses_;
   MakeRoom();
   return absl::OkStatus();
+}
+
+absl::Status ArtifactCache::Put(const base::Digest& digest, absl::string_view bytes) {
+  if (IsStored(digest)) return absl::OkStatus();
+  Discard(digest);
+  QFL_RETURN_IF_ERROR(Append(digest, 0, bytes));
+  return Complete(digest, bytes.size());
 }
 
 void ArtifactCache::Discard(const base::Digest& digest) {

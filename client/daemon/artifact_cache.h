@@ -42,6 +42,9 @@ class ArtifactCache {
   // A pretrained file, or whole on disk before this process began. Hashes the file when asked
   // first.
   bool IsFromBefore(const base::Digest& digest);
+  // On disk before this process began, but not whole: a download that was cut, or damage. Only what
+  // IsFromBefore was asked for.
+  bool IsBroken(const base::Digest& digest) const;
   // Whole on disk, whoever brought it.
   bool IsStored(const base::Digest& digest) const;
   // Verified bytes. NOT_FOUND; DATA_LOSS if the file is not what it was (it is then removed).
@@ -57,6 +60,8 @@ class ArtifactCache {
   // UNAVAILABLE unless exactly `size` bytes are stored: a download that this one relied on was
   // discarded.
   absl::Status Complete(const base::Digest& digest, uint64_t size);
+  // Stores `bytes`, whose digest was checked; OK also where they are.
+  absl::Status Put(const base::Digest& digest, absl::string_view bytes);
   // Drops what is stored so far; what is complete stays.
   void Discard(const base::Digest& digest);
   // Feeds what an earlier process left of it to `hasher`; its size, 0 if nothing.

@@ -26,6 +26,24 @@ class SpooledChunks : public ChunkSource {
   std::shared_ptr<const spool::Reader> reader_;
 };
 
+// What a task costs, from its construction on.
+class Metered {
+ public:
+  explicit Metered(ledger::ComputeMeter* meter)
+      : meter_(meter), work_(meter == nullptr ? 0 : meter->Begin()) {}
+  ~Metered() { SoFar(); }
+  Metered(const Metered&) = delete;
+  Metered& operator=(const Metered&) = delete;
+  // Once; 0 after that.
+  federation::ComputeUse SoFar() const {
+    return meter_ == nullptr ? federation::ComputeUse() : meter_->End(work_);
+  }
+
+ private:
+  ledger::ComputeMeter* const meter_;
+  const ledger::ComputeMeter::Work work_;
+};
+
 }  // namespace
 
 void Core::Start(std::function<void(absl::Status)> on_end) {
@@ -241,9 +259,12 @@ void Core::Do(Client& client, const session::Train& effect) {
       *deps_.training,
       [workload = deps_.workload, cache = cache_, clock = deps_.clock, run = client.run,
        index = effect.client_index, task = effect.task,
-       dump = DumpTo(*deps_.env, options_.dump_deltas),
+       dump = DumpTo(*deps_.env, options_.dump_deltas), meter = deps_.meter,
        cancelled = BeginWork(client, effect.request)] {
-        return TrainOnce(*workload, *cache, *clock, *run, index, task, *cancelled, dump);
+        const Metered metered(meter);
+        auto work = TrainOnce(*workload, *cache, *clock, *run, index, task, *cancelled, dump);
+        if (work.ok()) work->update.report.compute = metered.SoFar();
+        return work;
       },
       [ordinal = client.ordinal, request = effect.request](Core& core,
                                                            absl::StatusOr<TrainedWork> work) {
@@ -261,9 +282,12 @@ void Core::Do(Client& client, const session::Evaluate& effect) {
   Offload(
       *deps_.training,
       [workload = deps_.workload, cache = cache_, clock = deps_.clock, run = client.run,
-       client_index = effect.client_index, task = effect.task,
+       client_index = effect.client_index, task = effect.task, meter = deps_.meter,
        cancelled = BeginWork(client, effect.request)] {
-        return EvaluateOnce(*workload, *cache, *clock, *run, client_index, task, *cancelled);
+        const Metered metered(meter);
+        auto report = EvaluateOnce(*workload, *cache, *clock, *run, client_index, task, *cancelled);
+        if (report.ok()) report->compute = metered.SoFar();
+        return report;
       },
       [ordinal = client.ordinal, request = effect.request](
           Core& core, absl::StatusOr<federation::EvaluationReport> report) {

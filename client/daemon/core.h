@@ -56,7 +56,7 @@ class Core : public std::enable_shared_from_this<Core> {
     uint64_t epoch =
         0;  // of the connection: what was begun before a Disconnect is not begun after it
     std::set<base::Digest> fetched;
-    std::optional<base::Digest> schema, model;  // pinned
+    std::optional<base::Digest> schema, model, base;  // pinned; `base`: the model before `model`
     std::map<base::Digest, std::shared_ptr<Download>> downloads;
     std::shared_ptr<const PreparedRun> run;
     session::Request preparing = 0;
@@ -66,6 +66,20 @@ class Core : public std::enable_shared_from_this<Core> {
     uint32_t runs_done = 0;
     bool ended = false;
     std::string last_wait;
+  };
+  // An artifact that somebody needs. `done` is told the bytes that came.
+  struct Want {
+    session::Request request = 0;
+    std::string session;
+    base::Digest digest;
+    session::ArtifactKind kind = session::ArtifactKind::kModel;
+    std::function<void(Core& core, absl::Status status, uint64_t bytes)> done;
+  };
+  // A model that is made of one before it and of steps.
+  struct ModelWay {
+    session::Fetch effect;
+    size_t first = 0, next = 0;  // of effect.steps
+    uint64_t bytes = 0;          // that came
   };
   // Clients that wait for the same preparation.
   struct Preparation {
@@ -96,10 +110,19 @@ class Core : public std::enable_shared_from_this<Core> {
   void Do(Client& client, const session::RunOver& effect);
   void Do(Client& client, const session::GiveUp& effect);
 
-  // A fetch that a download is needed for. `local` is what Fetch found on disk.
-  void BeginDownload(uint32_t ordinal, const session::Fetch& effect);
-  void FetchEnded(uint32_t ordinal, const session::Fetch& effect, absl::Status status,
-                  uint64_t bytes);
+  // core_fetch.cc
+  void PinModel(Client& client, const base::Digest& digest);
+  void ChooseWay(uint32_t ordinal, const session::Fetch& effect);
+  void NextStep(uint32_t ordinal, std::shared_ptr<ModelWay> way);
+  void MakeModel(uint32_t ordinal, std::shared_ptr<ModelWay> way);
+  // `repair`: why, if steps should have done.
+  void FetchWhole(uint32_t ordinal, const session::Fetch& effect, uint64_t bytes_before,
+                  const std::string& repair);
+  static void Remember(Client& client, const base::Digest& digest);  // as fetched
+  // Found on disk, downloaded, or waited for.
+  void Obtain(uint32_t ordinal, Want want);
+  void BeginDownload(uint32_t ordinal, Want want);
+  void DownloadEnded(uint32_t ordinal, const Want& want, absl::Status status, uint64_t bytes);
   void PrepareEnded(const federation::RunDescriptor& run,
                     absl::StatusOr<std::shared_ptr<const PreparedRun>> prepared);
   std::shared_ptr<const PreparedRun> AlreadyPrepared(const federation::RunDescriptor& run) const;
@@ -132,7 +155,7 @@ class Core : public std::enable_shared_from_this<Core> {
   std::vector<Client> clients_;
   std::vector<Preparation> preparations_;
   // shared_artifacts: who waits for whose download.
-  std::map<base::Digest, std::vector<std::pair<uint32_t, session::Fetch>>> shared_fetches_;
+  std::map<base::Digest, std::vector<Want>> shared_fetches_;
   Downloads shared_downloads_;
 };
 

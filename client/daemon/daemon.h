@@ -20,6 +20,7 @@
 #include "common/base/env.h"
 #include "common/base/executor.h"
 #include "common/base/log.h"
+#include "common/ledger/compute_meter.h"
 
 namespace quantfl::daemon {
 
@@ -61,6 +62,7 @@ struct DaemonDeps {
   base::Clock* clock = nullptr;
   base::Logger* logger = nullptr;
   Workload* workload = nullptr;
+  ledger::ComputeMeter* meter = nullptr;  // of what tasks cost; null: not told
   std::function<std::unique_ptr<Transport>(uint32_t ordinal)> make_transport;
 };
 

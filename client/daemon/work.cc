@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/prng.h"
 #include "common/base/status.h"
+#include "common/model/model_step.h"
 #include "common/model/safetensors.h"
 
 namespace quantfl::daemon {
@@ -75,6 +76,27 @@ DeltaDump DumpTo(base::Env& env, const std::string& folder) {
                                     {{"quantfl.examples", absl::StrCat(output.examples)},
                                      {model::kMetadataArchitecture, run.schema.architecture()}}));
   };
+}
+
+absl::Status MakeModelOfSteps(ArtifactCache& cache, const model::Schema& schema,
+                              absl::Span<const federation::ModelStep> steps,
+                              const base::Digest& target) {
+  if (cache.IsStored(target)) return absl::OkStatus();  // by another client of this process
+  QFL_ASSIGN_OR_RETURN(std::string model, ReadArtifact(cache, steps.front().base));
+  for (size_t i = 0; i < steps.size(); ++i) {
+    QFL_ASSIGN_OR_RETURN(const std::string update, ReadArtifact(cache, steps[i].artifact));
+    absl::StatusOr<std::string> next =
+        model::ApplyStep(model, update, schema, steps[i].round.value(), steps[i].replaces);
+    if (!next.ok()) return absl::DataLossError(next.status().message());
+    model = *std::move(next);
+    const base::Digest& stated = i + 1 < steps.size() ? steps[i + 1].base : target;
+    if (const base::Digest found = base::Sha256(model); found != stated) {
+      return absl::DataLossError(absl::StrCat("the step of round ", steps[i].round.value(),
+                                              " makes a model of digest ", found.ShortHex(),
+                                              ", the coordinator's has ", stated.ShortHex()));
+    }
+  }
+  return cache.Put(target, model);
 }
 
 absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "client/daemon/artifact_cache.h"
 #include "client/daemon/workload.h"
 #include "client/session/trained_update.h"
@@ -48,6 +49,13 @@ DeltaDump DumpTo(base::Env& env, const std::string& folder);
 absl::StatusOr<std::shared_ptr<const PreparedRun>> PrepareRun(Workload& workload,
                                                               ArtifactCache& cache,
                                                               const federation::RunDescriptor& run);
+
+// Makes steps.back()'s model, which is `target`, out of the base of the first step, and stores it.
+// DATA_LOSS: a file is not on disk as it was, or what came of them is not what the steps, or
+// `target`, say. Writes: on the cache's writing executor.
+absl::Status MakeModelOfSteps(ArtifactCache& cache, const model::Schema& schema,
+                              absl::Span<const federation::ModelStep> steps,
+                              const base::Digest& target);
 
 // Also INVALID_ARGUMENT: codec spec, a delta that is not finite or exceeds the round's bound (the
 // coordinator would refuse it and count an offence); INTERNAL: a delta of another length.

@@ -408,7 +408,12 @@ void ClientSession::Advance() {
   task_->on_timer = false;
   switch (task_->phase) {
     case Phase::kFetching:
-      Emit(Fetch{request, session_, task_->model(), ArtifactKind::kModel});
+      std::visit(
+          [&](const auto& task) {
+            Emit(Fetch{request, session_, task.model, ArtifactKind::kModel, task.steps,
+                       task.model_bytes});
+          },
+          task_->what);
       break;
     case Phase::kWorking:
       if (const auto* train = std::get_if<TrainTask>(&task_->what)) {
@@ -492,6 +497,7 @@ void ClientSession::On(const FetchDone& event) {
   if (!Awaited(event.request, Phase::kFetching)) return;
   task_->request = 0;
   if (event.bytes_received > 0) task_failures_ = 0;
+  if (!event.repair.empty()) task_->repair = event.repair.substr(0, kReasonBytesMax);
   if (event.status.ok()) {
     task_->fetch = now_ - task_->fetch_from;
     task_->phase = Phase::kWorking;
@@ -515,9 +521,11 @@ void ClientSession::On(const TrainDone& event) {
   if (event.update.ok()) {
     task_->update = *event.update;
     task_->update.report.fetch = task_->fetch;
+    task_->update.report.model_repair = task_->repair;
     task_->phase = Phase::kSpooling;
   } else if (absl::IsDataLoss(event.update.status()) &&
              ++task_->corrupt_fetches < kCorruptFetchesMax) {
+    task_->repair = std::string(event.update.status().message().substr(0, kReasonBytesMax));
     task_->phase = Phase::kFetching;
   } else {
     FailWith(Describe("training", event.update.status()));
@@ -530,9 +538,11 @@ void ClientSession::On(const EvaluateDone& event) {
   if (event.report.ok()) {
     task_->evaluation = *event.report;
     task_->evaluation.fetch = task_->fetch;
+    task_->evaluation.model_repair = task_->repair;
     task_->phase = Phase::kReporting;
   } else if (absl::IsDataLoss(event.report.status()) &&
              ++task_->corrupt_fetches < kCorruptFetchesMax) {
+    task_->repair = std::string(event.report.status().message().substr(0, kReasonBytesMax));
     task_->phase = Phase::kFetching;
   } else {
     FailWith(Describe("evaluation", event.report.status()));

@@ -80,6 +80,7 @@ struct FetchDone {
   Request request = 0;
   absl::Status status;
   uint64_t bytes_received = 0;  // since the request; any progress restarts the back-off
+  std::string repair = {};      // why the whole model was fetched although steps should have done
 };
 // DATA_LOSS: the schema was damaged on disk; any other error: this process is not for this run.
 struct PrepareDone {
@@ -144,6 +145,9 @@ struct Fetch {
   std::string session;
   base::Digest digest;
   ArtifactKind kind = ArtifactKind::kModel;
+  // Of a model: ways to it, and the bytes of its file; the cheaper is taken (fetch_plan.h).
+  std::vector<federation::ModelStep> steps = {};
+  uint64_t model_bytes = 0;
 };
 // The schema is local: may this process take part in the run?
 struct Prepare {
@@ -249,6 +253,7 @@ class ClientSession {
     TrainedUpdate update;                     // from kSpooling on
     federation::EvaluationReport evaluation;  // kReporting
     std::string failure;                      // kFailing
+    std::string repair;                       // of the model
     int corrupt_fetches = 0, report_tries = 0, upload_rejoins = 0;
 
     base::TaskId id() const;

@@ -171,6 +171,8 @@ int Run(int argc, char** argv) {
   deps.clock = &base::SystemClock();
   deps.logger = logger->get();
   deps.workload = &workload;
+  ledger::ComputeMeter meter(ledger::SystemComputeMeter(base::PosixEnv()));
+  deps.meter = &meter;
   deps.make_transport = [&](uint32_t) -> std::unique_ptr<daemon::Transport> {
     std::unique_ptr<daemon::Transport> transport = (*factory)->NewTransport();
     if (!how) return transport;

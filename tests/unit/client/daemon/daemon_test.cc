@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/codec/update.h"
+#include "common/model/model_step.h"
 #include "common/model/safetensors.h"
 #include "fake_server.h"
 #include "tests/support/synthetic_workload.h"
@@ -229,6 +230,182 @@ TEST_F(DaemonTest, EvaluateTask_ReportsTheFigures) {
   Run();
   const auto report = std::get<federation::EvaluationReport>(server_.reports().at(0).what);
   EXPECT_EQ(report.accuracy, testing::SyntheticAccuracy(model_));
+}
+
+// Models of a run with a quantised downlink: each is what the coordinator would make of the one
+// before.
+class StepsTest : public DaemonTest {
+ protected:
+  StepsTest() {
+    codec::Spec spec = codec::BuSpec(4);
+    std::vector<float> flat(schema_->size(), 0.5f);
+    files_.push_back(model::SerializeSafetensors(*schema_, flat, {}));
+    server_.AddArtifact(files_.back());
+    for (uint32_t round = 1; round <= 3; ++round) {
+      std::vector<float> difference(schema_->update_layout().n());
+      for (size_t i = 0; i < difference.size(); ++i) {
+        difference[i] = 0.01f * static_cast<float>((i * round) % 11) - 0.05f;
+      }
+      const auto encoded = codec::Encode(difference, schema_->update_layout(), spec, {});
+      const std::string update = codec::SerializeUpdate(*encoded);
+      auto next = model::ApplyStep(files_.back(), update, *schema_, round, false);
+      EXPECT_TRUE(next.ok()) << next.status();
+      steps_.push_back({base::Sha256(files_.back()), server_.AddArtifact(update), update.size(),
+                        base::RoundId(round), false});
+      files_.push_back(*std::move(next));
+      server_.AddArtifact(files_.back());
+    }
+  }
+  // On the model after `round`, with the steps from the one after `from`.
+  void TellToTrain(uint32_t round, uint32_t from) {
+    federation::Instruction told = TrainOn(10 + round, 1 + round);
+    auto& task = std::get<federation::TrainTask>(told.what);
+    task.model = base::Sha256(files_[round]);
+    task.steps.assign(steps_.begin() + from, steps_.begin() + round);
+    task.model_bytes = files_[round].size();
+    server_.Tell(told);
+    Run();
+  }
+  int Fetches(const base::Digest& digest) {
+    return server_.CountCalls(absl::StrCat("fetch ", digest.ShortHex()));
+  }
+  std::string Repair(size_t report) {
+    return std::get<federation::TrainingReport>(server_.reports().at(report).what).model_repair;
+  }
+  std::string PathOf(uint32_t round) {
+    return absl::StrCat("/state/artifacts/", base::Sha256(files_[round]).Hex());
+  }
+
+  std::vector<std::string> files_;  // models after rounds 0, 1, ...
+  std::vector<federation::ModelStep> steps_;
+};
+
+TEST_F(StepsTest, AModelIsMadeOfTheOneBeforeAndItsStep) {
+  Start();
+  TellToTrain(0, 0);
+  for (uint32_t round = 1; round <= 3; ++round) {
+    TellToTrain(round, round - 1);
+    EXPECT_EQ(workload_.last_model, files_[round]);
+    EXPECT_EQ(Fetches(steps_[round - 1].artifact), 1);
+    EXPECT_EQ(Fetches(base::Sha256(files_[round])), 0);
+    EXPECT_EQ(Repair(round), "");
+  }
+}
+
+TEST_F(StepsTest, WhoMissedRounds_FetchesEachStepOnce) {
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(3, 0);
+  EXPECT_EQ(workload_.last_model, files_[3]);
+  for (const federation::ModelStep& step : steps_) EXPECT_EQ(Fetches(step.artifact), 1);
+}
+
+TEST_F(StepsTest, WhoHoldsNone_FetchesTheModel) {
+  Start();
+  TellToTrain(3, 1);
+  EXPECT_EQ(workload_.last_model, files_[3]);
+  EXPECT_EQ(Fetches(base::Sha256(files_[3])), 1);
+  EXPECT_EQ(Fetches(steps_[2].artifact), 0);
+  EXPECT_EQ(Repair(0), "");
+}
+
+TEST_F(StepsTest, StepsDearerThanTheModel_AreNotFetched) {
+  for (federation::ModelStep& step : steps_) step.bytes = files_[3].size() / 3 + 1;
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(3, 0);
+  EXPECT_EQ(Fetches(base::Sha256(files_[3])), 1);
+  EXPECT_EQ(Fetches(steps_[0].artifact), 0);
+}
+
+TEST_F(StepsTest, APretrainedFile_IsABase) {
+  ASSERT_TRUE(env_.WriteFileAtomically("/initial.safetensors", files_[0]).ok());
+  options_.pretrained = {"/initial.safetensors"};
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(1, 0);
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_EQ(Fetches(base::Sha256(files_[0])), 0);
+  EXPECT_EQ(Fetches(base::Sha256(files_[1])), 0);
+}
+
+TEST_F(StepsTest, EachClientOfAProcess_FetchesItsOwnSteps_TheModelIsMadeOnce) {
+  options_.clients = 3;
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(1, 0);
+  EXPECT_EQ(Fetches(steps_[0].artifact), 3);
+  EXPECT_EQ(server_.offers().size(), 6u);
+}
+
+TEST_F(StepsTest, ACopyThatChangedOnDisk_IsReplacedByTheModelAndReported) {
+  Start();
+  TellToTrain(0, 0);
+  std::string damaged = files_[0];
+  damaged.back() = static_cast<char>(damaged.back() ^ 1);
+  ASSERT_TRUE(env_.WriteFileAtomically(PathOf(0), damaged).ok());
+  TellToTrain(1, 0);
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_EQ(Fetches(base::Sha256(files_[1])), 1);
+  EXPECT_THAT(Repair(1), HasSubstr("its bytes have changed"));
+  // And steps do again from then on.
+  TellToTrain(2, 1);
+  EXPECT_EQ(Fetches(base::Sha256(files_[2])), 0);
+  EXPECT_EQ(Repair(2), "");
+}
+
+TEST_F(StepsTest, ACopyThatChangedWhileNobodyLooked_IsReportedAfterTheRestart) {
+  Start();
+  TellToTrain(0, 0);
+  daemon_.reset();
+  std::string damaged = files_[0];
+  damaged[damaged.size() / 2] ^= 1;
+  ASSERT_TRUE(env_.WriteFileAtomically(PathOf(0), damaged).ok());
+  TellToTrain(1, 0);  // heard by nobody yet
+  Start();
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_THAT(Repair(1), HasSubstr("cut short or damaged"));
+}
+
+TEST_F(StepsTest, AStepThatMakesAnotherModel_IsReportedAndTheModelFetched) {
+  // Whoever computed it did so otherwise than we do.
+  std::vector<float> difference(schema_->update_layout().n(), 0.25f);
+  const auto encoded = codec::Encode(difference, schema_->update_layout(), codec::Fp32Spec(), {});
+  steps_[0].artifact = server_.AddArtifact(codec::SerializeUpdate(*encoded));
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(1, 0);
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_THAT(Repair(1), HasSubstr("the coordinator's has"));
+}
+
+TEST_F(StepsTest, AStepThatIsNoUpdate_IsReportedAndTheModelFetched) {
+  steps_[0].artifact = server_.AddArtifact("no update at all");
+  Start();
+  TellToTrain(0, 0);
+  TellToTrain(1, 0);
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_THAT(Repair(1), HasSubstr("update file"));
+}
+
+TEST_F(StepsTest, AStepThatIsGone_IsNoReasonToFail) {
+  Start();
+  TellToTrain(0, 0);
+  server_.fetch_error = absl::NotFoundError("no longer one of this run");
+  TellToTrain(1, 0);
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_EQ(Repair(1), "");
+}
+
+TEST_F(StepsTest, ACutStep_GoesOnWhereItStopped) {
+  Start();
+  TellToTrain(0, 0);
+  server_.cut_fetch_after = 100;
+  TellToTrain(1, 0);
+  RunFor(absl::Seconds(5));
+  EXPECT_EQ(workload_.last_model, files_[1]);
+  EXPECT_EQ(server_.CountCalls(absl::StrCat("fetch ", steps_[0].artifact.ShortHex(), " from 100")),
+            1);
 }
 
 TEST_F(DaemonTest, FirstIndex_IsGivenToTheClientsInOrder) {

@@ -156,6 +156,7 @@ class SessionDriver {
   base::SteadyTime timer_at;
   std::map<std::string, Request> last;  // by kind
   federation::JoinRequest join;
+  Fetch fetch;
   std::string wait_reason, failure_reason, used_session;
   std::optional<base::ClientIndex> evaluated_on;
   federation::ClientReport report;
@@ -174,6 +175,7 @@ class SessionDriver {
   }
   std::string Word(const Fetch& e) {
     last["fetch"] = e.request;
+    fetch = e;
     return e.kind == ArtifactKind::kSchema ? "fetch schema" : "fetch model";
   }
   std::string Word(const Prepare& e) {

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/session/fetch_plan.h"
 #include "session_driver.h"
 
 namespace quantfl::session {
@@ -350,6 +351,66 @@ TEST(ClientSession, EqualEvents_GiveEqualEffects) {
   }
   EXPECT_EQ(a.now, b.now);
   EXPECT_EQ(a.last, b.last);
+}
+
+TEST(ClientSession, StepsAndTheirModel_GoToTheFetch_ARepairToTheReport) {
+  SessionDriver d;
+  d.Enter();
+  federation::Instruction told = ToTrain(7);
+  auto& task = std::get<federation::TrainTask>(told.what);
+  task.steps.push_back({DigestOf("base"), DigestOf("step"), 10, base::RoundId(1), false});
+  task.model_bytes = 1000;
+  d.Told(told);
+  EXPECT_EQ(d.fetch.steps, task.steps);
+  EXPECT_EQ(d.fetch.model_bytes, 1000u);
+  d.Give(FetchDone{d.last["fetch"], absl::OkStatus(), 1000, "the copy was damaged"});
+  d.TrainEnds(Trained(7));
+  d.Spooled();
+  d.Verdict(federation::Verdict::kAccepted);
+  EXPECT_EQ(std::get<federation::TrainingReport>(d.report.what).model_repair,
+            "the copy was damaged");
+}
+
+TEST(ClientSession, AModelThatWasDamagedBeforeItsUse_IsReported) {
+  SessionDriver d;
+  d.Enter();
+  d.Told(ToTrain(7));
+  d.Fetched();
+  d.TrainEnds(absl::DataLossError("its bytes have changed"));
+  d.Fetched();
+  d.TrainEnds(Trained(7));
+  d.Spooled();
+  d.Verdict(federation::Verdict::kAccepted);
+  EXPECT_EQ(std::get<federation::TrainingReport>(d.report.what).model_repair,
+            "its bytes have changed");
+}
+
+// What is held, of three steps of 10, 20 and 30 bytes.
+TEST(FetchPlan, TheCheaperOfStepsAndModel) {
+  std::vector<federation::ModelStep> steps(3);
+  for (size_t i = 0; i < steps.size(); ++i) steps[i].bytes = 10 * (i + 1);
+  struct Row {
+    std::vector<bool> held;
+    uint64_t model_bytes;
+    std::optional<size_t> first;
+    uint64_t bytes;
+  };
+  const Row rows[] = {
+      {{false, false, false}, 100, std::nullopt, 100},
+      {{true, false, false}, 100, 0, 60},
+      {{true, false, false}, 60, std::nullopt, 60},
+      {{true, true, false}, 100, 1, 50},
+      {{false, false, true}, 40, 2, 30},
+      {{false, true, false}, 40, std::nullopt, 40},
+      {{true, true, true}, 0, 2, 30},
+      {{false, false, false}, 0, std::nullopt, 0},
+  };
+  for (const Row& row : rows) {
+    const FetchPlan plan = PlanFetch(steps, row.held, row.model_bytes);
+    EXPECT_EQ(plan.first, row.first);
+    EXPECT_EQ(plan.bytes, row.bytes);
+  }
+  EXPECT_EQ(PlanFetch({}, {}, 5).first, std::nullopt);
 }
 
 }  // namespace
