@@ -319,6 +319,17 @@ void RoundMachine::On(const TasksStored& e) {
   MaybeEndRound();
 }
 
+void RoundMachine::On(const BudgetReached& e) {
+  if (phase_ != Phase::kAssigning || e.batch != batch_) return;
+  for (const TrainingTask& task : tasks_) At(task.member).task.reset();
+  tasks_.clear();
+  first_task_ = next_task_;
+  goal_ = need_ = held_ = 0;
+  // It never began.
+  if (attempt_ == 1) round_ = RoundId(round_.value() - 1);
+  End(RunState::kFinished, e.reason);
+}
+
 void RoundMachine::EndTask(TrainingTask& task, TaskState state, std::string reason) {
   if (task.state == TaskState::kHeld) --held_;
   if (task.state == TaskState::kStoring) --storing_;

@@ -99,6 +99,12 @@ struct TasksStored {
   uint64_t batch = 0;
   absl::Status status;
 };
+// Instead of TasksStored: the tasks of a round would cost too much, and nobody was told of them.
+// The run ends.
+struct BudgetReached {
+  uint64_t batch = 0;
+  std::string reason;
+};
 struct FoldDone {
   absl::Status status;
 };
@@ -120,10 +126,11 @@ struct Readmit {
 // Time has passed: next_wake() was reached.
 struct Tick {};
 
-using Event = std::variant<Start, MemberJoined, StreamOpened, StreamClosed, UploadOffered,
-                           UploadStarted, UploadProgress, UploadStopped, UploadRefused,
-                           UpdateReceived, UpdateStored, TaskFailed, Evaluated, TasksStored,
-                           FoldDone, RoundStored, Pause, Resume, Stop, Evict, Readmit, Tick>;
+using Event =
+    std::variant<Start, MemberJoined, StreamOpened, StreamClosed, UploadOffered, UploadStarted,
+                 UploadProgress, UploadStopped, UploadRefused, UpdateReceived, UpdateStored,
+                 TaskFailed, Evaluated, TasksStored, BudgetReached, FoldDone, RoundStored, Pause,
+                 Resume, Stop, Evict, Readmit, Tick>;
 
 // ---- effects: what is to be done, in order ----
 
@@ -401,6 +408,7 @@ class RoundMachine {
   void On(const TaskFailed& e);
   void On(const Evaluated& e);
   void On(const TasksStored& e);
+  void On(const BudgetReached& e);
   void On(const FoldDone& e);
   void On(const RoundStored& e);
   void On(const Pause&);

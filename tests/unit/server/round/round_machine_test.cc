@@ -46,6 +46,26 @@ TEST(Round, TasksCannotBeStored_FailsTheRun) {
   EXPECT_THAT(d.machine.reason(), HasSubstr("disk full"));
 }
 
+TEST(Round, BudgetReached_EndsTheRunAsIfTheRoundHadNeverBegun) {
+  MachineDriver d(SmallPolicy(1));
+  d.Send(Start{});
+  const MemberId a = d.Trainer(0);
+  d.answer_tasks = false;
+  EXPECT_EQ(d.Upload(a), Verdict::kAccepted);
+  EXPECT_EQ(d.machine.round(), RoundId(2));
+  d.Send(BudgetReached{d.batches.at(0).batch, "of another batch"});
+  EXPECT_EQ(d.machine.state(), RunState::kRunning);
+  d.Send(BudgetReached{d.batches.at(1).batch, "too dear"});
+  EXPECT_EQ(d.machine.state(), RunState::kFinished);
+  EXPECT_EQ(d.machine.reason(), "too dear");
+  EXPECT_EQ(d.machine.round(), RoundId(1));
+  EXPECT_FALSE(d.abandoned.has_value());
+  EXPECT_TRUE(d.Told<federation::Finished>(a));
+  // Too late for the tasks that nobody was told of.
+  d.Send(TasksStored{d.batches.at(1).batch, absl::OkStatus()});
+  EXPECT_EQ(d.machine.state(), RunState::kFinished);
+}
+
 TEST(Round, AllDelivered_CommitsAndGoesOnToTheEnd) {
   MachineDriver d(SmallPolicy(2));
   d.Send(Start{});
