@@ -291,6 +291,56 @@ void DeclareTraining(app::Config& config, RunConfig* c) {
                "up to the number stated."});
 }
 
+void DeclareDownlink(app::Config& config, RunConfig* c) {
+  config.Section("downlink", "How the model reaches clients.");
+  config.Text(
+      "downlink.codec", &c->downlink,
+      {.check = CheckCodec, .expected = "fp32, fp16, bu:LEVELS, ..."},
+      {.help =
+           "fp32: the model as it is; what is not trained travels once. Any other, as in "
+           "codec.uplink: clients hold a model of their own, to which the coordinator sends the "
+           "encoded difference after each round; what encoding left out is in the next one. "
+           "Codecs whose errors would grow that way are refused: stochastic rounding, bu below "
+           "4 levels, unbias and gains. An evaluator gets the committed model, as it is."});
+  config.Integer("downlink.steps_kept", &c->steps_kept, 1, federation::kModelStepsMax,
+                 {.help = "Differences kept for clients that missed rounds, as long as they are "
+                          "smaller than the model.",
+                  .unit = "rounds"});
+  config.Bool("downlink.allow_divergent", &c->allow_divergent,
+              {.help = "Takes also a codec whose errors grow from round to round."});
+
+  config.Section("budget",
+                 "What the trainers' traffic may come to. A round that might pass it is not begun: "
+                 "the run ends, and says what was bought.");
+  config.Text("budget.level", &c->budget_level, {.choices = ledger::LevelNames()},
+              {.help = "Where bytes are counted, at the coordinator: codec payload, Protobuf "
+                       "messages, the TCP stream, TCP with retransmissions, IP packets."});
+  config.Integer("budget.total_bytes", &c->budget.total_bytes, 1, INT64_MAX,
+                 {.help = "Of all trainers, both ways, in the whole run.",
+                  .unit = "bytes",
+                  .unset = "no limit"});
+  config.Integer(
+      "budget.uplink_bytes_per_round", &c->budget.uplink_bytes_per_round, 1, INT64_MAX,
+      {.help = "Of all trainers' updates in a round.", .unit = "bytes", .unset = "no limit"});
+  config.Integer("budget.bytes_per_client", &c->budget.bytes_per_client, 1, INT64_MAX,
+                 {.help = "Of one trainer, both ways, in the whole run.",
+                  .unit = "bytes",
+                  .unset = "no limit"});
+
+  config.Section("energy",
+                 "What is counted as joules and carbon; common/ledger/README.md names the "
+                 "source of each constant.");
+  config.Text("energy.link", &c->energy.link, {.choices = ledger::LinkNames()},
+              {.help = "The radio that the trainers' bytes are taken to travel by."});
+  config.Real("energy.cpu_w", &c->energy.cpu_w, {.min = 1e-6, .max = 10'000},
+              {.help = "Of one busy core, for trainers that cannot read what their processor "
+                       "takes (RAPL).",
+               .unit = "watts"});
+  config.Real("energy.carbon_g_per_kwh", &c->energy.carbon_g_per_kwh, {.min = 0, .max = 10'000},
+              {.help = "Of the electricity; 475 is the world's average of 2018 (IEA).",
+               .unit = "grams of CO2 a kWh"});
+}
+
 void DeclareServerOptimiser(app::Config& config, RunConfig* c) {
   aggregation::ServerOptimiserSpec* o = &c->server_optimiser_spec;
   config.Section(
@@ -465,6 +515,13 @@ coordinator::RunOptions RunConfig::Options() const {
   const absl::StatusOr<codec::Spec> spec = codec::ParseSpec(uplink);
   QFL_CHECK(spec.ok());
   options.codec = *spec;
+  const absl::StatusOr<codec::Spec> down = codec::ParseSpec(downlink);
+  const absl::StatusOr<ledger::Level> level = ledger::ParseLevel(budget_level);
+  QFL_CHECK(down.ok() && level.ok());
+  options.downlink = {*down, steps_kept, allow_divergent};
+  options.budget = budget;
+  options.budget.level = *level;
+  options.energy = energy;
   options.max_examples = max_examples;
   options.server_optimiser = server_optimiser_spec;
   const auto server_kind = aggregation::ParseServerOptimiser(server_optimiser);
@@ -508,6 +565,7 @@ void DeclareRunConfig(app::Config& config, RunConfig* c) {
   DeclareWeb(config, c);
   DeclareModelAndData(config, c);
   DeclareTraining(config, c);
+  DeclareDownlink(config, c);
   DeclareServerOptimiser(config, c);
   DeclareRound(config, c);
   app::DeclareLogKeys(config, &c->log, "<results_dir>/coordinator.log");
@@ -555,6 +613,10 @@ void DeclareRunConfig(app::Config& config, RunConfig* c) {
                 "training.schedule_factor",
                 "training.max_examples",
                 "codec.uplink",
+                "downlink.codec",
+                "downlink.allow_divergent",
+                "downlink.steps_kept",
+                "energy.link",
                 "server.max_concurrent_uploads",
                 "server.decode_errors_max",
                 "server.quarantine_ms",

@@ -77,6 +77,12 @@ struct RunConfig {
   std::string cache_dtype = "fp16";
   uint32_t max_examples = 1u << 20;
   std::string uplink = "bu:16";
+  std::string downlink = "fp32";
+  uint32_t steps_kept = 8;
+  bool allow_divergent = false;
+  std::string budget_level = "stream";
+  coordinator::BudgetOptions budget;
+  ledger::EnergyModel energy;
   std::string server_optimiser = "fedavg";
   std::optional<double> server_learning_rate;  // none: DefaultServerLearningRate
   aggregation::ServerOptimiserSpec server_optimiser_spec;

@@ -24,7 +24,9 @@
 #include "common/base/log.h"
 #include "common/codec/update.h"
 #include "common/federation/types.h"
+#include "common/ledger/energy.h"
 #include "common/ledger/ledger.h"
+#include "common/ledger/levels.h"
 #include "common/model/schema.h"
 #include "server/aggregation/server_optimiser.h"
 #include "server/coordinator/learning_rate.h"
@@ -40,6 +42,29 @@ using Callback = std::function<void(T)>;
 struct Peer {
   std::string device;                    // of token or certificate; empty: none was needed
   std::optional<federation::Role> role;  // the only role this credential may take
+};
+
+// How the broadcast model reaches clients.
+struct DownlinkOptions {
+  // fp32: the committed model as it is (what is not trained travels once). Any other: clients hold
+  // a model of their own, the broadcast model, and get the difference to the committed one,
+  // encoded.
+  codec::Spec codec = codec::Fp32Spec();
+  uint32_t steps_kept = 8;       // for clients that missed rounds, 1..kModelStepsMax
+  bool allow_divergent = false;  // also codecs that CheckDownlinkCodec refuses
+};
+// INVALID_ARGUMENT naming why errors of the encoder, which come back with the next difference,
+// would grow with `spec`.
+absl::Status CheckDownlinkCodec(const codec::Spec& spec);
+
+// What trainers' traffic may come to, counted here at `level`. A round that might pass one of them
+// is not begun: the run ends.
+struct BudgetOptions {
+  ledger::Level level = ledger::Level::kStream;
+  std::optional<uint64_t> total_bytes;             // both ways, all rounds
+  std::optional<uint64_t> uplink_bytes_per_round;  // of all trainers together
+  std::optional<uint64_t> bytes_per_client;        // both ways, all rounds
+  bool any() const { return total_bytes || uplink_bytes_per_round || bytes_per_client; }
 };
 
 struct RunOptions {
@@ -61,6 +86,9 @@ struct RunOptions {
   // Above 0. Saved up while nobody joins: twice as many at once as there may be members, and
   // clients of a device.
   double joins_per_second = 500, joins_per_second_of_device = 20;
+  DownlinkOptions downlink;
+  BudgetOptions budget;
+  ledger::EnergyModel energy;
   // Free bytes on the disk below which no update is taken any more; 0: not looked at.
   uint64_t disk_free_min_bytes = uint64_t{256} << 20;
 };
@@ -139,6 +167,14 @@ struct RoundRecord {
   double collect_s = 0, fold_s = 0, commit_s = 0, evaluate_s = 0, total_s = 0;
   double client_train_s_max = 0, client_upload_s_max = 0;
   base::Digest model;  // of the committed safetensors
+  // The model that clients hold after this round, `model` itself with a full-precision downlink,
+  // and what takes them there from the one before it: of the initial model its whole file.
+  base::Digest broadcast;
+  codec::PayloadBytes broadcast_payload;
+  double downlink_bits_per_parameter = 0;  // 8 * broadcast_payload / parameters
+  std::optional<double> downlink_nmse;     // of the encoded difference
+  uint32_t model_repairs = 0;              // clients whose copy was wrong, from reports
+  ledger::EnergyUse energy;                // of all trainers, from reports and bytes
 };
 
 struct RunStatus {
@@ -151,8 +187,10 @@ struct RunStatus {
   uint32_t members = 0, trainers_connected = 0;
   uint32_t cohort = 0, accepted = 0;
   absl::Duration uptime;
-  absl::Time started;  // wall time
-  base::Digest model;  // the current one: an artifact
+  absl::Time started;               // wall time
+  base::Digest model;               // the current one: an artifact
+  base::Digest broadcast;           // what clients hold: an artifact
+  uint64_t budget_spent_bytes = 0;  // at the budget's level, as of the last boundary
   // All trainers and all evaluators, server side, since the run began: as of the last committed
   // round, or of the end. What the rounds' records do not add up to came after the last of them.
   federation::ByteCounters trainer_bytes, evaluator_bytes;

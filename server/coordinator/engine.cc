@@ -65,7 +65,9 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
   }
   QFL_ASSIGN_OR_RETURN(const model::SafetensorsView view, model::ParseSafetensors(initial));
   std::map<std::string, std::string> metadata = view.metadata;
-  Model model{MakeArtifact(std::move(initial)), *std::move(initial_bounds)};
+  const std::shared_ptr<const Artifact> initial_artifact = MakeArtifact(std::move(initial));
+  Model model{initial_artifact, initial_artifact, *std::move(initial_bounds)};
+  std::vector<KeptStep> steps;
   QFL_ASSIGN_OR_RETURN(Moments moments, Moments::Begin(options.server_optimiser, schema));
   options.run.architecture = schema.architecture();
   options.run.schema = schema.digest();
@@ -81,12 +83,16 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
     QFL_RETURN_IF_ERROR(CompareSettings(found.run.settings, Settings(options)));
     options.run.run_id = found.run.run_id;
     if (found.model_round > base::RoundId(0)) {
-      auto bounds = BoundsOf(found.safetensors, *shared_schema, options.codec);
+      QFL_ASSIGN_OR_RETURN(KeptDownlink downlink, ReadKeptDownlink(found));
+      model.artifact = MakeArtifact(std::move(found.safetensors));
+      model.broadcast = downlink.broadcast != nullptr ? downlink.broadcast : model.artifact;
+      steps = std::move(downlink.steps);
+      auto bounds = BoundsOf(model.broadcast->bytes, *shared_schema, options.codec);
       if (!bounds.ok()) {
         return absl::DataLossError(absl::StrCat("the model after round ", found.model_round.value(),
                                                 ": ", bounds.status().message()));
       }
-      model = {MakeArtifact(std::move(found.safetensors)), *std::move(bounds)};
+      model.bounds = *std::move(bounds);
       QFL_ASSIGN_OR_RETURN(moments,
                            ReadKeptMoments(found, options.server_optimiser, *shared_schema));
       std::string().swap(found.moments);
@@ -94,12 +100,13 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
     QFL_ASSIGN_OR_RETURN(kept, ReadKeptRun(found, shared_schema, model.bounds));
   }
   return std::make_unique<Engine>(std::move(options), std::move(shared_schema), std::move(model),
-                                  std::move(moments), std::move(metadata), deps, std::move(kept));
+                                  std::move(moments), std::move(metadata), deps, std::move(kept),
+                                  std::move(steps));
 }
 
 Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
                Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
-               std::optional<KeptRun> kept)
+               std::optional<KeptRun> kept, std::vector<KeptStep> steps)
     : options_(std::move(options)),
       deps_(deps),
       schema_(std::move(schema)),
@@ -111,13 +118,18 @@ Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, 
       join_limiter_({options_.joins_per_second, options_.joins_per_second_of_device,
                      2.0 * options_.policy.members_max, 2.0 * options_.sessions_per_device_max}),
       model_(std::move(current)),
+      steps_(options_.downlink.steps_kept),
       moments_(std::move(moments)),
-      statistics_(StatisticsOf(*schema_)) {
+      statistics_(StatisticsOf(*schema_)),
+      update_bytes_max_(
+          options_.budget.any() ? UpdateBytesMax(options_.codec, schema_->update_layout()) : 0) {
   {
     base::MutexLock lock(link_->mutex);
     link_->engine = this;
   }
   Publish(model_.artifact);
+  Publish(model_.broadcast);
+  steps_.Know(base::RoundId(0), options_.run.initial_model);
   Publish(MakeArtifact(schema_->CanonicalBytes()));
   SetStreamLevels(totals_.trainers, 0);
   SetStreamLevels(totals_.evaluators, 0);
@@ -129,6 +141,19 @@ Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, 
   stop_before_ = kept->stop;
   totals_ = totals_before_ = {kept->trainers, kept->evaluators};
   RestoreMembers(*kept);
+  bytes_before_ = kept->bytes;
+  for (const RoundRecord& record : kept->records) {
+    if (record.committed) steps_.Know(record.round, record.broadcast);
+  }
+  for (KeptStep& step : steps) {
+    Publish(step.artifact);
+    const auto base = steps_.DigestOf(step.round);
+    if (!base) continue;
+    for (const base::Digest& digest :
+         steps_.Add(step.round, *base, model_.broadcast->bytes.size(), std::move(step))) {
+      Withdraw(digest);
+    }
+  }
   records_ = RecordBook(std::move(kept->records));
   if (kept->machine.stage == round::Resumption::Stage::kCollecting) RestoreAttempt(*kept);
 }
@@ -230,7 +255,9 @@ federation::Instruction Engine::Fill(const round::Instruct& e) const {
     federation::TrainTask task;
     task.task_id = train->task;
     task.round = train->round;
-    task.model = model_.artifact->digest;
+    task.model = model_.broadcast->digest;
+    task.steps = steps_.From(HeldBy(members_[e.member.value()]));
+    task.model_bytes = model_.broadcast->bytes.size();
     task.codec = options_.codec;
     task.bound_exponents = *model_.bounds;
     task.max_examples = options_.max_examples;
@@ -239,8 +266,14 @@ federation::Instruction Engine::Fill(const round::Instruct& e) const {
                                                train->round.value(), options_.policy.rounds);
     instruction.what = std::move(task);
   } else if (const auto* evaluate = std::get_if<round::EvaluateOrder>(&e.order)) {
-    instruction.what =
-        federation::EvaluateTask{evaluate->task, evaluate->round, model_.artifact->digest};
+    // An evaluator looks at what the run is for, trainers at what they hold.
+    const Member& member = members_[e.member.value()];
+    const bool master = member.role == federation::Role::kEvaluator;
+    const Artifact& model = master ? *model_.artifact : *model_.broadcast;
+    federation::EvaluateTask task{evaluate->task, evaluate->round, model.digest};
+    if (model.digest == model_.broadcast->digest) task.steps = steps_.From(HeldBy(member));
+    task.model_bytes = model.bytes.size();
+    instruction.what = std::move(task);
   } else if (const auto* wait = std::get_if<federation::WaitUntil>(&e.order)) {
     instruction.what = *wait;
   } else if (const auto* finished = std::get_if<federation::Finished>(&e.order)) {
@@ -270,9 +303,16 @@ void Engine::Apply(round::StoreTasks& e) {
   for (const auto& item : e.items) {
     rows.push_back({item.task, e.round, e.attempt, item.member, e.evaluation});
   }
-  deps_.storage->Post([this, rows = std::move(rows), batch = e.batch] {
+  std::optional<RoundEstimate> estimate;
+  if (!e.evaluation && options_.budget.any()) estimate = EstimateRound(e);
+  deps_.storage->Post([this, rows = std::move(rows), estimate = std::move(estimate), e] {
+    const std::string why = estimate ? CheckBudget(*estimate) : "";
+    if (!why.empty()) return Post([this, batch = e.batch, why] { EndForBudget(batch, why); });
     const absl::Status status = deps_.store->RecordTasks(rows);
-    Post([this, batch, status] { Dispatch(round::TasksStored{batch, status}); });
+    Post([this, e, status] {
+      if (!e.evaluation && machine_.phase() == round::Phase::kAssigning) NoteRoundStarted(e);
+      Dispatch(round::TasksStored{e.batch, status});
+    });
   });
 }
 
@@ -351,6 +391,8 @@ RunStatus Engine::StatusWithoutRounds() const {
   status.uptime = Uptime();
   status.started = started_wall_;
   status.model = model_.artifact->digest;
+  status.broadcast = model_.broadcast->digest;
+  status.budget_spent_bytes = SpentBytes(totals_.trainers, options_.budget.level).value_or(0);
   status.trainer_bytes = totals_.trainers;
   status.evaluator_bytes = totals_.evaluators;
   return status;

@@ -15,7 +15,9 @@
 
 #include "common/base/mutex.h"
 #include "server/aggregation/fold.h"
+#include "server/coordinator/budget.h"
 #include "server/coordinator/coordinator.h"
+#include "server/coordinator/downlink.h"
 #include "server/coordinator/event_log.h"
 #include "server/coordinator/moments.h"
 #include "server/coordinator/rate_limit.h"
@@ -35,15 +37,17 @@ inline void SetStreamLevels(federation::ByteCounters& counters, uint64_t bytes) 
 // A model and what depends on it.
 struct Model {
   std::shared_ptr<const Artifact> artifact;           // safetensors
-  std::shared_ptr<const std::vector<int8_t>> bounds;  // of updates to it
+  std::shared_ptr<const Artifact> broadcast;          // what clients hold, and train from
+  std::shared_ptr<const std::vector<int8_t>> bounds;  // of their updates
 };
 
 class Engine final : public Coordinator {
  public:
-  // `current`: of the last committed round, else the initial one. `kept`: of a run that goes on.
+  // `current`: of the last committed round, else the initial one. `kept` and `steps`: of a run that
+  // goes on.
   Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
          Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
-         std::optional<KeptRun> kept);
+         std::optional<KeptRun> kept, std::vector<KeptStep> steps);
   ~Engine() override;
 
   void Start(Callback<RunStatus> on_end) override;
@@ -86,6 +90,8 @@ class Engine final : public Coordinator {
     std::string evicted;                          // why
     std::optional<absl::Time> quarantined_until;  // of an eviction that ends by itself, or may
     base::TaskId task;                            // the last training task
+    // Of the round whose broadcast model it has; none: nobody knows, perhaps the initial one.
+    std::optional<base::RoundId> holds;
   };
   // What uploads hold of the engine: they may outlive it.
   struct Link {
@@ -134,6 +140,7 @@ class Engine final : public Coordinator {
   struct FoldResult {
     absl::Status status;
     Model model;
+    MadeBroadcast made;
     base::Digest moments;  // of their file, where there is one
   };
 
@@ -164,9 +171,24 @@ class Engine final : public Coordinator {
   void Apply(round::RunEnded& e);
   void Apply(round::RunOver& e);
   federation::Instruction Fill(const round::Instruct& e) const;
+  static base::RoundId HeldBy(const Member& member) {
+    return member.holds.value_or(base::RoundId(0));
+  }
   RunStatus StatusWithoutRounds() const;
   void Publish(std::shared_ptr<const Artifact> artifact);
   void Withdraw(const base::Digest& digest);
+
+  // engine_budget.cc
+  struct RoundEstimate {
+    base::RoundId round;
+    std::vector<base::MemberId> members, trainers;
+    std::vector<RoundCost> costs;
+  };
+  RoundEstimate EstimateRound(const round::StoreTasks& e) const;
+  // Why the round may not begin, or nothing.
+  std::string CheckBudget(RoundEstimate estimate) const;  // storage executor
+  void EndForBudget(uint64_t batch, const std::string& why);
+  std::string Bought() const;
 
   // engine_limits.cc
   // Of many about the same member a few.
@@ -248,7 +270,11 @@ class Engine final : public Coordinator {
   store::Notes WeightNotes() const;  // engine_rounds.cc
 
   // engine_rounds.cc
-  static void FillBytes(RoundRecord& record, const Totals& now, const Totals& before);
+  void FillBytes(RoundRecord& record, const Totals& now, const Totals& before) const;
+  void FillBroadcast(RoundRecord& record, const MadeBroadcast& made) const;
+  void NoteRoundStarted(const round::StoreTasks& e);
+  // The bytes of a member since the run began.
+  federation::ByteCounters BytesOf(base::MemberId member) const;  // storage executor
   FoldResult FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
                          const aggregation::FoldOptions& options, base::RoundId round,
                          const Model& model);  // compute executor
@@ -319,6 +345,8 @@ class Engine final : public Coordinator {
 
   Model model_;
   std::optional<Model> next_model_;  // folded, not yet stored
+  MadeBroadcast next_made_;          // the way to it
+  StepBook steps_;
   // Of next_model_ while there is one, else of model_. The compute executor changes them while a
   // round folds, the storage executor reads them while it commits. They cannot be taken back: a
   // fold that fails leaves them, and a commit that fails ends the run.
@@ -326,8 +354,11 @@ class Engine final : public Coordinator {
   base::Digest moments_digest_;
   const std::vector<aggregation::ParameterRange> statistics_;
   RecordBook records_;
-  std::set<size_t> unsummed_;               // records: SumReports
-  std::set<size_t> unkept_;                 // records: KeepRecord
+  std::map<size_t, ledger::EnergyUse> evaluating_;  // of trainers' evaluations, by record
+  const uint64_t update_bytes_max_;                 // of this run's codec
+  std::map<base::MemberId, federation::ByteCounters> bytes_before_;  // of earlier processes
+  std::set<size_t> unsummed_;                                        // records: SumReports
+  std::set<size_t> unkept_;                                          // records: KeepRecord
   std::optional<size_t> storing_;           // the record of a round whose end is being stored
   std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
   base::TaskId current_tasks_;              // the first of the last attempt

@@ -499,7 +499,22 @@ void Engine::Report(Peer peer, std::string session, federation::ClientReport rep
 }
 
 void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
+  const std::string& repair = std::visit(
+      [](const auto& what) -> const std::string& { return what.model_repair; }, report.what);
+  if (!repair.empty()) {
+    NoteLimited(LogLevel::kWarning, "model_repaired", NameOf(id),
+                {{"client", NameOf(id)},
+                 {"task", report.task_id.value()},
+                 {"reason", absl::CHexEscape(repair.substr(0, kReasonBytesMax))}});
+  }
   if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
+    Member& member = members_[id.value()];
+    if (machine_.phase() == round::Phase::kEvaluating) member.holds = machine_.round();
+    if (member.role == Role::kTrainer && !records_.empty()) {
+      const size_t record = records_.size() - 1;
+      ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
+      unsummed_.insert(record);
+    }
     evaluation_ = *evaluation;
     Dispatch(round::Evaluated{id, report.task_id, evaluation->accuracy, evaluation->loss,
                               evaluation->examples});

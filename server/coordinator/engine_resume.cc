@@ -21,6 +21,7 @@ constexpr absl::Duration kKeepRecordsAfter = absl::Seconds(1);
 void Engine::RestoreMembers(const KeptRun& kept) {
   for (const KeptMember& from : kept.members) {
     const MemberId id(static_cast<uint32_t>(members_.size()));
+    const uint32_t last_round = kept.machine.members[id.value()].last_round.value();
     Member member;
     member.name = from.name;
     member.role = from.role;
@@ -28,6 +29,7 @@ void Engine::RestoreMembers(const KeptRun& kept) {
     member.evicted = from.evicted;
     member.offences = from.offences;
     member.quarantined_until = from.quarantined_until;
+    if (last_round > 0) member.holds = base::RoundId(last_round - 1);
     ++clients_of_device_[from.name.device];
     members_.push_back(std::move(member));
     by_name_[from.name] = id;
@@ -57,6 +59,7 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
   record.cohort = static_cast<uint32_t>(machine.tasks.size());
   record.parameters = schema_->update_layout().n();
   record.model = model_.artifact->digest;
+  record.broadcast = model_.broadcast->digest;
   current_tasks_ = machine.tasks.front().task;
   for (const round::Resumption::Task& task : machine.tasks) {
     TaskNote& note = notes_[task.task];

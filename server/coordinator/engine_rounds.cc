@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
+#include "common/model/model_step.h"
 #include "common/model/safetensors.h"
 #include "server/coordinator/engine.h"
 #include "server/coordinator/records.h"
@@ -17,9 +18,6 @@ using base::RoundId;
 using base::TaskId;
 using ledger::operator+;
 using ledger::operator-;
-
-constexpr absl::string_view kRoundKey = "quantfl.round";
-constexpr absl::string_view kArchitectureKey = "architecture";
 
 // records.size() if there is none. It is not always the last one: a run that failed while a round
 // began has that round's attempt too, and a restart evaluates again what was not kept.
@@ -81,8 +79,12 @@ void Engine::BeginRecord(const round::StoreTasks& e) {
   record.cohort = static_cast<uint32_t>(e.items.size());
   record.parameters = schema_->update_layout().n();
   record.model = model_.artifact->digest;
+  record.broadcast = model_.broadcast->digest;
   records_.push_back(std::move(record));
   round_began_ = Now();
+}
+
+void Engine::NoteRoundStarted(const round::StoreTasks& e) {
   Note(LogLevel::kInfo, "round_started",
        {{"round", e.round.value()},
         {"attempt", e.attempt},
@@ -179,7 +181,7 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     return aggregation::ApplyServerOptimiser(options_.server_optimiser, mean, statistics_,
                                              moments_.values(), trained);
   };
-  const auto fold = [&]() -> absl::StatusOr<Model> {
+  const auto fold = [&]() -> absl::StatusOr<std::shared_ptr<const Artifact>> {
     const codec::Layout& layout = schema_->update_layout();
     std::vector<StoredUpdate> sources;
     sources.reserve(uploads.size());
@@ -188,33 +190,37 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     for (const StoredUpdate& source : sources) pointers.push_back(&source);
     QFL_ASSIGN_OR_RETURN(std::vector<float> mean, aggregation::Fold(pointers, layout, options));
     QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(model.artifact->bytes, *schema_));
-    Model next;
     if (layout.n() == schema_->size()) {
       QFL_RETURN_IF_ERROR(apply(mean, absl::MakeSpan(flat)));
-      std::vector<float>().swap(mean);
-      next.bounds = std::make_shared<const std::vector<int8_t>>(
-          aggregation::DefaultBoundExponents(flat, layout, options_.codec));
     } else {
       std::vector<float> trained = schema_->Gather(flat);
       QFL_RETURN_IF_ERROR(apply(mean, absl::MakeSpan(trained)));
-      std::vector<float>().swap(mean);
       schema_->Scatter(trained, absl::MakeSpan(flat));
-      next.bounds = std::make_shared<const std::vector<int8_t>>(
-          aggregation::DefaultBoundExponents(trained, layout, options_.codec));
     }
-    // No name of the run and no time: two runs with the same seed have the same bytes.
-    std::map<std::string, std::string> metadata = metadata_;
-    metadata[std::string(kArchitectureKey)] = schema_->architecture();
-    metadata[std::string(kRoundKey)] = absl::StrCat(round.value());
+    std::vector<float>().swap(mean);
     auto artifact = std::make_shared<Artifact>();
-    artifact->bytes = model::SerializeSafetensors(*schema_, flat, metadata);
+    artifact->bytes = model::SerializeSafetensors(
+        *schema_, flat, model::MetadataOfRound(metadata_, *schema_, round.value()));
     artifact->digest = base::Sha256(artifact->bytes);
-    next.artifact = std::move(artifact);
-    return next;
+    return artifact;
   };
-  absl::StatusOr<Model> next = fold();
-  if (!next.ok()) return {next.status(), {}, {}};
-  FoldResult result{absl::OkStatus(), *std::move(next), {}};
+  FoldResult result;
+  const auto make = [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(result.model.artifact, fold());
+    result.made = MakeBroadcast(options_.downlink.codec, *schema_, options_.run.seed, round,
+                                model.broadcast, result.model.artifact);
+    result.model.broadcast = result.made.broadcast;
+    QFL_ASSIGN_OR_RETURN(const std::vector<float> flat,
+                         model::LoadFlat(result.model.broadcast->bytes, *schema_));
+    const codec::Layout& layout = schema_->update_layout();
+    result.model.bounds = std::make_shared<const std::vector<int8_t>>(
+        layout.n() == schema_->size()
+            ? aggregation::DefaultBoundExponents(flat, layout, options_.codec)
+            : aggregation::DefaultBoundExponents(schema_->Gather(flat), layout, options_.codec));
+    return absl::OkStatus();
+  };
+  result.status = make();
+  if (!result.status.ok()) return result;
   if (!moments_.file().empty()) result.moments = base::Sha256(moments_.file());
   return result;
 }
@@ -226,6 +232,7 @@ void Engine::Folded(FoldResult result) {
   phase_began_ = Now();
   if (result.status.ok()) {
     next_model_ = std::move(result.model);
+    next_made_ = std::move(result.made);
     moments_digest_ = result.moments;
   }
   Dispatch(round::FoldDone{result.status});
@@ -241,11 +248,12 @@ void Engine::Apply(round::CommitRound& e) {
   RoundRecord kept = *CurrentRecord();
   kept.committed = true;
   kept.model = row.model;
+  FillBroadcast(kept, next_made_);
   kept.total_s = absl::ToDoubleSeconds(Now() - round_began_);
   storing_ = records_.size() - 1;
   deps_.storage->Post([this, row = std::move(row), kept = std::move(kept), before = totals_,
                        index = records_.size() - 1, artifact = next_model_->artifact,
-                       moments = moments_digest_, weights = WeightNotes(),
+                       made = next_made_, moments = moments_digest_, weights = WeightNotes(),
                        trainers = MembersOf(federation::Role::kTrainer),
                        evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     const Totals totals = ReadTotals(trainers, evaluators);
@@ -254,6 +262,15 @@ void Engine::Apply(round::CommitRound& e) {
     row.notes[RecordKey(index)] = SerializeRecord(kept);
     if (!row.moments.empty()) row.notes[kNoteMoments] = moments.Hex();
     row.notes.insert(weights.begin(), weights.end());
+    NoteDownlink(artifact->digest, made, row.round, row.notes);
+    if (made.broadcast->digest != artifact->digest) row.broadcast = made.broadcast->bytes;
+    if (made.step) row.step = made.step->artifact->bytes;
+    row.steps_kept = options_.downlink.steps_kept;
+    if (options_.budget.bytes_per_client) {
+      for (const MemberId id : trainers) {
+        row.notes[MemberBytesKey(id)] = SerializeCounters(BytesOf(id));
+      }
+    }
     const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
     Post([this, status, totals] { Stored(status, totals); });
   });
@@ -269,13 +286,31 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
   RecordBytes(record, totals);
   record.model = next_model_->artifact->digest;
+  FillBroadcast(record, next_made_);
   KeepRecord(records_.size() - 1);
 
-  const base::Digest before = model_.artifact->digest;
+  // Every task from here on names the new ones.
+  for (const auto& old : {model_.artifact, model_.broadcast}) Withdraw(old->digest);
   model_ = *std::exchange(next_model_, std::nullopt);
+  MadeBroadcast made = std::exchange(next_made_, {});
+  if (made.step) Publish(made.step->artifact);
+  for (const base::Digest& digest :
+       steps_.Add(record.round, model_.broadcast->digest, model_.broadcast->bytes.size(),
+                  std::move(made.step))) {
+    Withdraw(digest);
+  }
   Publish(model_.artifact);
-  // Every task from here on names the new one.
-  if (before != record.model) Withdraw(before);
+  Publish(model_.broadcast);
+  if (!made.failure.empty()) {
+    Note(LogLevel::kWarning, "downlink_whole",
+         {{"round", record.round.value()}, {"reason", made.failure}});
+  }
+  if (made.nmse && *made.nmse >= 1) {
+    Note(LogLevel::kWarning, "downlink_diverges",
+         {{"round", record.round.value()},
+          {"nmse", Figure(*made.nmse)},
+          {"codec", codec::ToString(options_.downlink.codec)}});
+  }
   for (const auto& [task, state] : uploads_)
     state->Revoke(absl::AbortedError("its round has ended"));
   uploads_.clear();
@@ -293,7 +328,9 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
         {"downlink_payload_bytes", record.bytes.downlink.payload},
         {"downlink_message_bytes", record.bytes.downlink.messages},
         {"seconds", Figure(record.total_s)},
-        {"model", record.model.ShortHex()}});
+        {"downlink_bits_per_parameter", Figure(record.downlink_bits_per_parameter)},
+        {"model", record.model.ShortHex()},
+        {"broadcast", record.broadcast.ShortHex()}});
   Dispatch(round::RoundStored{absl::OkStatus()});
 }
 
@@ -304,7 +341,11 @@ Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
   Totals totals;
   const auto sum = [this](const std::vector<MemberId>& ids, federation::ByteCounters& into) {
     SetStreamLevels(into, 0);
-    for (const MemberId id : ids) into = into + deps_.ledger->Totals(id);
+    for (const MemberId id : ids) {
+      const federation::ByteCounters counters = deps_.ledger->Totals(id);
+      // Who was not here in this process has carried nothing; its levels are absent all the same.
+      if (counters.uplink.messages + counters.downlink.messages > 0) into = into + counters;
+    }
   };
   sum(trainers, totals.trainers);
   sum(evaluators, totals.evaluators);
@@ -314,9 +355,18 @@ Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
   return totals;
 }
 
-void Engine::FillBytes(RoundRecord& record, const Totals& now, const Totals& before) {
+void Engine::FillBytes(RoundRecord& record, const Totals& now, const Totals& before) const {
   record.bytes = now.trainers - before.trainers;
   record.evaluator_bytes = now.evaluators - before.evaluators;
+  ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
+}
+
+void Engine::FillBroadcast(RoundRecord& record, const MadeBroadcast& made) const {
+  record.broadcast = made.broadcast->digest;
+  record.broadcast_payload = made.payload;
+  record.downlink_bits_per_parameter =
+      8.0 * static_cast<double>(made.payload.total()) / static_cast<double>(record.parameters);
+  record.downlink_nmse = made.nmse;
 }
 
 void Engine::RecordBytes(RoundRecord& record, const Totals& totals) {
@@ -333,8 +383,13 @@ void Engine::SumReports(size_t index) {
   RoundRecord& record = records_[index];
   double loss = 0, weight = 0, squared_error = 0, squared_norm = 0;
   record.client_train_s_max = record.client_upload_s_max = 0;
+  record.model_repairs = 0;
+  record.energy = evaluating_[index];
   for (const auto& [task, note] : notes_) {
-    if (note.record != index || !note.accepted || !note.report) continue;
+    if (note.record != index || !note.report) continue;
+    if (!note.report->model_repair.empty()) ++record.model_repairs;
+    ledger::AddCompute(options_.energy, note.report->compute, record.energy);
+    if (!note.accepted) continue;
     loss += note.report->loss * note.weight;
     weight += note.weight;
     squared_error += note.report->squared_error;
@@ -346,6 +401,7 @@ void Engine::SumReports(size_t index) {
   }
   if (weight > 0) record.train_loss = loss / weight;
   if (squared_norm > 0) record.quantisation_nmse = squared_error / squared_norm;
+  ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
 }
 
 size_t Engine::RecordIndexOf(TaskId task) const {
@@ -420,6 +476,10 @@ RoundRecord& Engine::EvaluatedRecord(RoundId round) {
     initial.committed = true;
     initial.parameters = schema_->update_layout().n();
     initial.model = model_.artifact->digest;
+    MadeBroadcast file;
+    file.broadcast = model_.broadcast;
+    file.payload = FilePayload(model_.broadcast->bytes.size(), schema_->size());
+    FillBroadcast(initial, file);
     // Joining and the first fetches belong to round 1.
     SetStreamLevels(initial.bytes, 0);
     SetStreamLevels(initial.evaluator_bytes, 0);

@@ -54,6 +54,12 @@ void Engine::HandleOffer(std::shared_ptr<PendingOffer> pending) {
   pending->member = *id;
   pending->admitted = false;
   pending->offence.clear();
+  if (const auto note = notes_.find(pending->offer.task_id);
+      note != notes_.end() && note->second.member == *id) {
+    // It has trained from the model of the round before.
+    const uint32_t round = records_[note->second.record].round.value();
+    members_[id->value()].holds = base::RoundId(round - 1);
+  }
   offer_ = pending.get();
   Dispatch(round::UploadOffered{*id, pending->offer.task_id, pending->offer.digest});
   offer_ = nullptr;

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
@@ -99,6 +100,19 @@ Row MakeRow(const RoundRecord& r) {
   row.Add("client_examples", r.clients.examples);
   row.Add("clients_asked", uint64_t{r.clients.asked});
   row.Add("clients_answered", uint64_t{r.clients.answered});
+  row.AddText("broadcast_sha256", r.broadcast.Hex());
+  row.Add("broadcast_codes_bytes", r.broadcast_payload.codes);
+  row.Add("broadcast_tables_bytes", r.broadcast_payload.tables);
+  row.Add("broadcast_side_information_bytes", r.broadcast_payload.side_information);
+  row.Add("broadcast_headers_bytes", r.broadcast_payload.headers);
+  row.Add("downlink_bits_per_parameter", r.downlink_bits_per_parameter);
+  row.Add("downlink_nmse", r.downlink_nmse);
+  row.Add("model_repairs", uint64_t{r.model_repairs});
+  row.Add("cpu_s", r.energy.cpu_s);
+  row.Add("compute_measured_j", r.energy.compute_measured_j);
+  row.Add("compute_modelled_j", r.energy.compute_modelled_j);
+  row.Add("link_modelled_j", r.energy.link_j);
+  row.Add("co2e_modelled_g", r.energy.co2e_g);
   return row;
 }
 
@@ -145,6 +159,21 @@ Json ToJson(const federation::ByteCounters& counters) {
   return {{"uplink", ToJson(counters.uplink)}, {"downlink", ToJson(counters.downlink)}};
 }
 
+Json ToJson(const codec::PayloadBytes& payload) {
+  return {{"codes_bytes", payload.codes},
+          {"tables_bytes", payload.tables},
+          {"side_information_bytes", payload.side_information},
+          {"headers_bytes", payload.headers}};
+}
+
+Json ToJson(const ledger::EnergyUse& energy) {
+  return {{"cpu_s", energy.cpu_s},
+          {"compute_measured_j", Maybe(energy.compute_measured_j)},
+          {"compute_modelled_j", Maybe(energy.compute_modelled_j)},
+          {"link_modelled_j", Maybe(energy.link_j)},
+          {"co2e_modelled_g", Maybe(energy.co2e_g)}};
+}
+
 Json ToJson(const RoundRecord& r) {
   Json json;
   json["round"] = r.round.value();
@@ -162,10 +191,7 @@ Json ToJson(const RoundRecord& r) {
   json["parameters"] = r.parameters;
   json["bits_per_parameter"] = Number(r.bits_per_parameter);
   json["quantisation_nmse"] = Maybe(r.quantisation_nmse);
-  json["accepted_payload"] = {{"codes_bytes", r.payload.codes},
-                              {"tables_bytes", r.payload.tables},
-                              {"side_information_bytes", r.payload.side_information},
-                              {"headers_bytes", r.payload.headers}};
+  json["accepted_payload"] = ToJson(r.payload);
   json["bytes"] = ToJson(r.bytes);
   json["evaluator_bytes"] = ToJson(r.evaluator_bytes);
   json["late_payload_bytes"] = r.late_bytes;
@@ -183,6 +209,12 @@ Json ToJson(const RoundRecord& r) {
                                {"examples", r.clients.examples},
                                {"asked", r.clients.asked},
                                {"answered", r.clients.answered}};
+  json["broadcast_sha256"] = r.broadcast.Hex();
+  json["broadcast_payload"] = ToJson(r.broadcast_payload);
+  json["downlink_bits_per_parameter"] = Number(r.downlink_bits_per_parameter);
+  json["downlink_nmse"] = Maybe(r.downlink_nmse);
+  json["model_repairs"] = r.model_repairs;
+  json["energy"] = ToJson(r.energy);
   return json;
 }
 
@@ -197,6 +229,43 @@ Json ToJson(const MemberStatus& m) {
           {"upload_chunks_done", m.upload_chunks_done},
           {"upload_chunks_total", m.upload_chunks_total},
           {"bytes", ToJson(m.counters)}};
+}
+
+// Absent without a budget.
+Json BudgetJson(const RunStatus& status, const BudgetOptions& budget, const Json& final_accuracy,
+                uint32_t rounds) {
+  if (!budget.any()) return nullptr;
+  return {{"level", Text(ledger::ToString(budget.level))},
+          {"total_bytes", Maybe(budget.total_bytes)},
+          {"uplink_bytes_per_round", Maybe(budget.uplink_bytes_per_round)},
+          {"bytes_per_client", Maybe(budget.bytes_per_client)},
+          {"spent_bytes", status.budget_spent_bytes},
+          {"reached", absl::StartsWith(status.reason, "budget.")},
+          {"bought", {{"rounds", rounds}, {"accuracy", final_accuracy}}}};
+}
+
+// What the page shows: items in joules or grams, each measured or modelled, and where their
+// constants are from.
+Json EnergyJson(const RunStatus& status, const ledger::EnergyModel& model) {
+  ledger::EnergyUse use;
+  for (const RoundRecord& record : status.rounds) use = use + record.energy;
+  Json items = Json::array();
+  const auto add = [&items](const char* name, const char* kind, const std::optional<double>& value,
+                            const char* unit) {
+    if (value) {
+      items.push_back({{"name", name}, {"kind", kind}, {"value", Number(*value)}, {"unit", unit}});
+    }
+  };
+  add("computing, by RAPL", "measured", use.compute_measured_j, "J");
+  add("computing, by CPU time", "modelled", use.compute_modelled_j, "J");
+  add("link", "modelled", use.link_j, "J");
+  add("carbon", "modelled", use.co2e_g, "g CO2e");
+  return {{"link", model.link},
+          {"cpu_w", model.cpu_w},
+          {"carbon_g_per_kwh", model.carbon_g_per_kwh},
+          {"cpu_s", use.cpu_s},
+          {"items", std::move(items)},
+          {"sources", ledger::EnergySources(model)}};
 }
 
 }  // namespace
@@ -232,7 +301,8 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
                  {"classes", run.classes},
                  {"schema_sha256", run.schema.Hex()},
                  {"initial_model_sha256", run.initial_model.Hex()},
-                 {"codec", codec::ToString(options.codec)}};
+                 {"codec", codec::ToString(options.codec)},
+                 {"downlink_codec", codec::ToString(options.downlink.codec)}};
   json["data"] = {{"partition", Text(federation::ToString(partition.kind))},
                   {"partitions", partition.partitions},
                   {"alpha", partition.alpha},
@@ -299,10 +369,18 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
   json["final"] = {
       {"model", "final.safetensors"},
       {"model_sha256", status.model.Hex()},
+      {"broadcast_sha256", status.broadcast.Hex()},
       {"accuracy", last != nullptr ? Maybe(last->accuracy) : Json(nullptr)},
       {"loss", last != nullptr ? Maybe(last->loss) : Json(nullptr)},
       {"client_accuracy", last != nullptr ? Maybe(last->clients.accuracy) : Json(nullptr)},
       {"client_loss", last != nullptr ? Maybe(last->clients.loss) : Json(nullptr)}};
+  json["downlink"] = {{"codec", codec::ToString(options.downlink.codec)},
+                      {"steps_kept", options.downlink.steps_kept},
+                      {"allow_divergent", options.downlink.allow_divergent}};
+  Json accuracy = json["final"]["accuracy"];
+  if (accuracy.is_null()) accuracy = json["final"]["client_accuracy"];
+  json["budget"] = BudgetJson(status, options.budget, accuracy, committed);
+  json["energy"] = EnergyJson(status, options.energy);
   json["trainer_bytes"] = ToJson(status.trainer_bytes);
   json["evaluator_bytes"] = ToJson(status.evaluator_bytes);
   json["clients"] = Json::array();
@@ -357,6 +435,30 @@ class Reader {
     double seconds = 0;
     Get(key, seconds);
     value = absl::Seconds(seconds);
+  }
+  void Get(const char* key, base::Digest& value) {
+    std::string hex;
+    Get(key, hex);
+    const auto digest = base::Digest::FromHex(hex);
+    if (!digest.ok()) return Fail(key);
+    value = *digest;
+  }
+  void Get(const char* key, codec::PayloadBytes& value) {
+    Reader reader = Object(key);
+    reader.Get("codes_bytes", value.codes);
+    reader.Get("tables_bytes", value.tables);
+    reader.Get("side_information_bytes", value.side_information);
+    reader.Get("headers_bytes", value.headers);
+    Join(reader);
+  }
+  void Get(const char* key, ledger::EnergyUse& value) {
+    Reader reader = Object(key);
+    reader.Get("cpu_s", value.cpu_s);
+    reader.Get("compute_measured_j", value.compute_measured_j);
+    reader.Get("compute_modelled_j", value.compute_modelled_j);
+    reader.Get("link_modelled_j", value.link_j);
+    reader.Get("co2e_modelled_g", value.co2e_g);
+    Join(reader);
   }
   void Get(const char* key, federation::LevelBytes& value) {
     Reader reader = Object(key);
@@ -429,12 +531,7 @@ absl::StatusOr<RoundRecord> ParseRecord(const std::string& text) {
   reader.Get("parameters", r.parameters);
   reader.Get("bits_per_parameter", r.bits_per_parameter);
   reader.Get("quantisation_nmse", r.quantisation_nmse);
-  Reader payload = reader.Object("accepted_payload");
-  payload.Get("codes_bytes", r.payload.codes);
-  payload.Get("tables_bytes", r.payload.tables);
-  payload.Get("side_information_bytes", r.payload.side_information);
-  payload.Get("headers_bytes", r.payload.headers);
-  reader.Join(payload);
+  reader.Get("accepted_payload", r.payload);
   reader.Get("bytes", r.bytes);
   reader.Get("evaluator_bytes", r.evaluator_bytes);
   reader.Get("late_payload_bytes", r.late_bytes);
@@ -455,12 +552,14 @@ absl::StatusOr<RoundRecord> ParseRecord(const std::string& text) {
   clients.Get("asked", r.clients.asked);
   clients.Get("answered", r.clients.answered);
   reader.Join(clients);
-  std::string digest;
-  reader.Get("model_sha256", digest);
+  reader.Get("model_sha256", r.model);
+  reader.Get("broadcast_sha256", r.broadcast);
+  reader.Get("broadcast_payload", r.broadcast_payload);
+  reader.Get("downlink_bits_per_parameter", r.downlink_bits_per_parameter);
+  reader.Get("downlink_nmse", r.downlink_nmse);
+  reader.Get("model_repairs", r.model_repairs);
+  reader.Get("energy", r.energy);
   if (!reader.status().ok()) return reader.status();
-  const auto model = base::Digest::FromHex(digest);
-  if (!model.ok()) return absl::DataLossError("a kept record: \"model_sha256\" is wrong");
-  r.model = *model;
   return r;
 }
 
@@ -484,7 +583,10 @@ std::string SerializeReport(const federation::TrainingReport& report) {
                {"fetch_s", absl::ToDoubleSeconds(report.fetch)},
                {"train_s", absl::ToDoubleSeconds(report.train)},
                {"encode_s", absl::ToDoubleSeconds(report.encode)},
-               {"upload_s", absl::ToDoubleSeconds(report.upload)}});
+               {"upload_s", absl::ToDoubleSeconds(report.upload)},
+               {"cpu_s", Number(report.compute.cpu_s)},
+               {"package_j", Maybe(report.compute.package_j)},
+               {"model_repair", report.model_repair}});
 }
 
 absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text) {
@@ -498,6 +600,9 @@ absl::StatusOr<federation::TrainingReport> ParseReport(const std::string& text) 
   reader.Get("train_s", report.train);
   reader.Get("encode_s", report.encode);
   reader.Get("upload_s", report.upload);
+  reader.Get("cpu_s", report.compute.cpu_s);
+  reader.Get("package_j", report.compute.package_j);
+  reader.Get("model_repair", report.model_repair);
   if (!reader.status().ok()) return reader.status();
   return report;
 }

@@ -168,6 +168,11 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
   }
   for (size_t i = 0; i < run.machine.members.size(); ++i) {
     const auto weight = notes.find(WeightKey(base::MemberId(static_cast<uint32_t>(i))));
+    const auto bytes = notes.find(MemberBytesKey(base::MemberId(static_cast<uint32_t>(i))));
+    if (bytes != notes.end()) {
+      QFL_ASSIGN_OR_RETURN(run.bytes[base::MemberId(static_cast<uint32_t>(i))],
+                           ParseCounters(bytes->second));
+    }
     if (weight == notes.end()) continue;
     if (!absl::SimpleAtoi(weight->second, &run.machine.members[i].examples)) {
       return Wrong(absl::StrCat(weight->first, " = \"", weight->second, "\""));
@@ -197,6 +202,7 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
 }  // namespace
 
 std::string RecordKey(size_t index) { return absl::StrFormat("record/%08d", index); }
+std::string MemberBytesKey(base::MemberId member) { return absl::StrCat("bytes/", member.value()); }
 std::string WeightKey(base::MemberId member) { return absl::StrCat("weight/", member.value()); }
 std::string ReportKey(base::TaskId task) { return absl::StrCat("attempt/report/", task.value()); }
 
@@ -268,6 +274,10 @@ std::map<std::string, std::string> Settings(const RunOptions& options) {
       {"early_stop.patience", absl::StrCat(stop.patience)},
       {"early_stop.min_delta", Text(stop.min_delta)}};
   AddInput(run.input, settings);
+  // Not where it is what an earlier version did, whose runs go on.
+  if (options.downlink.codec != codec::Fp32Spec()) {
+    settings["downlink.codec"] = codec::ToString(options.downlink.codec);
+  }
   return settings;
 }
 

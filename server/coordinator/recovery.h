@@ -33,6 +33,7 @@ inline constexpr char kNoteEvaluators[] = "totals/evaluators";
 inline constexpr char kNoteMoments[] = "moments";  // SHA-256 of the last committed round's
 inline constexpr char kNoteCollected[] = "attempt/collected";  // seconds of the deadline
 std::string RecordKey(size_t index);                           // of records_, a RoundRecord
+std::string MemberBytesKey(base::MemberId member);             // counters at the last boundary
 std::string WeightKey(base::MemberId member);                  // of its last accepted update
 std::string ReportKey(base::TaskId task);          // of an attempt's task, a TrainingReport
 std::string OffencesKey(base::MemberId member);    // a number
@@ -69,6 +70,7 @@ struct KeptRun {
   std::vector<std::shared_ptr<UploadState>> updates;
   std::map<base::TaskId, federation::TrainingReport> reports;
   federation::ByteCounters trainers, evaluators;
+  std::map<base::MemberId, federation::ByteCounters> bytes;  // where a budget needed them
   absl::Time started;
   absl::Duration uptime;
   std::optional<std::string> stop;

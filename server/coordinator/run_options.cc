@@ -34,6 +34,20 @@ absl::Status Range(absl::string_view field, Number value, std::type_identity_t<N
 absl::Status Validate(const RunOptions& options) {
   QFL_RETURN_IF_ERROR(round::Validate(options.policy));
   QFL_RETURN_IF_ERROR(base::Annotate(codec::Validate(options.codec), "codec"));
+  const DownlinkOptions& downlink = options.downlink;
+  QFL_RETURN_IF_ERROR(base::Annotate(codec::Validate(downlink.codec), "downlink.codec"));
+  if (!downlink.allow_divergent) QFL_RETURN_IF_ERROR(CheckDownlinkCodec(downlink.codec));
+  QFL_RETURN_IF_ERROR(
+      Range("downlink.steps_kept", downlink.steps_kept, 1, federation::kModelStepsMax));
+  QFL_RETURN_IF_ERROR(ledger::Validate(options.energy));
+  for (const auto& [key, bytes] :
+       {std::pair("budget.total_bytes", options.budget.total_bytes),
+        std::pair("budget.uplink_bytes_per_round", options.budget.uplink_bytes_per_round),
+        std::pair("budget.bytes_per_client", options.budget.bytes_per_client)}) {
+    if (bytes && *bytes == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(key, " = 0: at least 1, or not stated"));
+    }
+  }
   QFL_RETURN_IF_ERROR(
       Range("max_concurrent_uploads", options.max_concurrent_uploads, 1, kConcurrentUploadsMax));
   QFL_RETURN_IF_ERROR(Range("decode_errors_max", options.decode_errors_max, 1, kDecodeErrorsMax));

@@ -43,6 +43,24 @@ v1::RoundRecord ToProto(const coordinator::RoundRecord& record) {
   proto.set_client_examples(record.clients.examples);
   proto.set_clients_asked(record.clients.asked);
   proto.set_clients_answered(record.clients.answered);
+  proto.set_broadcast_digest(std::string(record.broadcast.AsBytes()));
+  proto.set_broadcast_codes_bytes(record.broadcast_payload.codes);
+  proto.set_broadcast_tables_bytes(record.broadcast_payload.tables);
+  proto.set_broadcast_side_information_bytes(record.broadcast_payload.side_information);
+  proto.set_broadcast_headers_bytes(record.broadcast_payload.headers);
+  proto.set_downlink_bits_per_parameter(record.downlink_bits_per_parameter);
+  if (record.downlink_nmse) proto.set_downlink_nmse(*record.downlink_nmse);
+  proto.set_model_repairs(record.model_repairs);
+  v1::Energy* energy = proto.mutable_energy();
+  energy->set_cpu_s(record.energy.cpu_s);
+  if (record.energy.compute_measured_j) {
+    energy->set_compute_measured_j(*record.energy.compute_measured_j);
+  }
+  if (record.energy.compute_modelled_j) {
+    energy->set_compute_modelled_j(*record.energy.compute_modelled_j);
+  }
+  if (record.energy.link_j) energy->set_link_j(*record.energy.link_j);
+  if (record.energy.co2e_g) energy->set_co2e_g(*record.energy.co2e_g);
   return proto;
 }
 
@@ -86,6 +104,25 @@ absl::StatusOr<coordinator::RoundRecord> FromProto(const v1::RoundRecord& proto)
   record.clients.examples = proto.client_examples();
   record.clients.asked = proto.clients_asked();
   record.clients.answered = proto.clients_answered();
+  const absl::StatusOr<base::Digest> broadcast = base::Digest::FromBytes(proto.broadcast_digest());
+  if (!broadcast.ok()) return base::Annotate(broadcast.status(), "round.broadcast_digest");
+  record.broadcast = *broadcast;
+  record.broadcast_payload = {proto.broadcast_codes_bytes(), proto.broadcast_tables_bytes(),
+                              proto.broadcast_side_information_bytes(),
+                              proto.broadcast_headers_bytes()};
+  record.downlink_bits_per_parameter = proto.downlink_bits_per_parameter();
+  if (proto.has_downlink_nmse()) record.downlink_nmse = proto.downlink_nmse();
+  record.model_repairs = proto.model_repairs();
+  const v1::Energy& energy = proto.energy();
+  record.energy.cpu_s = energy.cpu_s();
+  if (energy.has_compute_measured_j()) {
+    record.energy.compute_measured_j = energy.compute_measured_j();
+  }
+  if (energy.has_compute_modelled_j()) {
+    record.energy.compute_modelled_j = energy.compute_modelled_j();
+  }
+  if (energy.has_link_j()) record.energy.link_j = energy.link_j();
+  if (energy.has_co2e_g()) record.energy.co2e_g = energy.co2e_g();
   return record;
 }
 

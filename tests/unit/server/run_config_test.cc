@@ -201,6 +201,39 @@ TEST_F(RunConfigTest, MistakesBetweenKeys_NameTheOneThatIsSet) {
               HasSubstr("run.toml:4:22: round.retry_after_ms_min: "));
 }
 
+TEST_F(RunConfigTest, DownlinkBudgetAndEnergy_AreGivenToTheEngine) {
+  EXPECT_FALSE(Load(kLeast).exit_code.has_value());
+  EXPECT_EQ(codec::ToString(c_.Options().downlink.codec), "fp32");
+  EXPECT_FALSE(c_.Options().budget.any());
+  EXPECT_EQ(c_.Options().energy.link, "none");
+  const app::LoadResult loaded =
+      Load(std::string(kLeast) + "[downlink]\ncodec = \"bu:4\"\nsteps_kept = 3\n[budget]\n" +
+           "level = \"link\"\nuplink_bytes_per_round = 5000\n[energy]\nlink = \"lte\"\n");
+  ASSERT_FALSE(loaded.exit_code.has_value()) << loaded.error;
+  const coordinator::RunOptions options = c_.Options();
+  EXPECT_EQ(options.downlink.codec, codec::BuSpec(4));
+  EXPECT_EQ(options.downlink.steps_kept, 3u);
+  EXPECT_EQ(options.budget.level, ledger::Level::kLink);
+  EXPECT_EQ(options.budget.uplink_bytes_per_round, 5000u);
+  EXPECT_FALSE(options.budget.total_bytes.has_value());
+  EXPECT_EQ(options.energy.link, "lte");
+}
+
+TEST_F(RunConfigTest, DownlinkBudgetAndEnergy_Mistakes_AreNamed) {
+  const auto error = [&](const std::string& toml) {
+    return Load(std::string(kLeast) + toml + "\n").error;
+  };
+  EXPECT_THAT(error("downlink.codec = \"bu:2\""),
+              HasSubstr("run.toml:3:18: downlink.codec: bu:2 diverges on the downlink"));
+  EXPECT_EQ(error("downlink.codec = \"bu:2\"\ndownlink.allow_divergent = true"), "");
+  EXPECT_THAT(error("downlink.codec = \"zip\""), HasSubstr("downlink.codec"));
+  EXPECT_THAT(error("downlink.steps_kept = 65"), HasSubstr("downlink.steps_kept: got 65"));
+  EXPECT_THAT(error("budget.level = \"wire\""), HasSubstr("payload"));
+  EXPECT_THAT(error("budget.total_bytes = 0"), HasSubstr("budget.total_bytes: got 0"));
+  EXPECT_THAT(error("energy.link = \"pigeon\""), HasSubstr("lora-sf7"));
+  EXPECT_THAT(error("energy.cpu_w = 0"), HasSubstr("energy.cpu_w: got 0"));
+}
+
 TEST_F(RunConfigTest, NamesThatWouldLeaveTheFolder_AreRefused) {
   for (const char* name : {"..", "a/b", ".hidden", ""}) {
     EXPECT_TRUE(Load(std::string("name = \"") + name + "\"\n" + kLeast).exit_code.has_value())

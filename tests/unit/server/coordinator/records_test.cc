@@ -129,6 +129,56 @@ TEST(SummaryJson, NamesTheClientsWithTheirBytes) {
   EXPECT_TRUE(json["clients"][1]["bytes"]["uplink"]["stream_bytes"].is_null());
 }
 
+TEST(SummaryJson, DownlinkBudgetAndEnergy) {
+  RunStatus status = MakeStatus();
+  RoundRecord& last = status.rounds.back();
+  last.broadcast = base::Sha256("held");
+  last.broadcast_payload = {100, 20, 8, 2};
+  last.downlink_bits_per_parameter = 2.5;
+  last.downlink_nmse = 0.25;
+  last.model_repairs = 1;
+  last.energy.cpu_s = 3;
+  last.energy.compute_modelled_j = 15;
+  last.energy.link_j = 1.5;
+  last.energy.co2e_g = 0.002;
+  RunOptions options;
+  auto json = nlohmann::json::parse(SummaryJson(status, options, "0.1.0"));
+  EXPECT_TRUE(json["budget"].is_null());
+  EXPECT_EQ(json["downlink"]["codec"], "fp32");
+  const auto& round = json["rounds"][2];
+  EXPECT_EQ(round["broadcast_sha256"], last.broadcast.Hex());
+  EXPECT_EQ(round["broadcast_payload"]["tables_bytes"], 20);
+  EXPECT_EQ(round["downlink_nmse"], 0.25);
+  EXPECT_EQ(round["model_repairs"], 1);
+  EXPECT_EQ(round["energy"]["link_modelled_j"], 1.5);
+  EXPECT_TRUE(round["energy"]["compute_measured_j"].is_null());
+  // What was not measured is no item.
+  ASSERT_EQ(json["energy"]["items"].size(), 3u);
+  EXPECT_EQ(json["energy"]["items"][0]["kind"], "modelled");
+  EXPECT_EQ(json["energy"]["items"][0]["value"], 15);
+  EXPECT_FALSE(json["energy"]["sources"].empty());
+
+  options.downlink.codec = codec::BuSpec(4);
+  options.budget.total_bytes = 1000;
+  status.budget_spent_bytes = 900;
+  status.reason = "budget.total_bytes = 1000 (stream bytes): 900 are spent";
+  json = nlohmann::json::parse(SummaryJson(status, options, "0.1.0"));
+  EXPECT_EQ(json["run"]["downlink_codec"], "bu:4");
+  EXPECT_EQ(json["budget"]["level"], "stream");
+  EXPECT_EQ(json["budget"]["spent_bytes"], 900);
+  EXPECT_EQ(json["budget"]["reached"], true);
+  EXPECT_TRUE(json["budget"]["bytes_per_client"].is_null());
+  EXPECT_EQ(json["budget"]["bought"]["rounds"], 1);
+  EXPECT_EQ(json["budget"]["bought"]["accuracy"], 0.875);
+
+  const auto again = ParseRecord(SerializeRecord(last));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->broadcast, last.broadcast);
+  EXPECT_EQ(again->broadcast_payload.total(), 130u);
+  EXPECT_EQ(again->downlink_nmse, 0.25);
+  EXPECT_EQ(again->energy, last.energy);
+}
+
 TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
   RunStatus status = MakeStatus();
   status.reason = "\xff\xfe";

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/model/model_step.h"
 #include "tests/unit/server/coordinator/coordinator_fixture.h"
 // After the fixture, which says testing:: and means ::testing.
 #include "tests/support/temp_dir.h"
@@ -90,6 +91,9 @@ struct ClientMemory {
   std::map<uint32_t, std::set<uint32_t>> acknowledged;  // rounds, by client
   std::map<std::pair<uint32_t, uint32_t>, FakeUpdate> updates;
   std::string run_id;
+  // The models that clients hold, and how they came by them.
+  std::map<uint32_t, std::string> copies;
+  int steps_taken = 0, whole_fetched = 0;
 };
 
 // One process of the coordinator.
@@ -105,6 +109,7 @@ class Life : public CoordinatorTest {
     options.policy.early_stop.patience = 1000;
     // It remembers more than the model.
     options.server_optimiser = {.kind = aggregation::ServerOptimiser::kFedAdam};
+    options.downlink.codec = codec::BuSpec(4);
   }
   void TestBody() override {}
   void EvaluateNothing() {
@@ -186,6 +191,7 @@ class Life : public CoordinatorTest {
     const auto* last = client.sink->Last<federation::TrainTask>();
     if (last == nullptr) return;
     const federation::TrainTask task = *last;
+    Follow(memory_.copies[i], task.model, task.steps);
     const uint32_t round = task.round.value();
     EXPECT_EQ(memory_.acknowledged[i].count(round), 0u)
         << "the acknowledged update of " << Name(i) << " in round " << round << " is gone";
@@ -224,6 +230,30 @@ class Life : public CoordinatorTest {
     Run();
   }
 
+  // A client's copy moves as the coordinator's does: each step ends at the digest that it says.
+  void Follow(std::string& copy, const base::Digest& model,
+              const std::vector<federation::ModelStep>& steps) {
+    bool walking = false;
+    for (const federation::ModelStep& step : steps) {
+      walking = walking || step.base == base::Sha256(copy);
+      if (!walking) continue;
+      EXPECT_EQ(step.base, base::Sha256(copy));
+      const auto update = coordinator->Find(step.artifact);
+      ASSERT_TRUE(update.ok()) << update.status();
+      auto made =
+          model::ApplyStep(copy, (*update)->bytes, schema, step.round.value(), step.replaces);
+      ASSERT_TRUE(made.ok()) << made.status();
+      copy = *std::move(made);
+      ++memory_.steps_taken;
+    }
+    if (base::Sha256(copy) == model) return;
+    EXPECT_FALSE(walking) << "the steps do not lead to the model";
+    const auto whole = coordinator->Find(model);
+    ASSERT_TRUE(whole.ok()) << whole.status();
+    copy = (*whole)->bytes;
+    ++memory_.whole_fetched;
+  }
+
  private:
   const std::string folder_;
   ClientMemory& memory_;
@@ -241,7 +271,8 @@ std::string Outcome(const RunStatus& status) {
     absl::StrAppend(&text, record.examples, " ", record.train_loss, " ",
                     record.accuracy.value_or(-1), " ", record.clients.accuracy.value_or(-1), " ",
                     record.clients.answered, " ", record.payload.codes, " ", record.payload.total(),
-                    " ", record.bits_per_parameter, " ", record.model.Hex(), "\n");
+                    " ", record.bits_per_parameter, " ", record.model.Hex(), " ",
+                    record.broadcast.Hex(), " ", record.broadcast_payload.total(), "\n");
   }
   return text;
 }
@@ -286,7 +317,10 @@ TEST(CoordinatorResume, KilledAtEveryStep_EndsLikeAnUndisturbedRun) {
     life.Finish();
     ASSERT_TRUE(life.ended.has_value());
     ASSERT_EQ(Outcome(*life.ended), expected);
+    // Whatever was killed when: nobody had to fetch a model twice.
+    EXPECT_EQ(memory.whole_fetched, static_cast<int>(memory.copies.size()));
   }
+  EXPECT_GT(cache.steps_taken, 0);
 }
 
 class ResumeTest : public ::testing::Test {
@@ -372,6 +406,40 @@ TEST_F(ResumeTest, MomentsThatAreNotThoseOfTheModel_AreRefused) {
   status = resume();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("missing"));
+}
+
+TEST_F(ResumeTest, AnotherDownlink_IsRefusedByTheKeysName) {
+  NewLife()->Begin();
+  auto life = NewLife();
+  life->options.downlink.codec = codec::Fp32Spec();
+  EXPECT_THAT(std::string(life->Create().message()), HasSubstr("downlink.codec is nothing"));
+}
+
+TEST_F(ResumeTest, ABroadcastModelThatIsNotTheOneCommitted_IsRefused_ALostStepIsNot) {
+  {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->Begin();
+    life->Connect(kTrainers);
+    for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
+    EXPECT_EQ(life->Status().round, RoundId(2));
+  }
+  const auto resume = [&] {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    return life->Create();
+  };
+  EXPECT_TRUE(resume().ok()) << resume();
+  ASSERT_TRUE(base::PosixEnv().RemoveFile(folder.path() + "/step-000001.qflf").ok());
+  EXPECT_TRUE(resume().ok()) << resume();
+  const std::string broadcast = folder.path() + "/broadcast-000001.safetensors";
+  auto bytes = base::PosixEnv().ReadFile(broadcast, 1 << 20);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  bytes->back() = static_cast<char>(bytes->back() ^ 1);
+  ASSERT_TRUE(base::PosixEnv().WriteFileAtomically(broadcast, *bytes).ok());
+  const absl::Status status = resume();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("broadcast model after round 1"));
 }
 
 TEST_F(ResumeTest, LimitsMayChange) {
