@@ -71,6 +71,29 @@ std::optional<double> BitsPerParameter(const Json& json) {
   return 8 * bytes / parameters;
 }
 
+// The same of the rounds that have it; none where none has.
+std::optional<double> SumWherePresent(const Json& json, std::initializer_list<const char*> path) {
+  std::optional<double> sum;
+  for (const Json& round : json.at("rounds")) {
+    const std::optional<double> value = NumberAt(round, path);
+    if (value.has_value()) sum = sum.value_or(0) + *value;
+  }
+  return sum;
+}
+
+// The mean over the rounds that made a model for clients to fetch.
+std::optional<double> DownlinkBitsPerParameter(const Json& json) {
+  double sum = 0, rounds = 0;
+  for (const Json& round : json.at("rounds")) {
+    const std::optional<double> bits = NumberAt(round, {"downlink_bits_per_parameter"});
+    if (!bits.has_value() || NumberAt(round, {"accepted"}).value_or(0) == 0 || *bits == 0) continue;
+    sum += *bits;
+    ++rounds;
+  }
+  if (rounds == 0) return std::nullopt;
+  return sum / rounds;
+}
+
 std::string Bytes(double v) { return terminal::HumanBytes(static_cast<uint64_t>(v)); }
 std::string Seconds(double v) { return absl::StrFormat(v < 10 ? "%.2f" : "%.1f", v); }
 std::string Percent(double v) { return absl::StrFormat("%.2f %%", 100 * v); }
@@ -138,6 +161,34 @@ std::vector<Measure> Measures() {
     }
   }
   add("bits per parameter, uplink", BitsPerParameter, Plain);
+  add("bits per parameter, downlink", DownlinkBitsPerParameter, Plain);
+  measures.back().optional = true;
+  for (const auto& [title, field] :
+       {std::pair<const char*, const char*>{"budget of all trainers", "total_bytes"},
+        {"budget of a round's uplink", "uplink_bytes_per_round"},
+        {"budget of a client", "bytes_per_client"},
+        {"spent, at the budget's level", "spent_bytes"}}) {
+    add(
+        title,
+        [f = std::string(field)](const Json& j) {
+          return NumberAt(j, {"budget", f.c_str()});
+        },
+        Bytes);
+    measures.back().optional = true;
+  }
+  for (const auto& [title, field] :
+       {std::pair<const char*, const char*>{"computing, measured, J", "compute_measured_j"},
+        {"computing, modelled, J", "compute_modelled_j"},
+        {"link, modelled, J", "link_modelled_j"},
+        {"carbon, modelled, g CO2e", "co2e_modelled_g"}}) {
+    add(
+        title,
+        [f = std::string(field)](const Json& j) {
+          return SumWherePresent(j, {"energy", f.c_str()});
+        },
+        Plain);
+    measures.back().optional = true;
+  }
   add(
       "seconds, all rounds",
       [](const Json& j) {
@@ -188,6 +239,7 @@ absl::StatusOr<std::string> Compare(const std::vector<std::string>& results_dirs
     table.AddRow(std::move(row));
   };
   add_text("uplink codec", "run", "codec");
+  add_text("downlink codec", "run", "downlink_codec");
   add_text("state", "state", nullptr);
   std::vector<std::string> rounds = {"rounds"};
   for (const Json& run : runs) {

@@ -81,6 +81,18 @@
     }
     return parameters > 0 ? 8 * carried / parameters : null;
   }
+  // The mean over the rounds that made a model for clients to fetch.
+  function downlinkBits(run) {
+    const bits = committed(run).filter((r) => r.accepted > 0).map((r) => r.downlink_bits_per_parameter);
+    return bits.length > 0 && bits.every(known) ? sum(bits) / bits.length : null;
+  }
+  function budgetOf(run) {
+    const b = run.summary.budget;
+    if (!b) return '–';
+    const limits = [['total_bytes', ''], ['uplink_bytes_per_round', ' up a round'], ['bytes_per_client', ' a client']]
+      .filter(([key]) => known(b[key])).map(([key, what]) => bytes(b[key]) + what);
+    return bytes(b.spent_bytes) + ' spent of ' + limits.join(', ') + ' (' + text(b.level) + ')';
+  }
   function finalAccuracy(run) {
     const evaluated = committed(run).filter((r) => accuracyOf(r) !== null);
     if (evaluated.length === 0) return null;
@@ -243,6 +255,7 @@
   function writeRuns() {
     const rows = [
       ['uplink codec', (run) => text(codecOf(run))],
+      ['downlink codec', (run) => text(run.summary.run && run.summary.run.downlink_codec)],
       ['state', (run) => text(run.summary.state)],
       ['why', (run) => text(run.summary.reason)],
       ['rounds', (run) => count(run.summary.rounds_committed)],
@@ -252,6 +265,9 @@
       ['late payload', (run) => bytes(sum(roundsOf(run).map((r) => r.late_payload_bytes)))],
       ['refused payload', (run) => bytes(sum(roundsOf(run).map((r) => r.refused_payload_bytes)))],
       ['bits a parameter, uplink', (run) => fixed(4)(bitsPerParameter(run))],
+      ['bits a parameter, downlink', (run) => fixed(4)(downlinkBits(run))],
+      ['budget', (run) => budgetOf(run)],
+      ['copies repaired', (run) => count(sum(roundsOf(run).map((r) => r.model_repairs)))],
       ...PHASES.map(([phase, title]) => ['seconds, ' + title, (run) => seconds(spent(run, phase))]),
       ['seconds, slowest client training', (run) => seconds(spent(run, 'client_train_max'))],
       ['seconds, slowest client upload', (run) => seconds(spent(run, 'client_upload_max'))],
