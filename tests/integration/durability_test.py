@@ -66,6 +66,16 @@ class Durability(FederationTest):
         plain, _ = self.killed("plain", self.synthetic_clients("plain"), [], round__rounds=4)
         self.assertNotEqual(plain, expected)
 
+    def test_quantised_downlink_goes_on_with_what_clients_hold(self):
+        quantised = {"downlink__codec": "bu:4", "server_optimiser__kind": "fedavgm", "round__rounds": 4}
+        expected, _ = self.killed("calm", self.synthetic_clients("calm"), [], **quantised)
+        found, lives = self.killed("killed", self.synthetic_clients("killed"), self.MOMENTS, **quantised)
+        self.assertEqual(found, expected)
+        calm, killed = self.summary("calm"), self.summary("killed")
+        self.assertEqual([(r["broadcast_sha256"], r["broadcast_payload"]) for r in calm["rounds"]],
+                         [(r["broadcast_sha256"], r["broadcast_payload"]) for r in killed["rounds"]])
+        self.assertEqual([e for life in lives for e in life.events("model_repaired")], [])
+
     @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
     def test_real_clients_same_model_as_undisturbed(self):
         expected, _ = self.killed("calm", self.real_clients("calm"), [])

@@ -48,6 +48,7 @@ struct Shape {
   codec::Spec codec;
   bool evaluate;
   uint32_t evaluate_on_clients_every;
+  codec::Spec downlink = codec::Fp32Spec();
 };
 
 Shape ShapeOf(uint64_t seed) {
@@ -59,6 +60,7 @@ Shape ShapeOf(uint64_t seed) {
   shape.codec = prng.Below(2) == 0 ? codec::Fp32Spec() : codec::BuSpec(16);
   shape.evaluate = prng.Below(2) == 0;
   shape.evaluate_on_clients_every = static_cast<uint32_t>(prng.Below(3));
+  if (prng.Below(2) == 0) shape.downlink = codec::BuSpec(4);
   return shape;
 }
 
@@ -68,6 +70,7 @@ RunOptions RunOf(const Shape& shape, uint64_t seed) {
   RunOptions run = PatientRun(shape.trainers, shape.rounds, shape.codec, shape.evaluate);
   run.run.seed = seed;
   run.policy.client_evaluation_every = shape.evaluate_on_clients_every;
+  run.downlink.codec = shape.downlink;
   return run;
 }
 
@@ -434,6 +437,43 @@ TEST(Simulation, AHundredClientsInOneProcess_FinishARound) {
   ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
   CheckInvariants(world);
   EXPECT_EQ(world.witness().accepted.size(), 100u);
+}
+
+TEST(Simulation, QuantisedDownlink_EveryCopyIsTheCoordinators_AndLittleIsFetched) {
+  uint64_t fetched[2];
+  for (const bool quantised : {false, true}) {
+    FederationWorld world(WorldOptions{});
+    const Shape shape{
+        6, 5, 2, codec::BuSpec(16), false, quantised ? codec::BuSpec(4) : codec::Fp32Spec()};
+    ASSERT_TRUE(world.StartRun(RunOf(shape, 1)).ok());
+    AddDaemons(world, shape);
+    ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+    CheckInvariants(world);
+    // A model is made, or fetched, only with the digest that the coordinator has.
+    EXPECT_EQ(world.log().Count("model_ready"), size_t{shape.trainers} * shape.rounds);
+    EXPECT_EQ(world.log().Count("model_repaired"), 0u);
+    fetched[quantised] = world.network().counts().fetched_bytes;
+  }
+  // Of five models one is fetched whole, and four as 2 bits of 32.
+  EXPECT_LT(100 * fetched[true], 27 * fetched[false]);
+}
+
+TEST(Simulation, QuantisedDownlink_WhoWasAway_CatchesUp) {
+  FederationWorld world(WorldOptions{});
+  const Shape shape{3, 6, 1, codec::BuSpec(16), false, codec::BuSpec(4)};
+  RunOptions run = RunOf(shape, 1);
+  run.policy.goal = 2;
+  ASSERT_TRUE(world.StartRun(run).ok());
+  AddDaemons(world, shape);
+  ASSERT_TRUE(
+      world.RunUntil([&] { return world.witness().committed.size() == 2; }, absl::Hours(1)));
+  world.Kill(0);
+  ASSERT_TRUE(
+      world.RunUntil([&] { return world.witness().committed.size() == 4; }, absl::Hours(1)));
+  world.Restart(0);
+  ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
+  CheckInvariants(world);
+  EXPECT_EQ(world.status().state, "finished");
 }
 
 TEST(Simulation, CutUploads_AreContinuedNotSentAgain) {
