@@ -44,9 +44,9 @@ class Transform {
   // Writes values() numbers to `to`. `data` has the shape that Create saw; example < data.count().
   void Apply(const Dataset& data, uint64_t example, float* to) const;
   // The same with what is random: words of base::PrngBlock of `key` with the purpose kAugment at
-  // pass x 2^32 + example; the first two place the crop's row and column. The third one's lowest bit
-  // flips in an even pass, and the odd one after it flips where that did not: who keeps two passes
-  // of an image has both its sides. pass < 2^16, example < 2^32.
+  // pass x 2^32 + example; the first two place the crop's row and column. The third one's lowest
+  // bit flips in an even pass, and the odd one after it flips where that did not: who keeps two
+  // passes of an image has both its sides. pass < 2^16, example < 2^32.
   void ApplyAugmented(const Dataset& data, uint64_t example, base::PrngKey key, uint32_t pass,
                       float* to) const;
 

@@ -3,8 +3,8 @@
 # deploy/experiments/NAME.toml says.
 #   deploy/experiments/run.sh mnist     LeNet-5 from Fashion-MNIST to MNIST; minutes
 #   deploy/experiments/run.sh cifar100 --weights FILE
-#                                       MobileNetV2 from ImageNet to CIFAR-100; an hour of one core, then
-#                                       ten minutes: what the frozen layers give is kept in files
+#                                       MobileNetV2 from ImageNet to CIFAR-100; about twenty minutes of two cores, then
+#                                       half of it: what the frozen layers give is kept in files
 # Options:
 #   --data-dir FOLDER   of the data set; else it is downloaded from its publisher to data/NAME
 #   --weights FILE      of cifar100: the features of MobileNetV2 with folded batch normalisation (README.md)

@@ -68,8 +68,8 @@ absl::Status Run(char** argv) {
         learner->Train(flat, data, all, {0.5, 0.25}, training, key, nullptr).status());
     std::printf("%.6f %.6f ", Seconds(CLOCK_MONOTONIC) - wall,
                 Seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu);
-    const base::Digest digest = base::Sha256(
-        {reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(flat[0])});
+    const base::Digest digest =
+        base::Sha256({reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(flat[0])});
     std::printf("%s\n", digest.Hex().c_str());
     std::fflush(stdout);
   }
