@@ -1,6 +1,7 @@
 // fuzz_seeds FOLDER: writes the seeds of every fuzz target below FOLDER.
 
 #include <cstdio>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -41,8 +42,14 @@ void AddUpdates(Corpus& corpus) {
     const codec::EncodedUpdate update =
         *codec::Encode(Reference().delta, ReferenceLayout(), *codec::ParseSpec(spec), {});
     corpus.Add("update_header", spec, update.header);
-    corpus.Add("update_chunk", spec, update.chunks[0]);
     corpus.Add("update_file", spec, codec::SerializeUpdate(update));
+  }
+  // Which header, then the chunk: see fuzz_update_chunk.cc.
+  for (size_t i = 0; i < std::size(kChunkSpecs); ++i) {
+    const codec::EncodedUpdate update =
+        *codec::Encode(Reference().delta, ReferenceLayout(), *codec::ParseSpec(kChunkSpecs[i]), {});
+    corpus.Add("update_chunk", kChunkSpecs[i],
+               absl::StrCat(std::string(1, static_cast<char>(i)), update.chunks[0]));
   }
 }
 

@@ -25,7 +25,7 @@ inline std::string Sealed(absl::string_view input) {
   return bytes;
 }
 
-// Chunks are judged against a header of each of these.
+// A chunk is judged against a header of one of these.
 inline constexpr const char* kChunkSpecs[] = {"fp32",
                                               "bu:5",
                                               "fp16",
