@@ -30,8 +30,8 @@ VENV = ROOT / "build/nncodec"
 ERRORS = (0.05, 0.15, 0.34)
 
 
-def enter_venv():
-    """Runs this script again in the environment that has NNCodec."""
+def enter_venv(script=__file__):
+    """Runs this script, or another one, again in the environment that has NNCodec."""
     python = VENV / "bin/python"
     if pathlib.Path(sys.prefix).resolve() == VENV.resolve():
         return
@@ -42,7 +42,7 @@ def enter_venv():
         subprocess.run([*pip, "numpy<2", "pandas", "scikit-learn"], check=True)
         subprocess.run([*pip, "--no-deps", "nncodec==2.1.3"], check=True)
         (VENV / "installed").touch()
-    os.execv(python, [str(python), __file__, *sys.argv[1:]])
+    os.execv(python, [str(python), script, *sys.argv[1:]])
 
 
 def load(path):
@@ -148,8 +148,9 @@ def main():
     return 1 if arguments.check and (mean > 0.85 or max(best) > 1) else 0
 
 
-if __name__ == "__main__":
-    enter_venv()
+def import_nncodec():
+    """Once in that environment: numpy and NNCodec, for the functions above."""
+    global nnc, np
     from unittest.mock import MagicMock
 
     import numpy as np
@@ -161,4 +162,8 @@ if __name__ == "__main__":
     sys.modules["nncodec.framework"] = MagicMock()
     from nncodec import nnc
 
+
+if __name__ == "__main__":
+    enter_venv()
+    import_nncodec()
     sys.exit(main())
