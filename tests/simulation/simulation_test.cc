@@ -444,7 +444,7 @@ TEST(Simulation, QuantisedDownlink_EveryCopyIsTheCoordinators_AndLittleIsFetched
   for (const bool quantised : {false, true}) {
     FederationWorld world(WorldOptions{});
     const Shape shape{
-        6, 5, 2, codec::BuSpec(16), false, quantised ? codec::BuSpec(4) : codec::Fp32Spec()};
+        6, 5, 2, codec::BuSpec(16), false, 0, quantised ? codec::BuSpec(4) : codec::Fp32Spec()};
     ASSERT_TRUE(world.StartRun(RunOf(shape, 1)).ok());
     AddDaemons(world, shape);
     ASSERT_TRUE(world.RunUntilOver(absl::Hours(3))) << world.log().Text();
@@ -460,7 +460,7 @@ TEST(Simulation, QuantisedDownlink_EveryCopyIsTheCoordinators_AndLittleIsFetched
 
 TEST(Simulation, QuantisedDownlink_WhoWasAway_CatchesUp) {
   FederationWorld world(WorldOptions{});
-  const Shape shape{3, 6, 1, codec::BuSpec(16), false, codec::BuSpec(4)};
+  const Shape shape{3, 6, 1, codec::BuSpec(16), false, 0, codec::BuSpec(4)};
   RunOptions run = RunOf(shape, 1);
   run.policy.goal = 2;
   ASSERT_TRUE(world.StartRun(run).ok());
