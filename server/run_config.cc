@@ -308,6 +308,11 @@ void DeclareDownlink(app::Config& config, RunConfig* c) {
                   .unit = "rounds"});
   config.Bool("downlink.allow_divergent", &c->allow_divergent,
               {.help = "Takes also a codec whose errors grow from round to round."});
+  config.Check({"downlink.codec", "downlink.allow_divergent"}, [c]() -> absl::Status {
+    const absl::StatusOr<codec::Spec> spec = codec::ParseSpec(c->downlink);
+    if (!spec.ok() || c->allow_divergent) return absl::OkStatus();
+    return coordinator::CheckDownlinkCodec(*spec);
+  });
 
   config.Section("budget",
                  "What the trainers' traffic may come to. A round that might pass it is not begun: "
