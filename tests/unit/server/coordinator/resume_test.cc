@@ -180,6 +180,7 @@ class Life : public CoordinatorTest {
       return;
     }
     if (const auto* evaluate = client.sink->Last<federation::EvaluateTask>()) {
+      Follow(memory_.copies[i], evaluate->model, evaluate->steps);
       federation::EvaluationReport evaluation;
       evaluation.accuracy = evaluate->model.bytes[1] / (256.0 + i);
       evaluation.loss = 1 - evaluation.accuracy;
