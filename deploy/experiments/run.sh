@@ -99,6 +99,8 @@ done
 
 echo
 "$bin/quantflctl" compare "${folders[@]}"
-"$bin/quantflctl" report "${folders[@]}" --out "$runs/$name" >/dev/null
+page="$runs/$name"
+[ "${#folders[@]}" -eq 1 ] || page+="-report"   # a folder of its own
+"$bin/quantflctl" report "${folders[@]}" --out "$page" >/dev/null
 echo
-echo "$runs/$name/report.html shows it in pictures."
+echo "$page/report.html shows it in pictures."

@@ -35,7 +35,7 @@ class Experiments(unittest.TestCase):
             bits[name] = max(r["bits_per_parameter"] for r in rounds)
         self.assertLess(bits["mnist"], 0.122)
         self.assertGreater(bits["mnist-bu-4-pack-rans"], 0.2)
-        self.assertIn("mnist-bu-4-pack-rans", (self.folder / "mnist/report.html").read_text())
+        self.assertIn("mnist-bu-4-pack-rans", (self.folder / "mnist-report/report.html").read_text())
 
     def test_bad_arguments_are_one_line_that_says_what_to_do(self):
         for arguments, said in ((["imagenet"], "unknown argument imagenet"), ([], "mnist or cifar100"),
