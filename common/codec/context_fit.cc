@@ -30,6 +30,11 @@ constexpr int kTried = 8;  // 2 * kReach + 1, and one more: a whole vector
 // Costs are in 1/16 bit, so that the sums of a row of this many codes fit 31 bits.
 constexpr uint32_t kCostBits = 4;
 constexpr uint64_t kRefinedMax = uint64_t{1} << 21;
+// An exponent is chosen by at least so many of its codes; what a class costs is told from so many
+// codes of a tensor, of at least so many rows.
+constexpr uint64_t kRefinedEnough = 512;
+constexpr uint64_t kCodesEnough = 1u << 18;
+constexpr uint64_t kRowsEnough = 64;
 constexpr uint64_t kCodesMax = uint64_t{1} << 28;  // a place and a deviation fit 32 bits
 
 // log2(x) in 1/16 bit, for x >= 1: the mantissa's logarithm by a parabola, right to 1/100 bit.
@@ -124,16 +129,21 @@ void FindDeviations(Tensor& tensor) {
   const uint64_t row_size = tensor.has_exponents ? tensor.row_size() : tensor.size;
   const uint8_t zero = tensor.zero;
   const uint64_t zeros = 0x0101010101010101u * zero;
-  tensor.deviations.reserve(tensor.size / 8);
-  tensor.row_ends.reserve(tensor.sizes[0]);
+  tensor.row_ends.reserve(tensor.size / row_size);
+  size_t found = 0;
+  uint64_t squares = 0;
   const auto add = [&](const uint8_t* row, uint64_t j) {
     const int d = std::min(kDeviations - 1, std::abs(int{row[j]} - int{zero}));
-    tensor.deviations.push_back(static_cast<uint32_t>(j << 4) | static_cast<uint32_t>(d));
-    tensor.squares += static_cast<uint64_t>(d * d);
+    tensor.deviations[found++] = static_cast<uint32_t>(j << 4) | static_cast<uint32_t>(d);
+    squares += static_cast<uint64_t>(d * d);
   };
   for (uint64_t i = 0; i < tensor.size; i += row_size) {
     const uint8_t* const row = tensor.codes + i;
     uint64_t j = 0;
+    // Room for a row, and for as many again of what comes.
+    if (tensor.deviations.size() < found + row_size) {
+      tensor.deviations.resize(std::min(2 * found + row_size + tensor.size / 8, tensor.size));
+    }
     for (; j + 8 <= row_size; j += 8) {
       uint64_t word;
       std::memcpy(&word, row + j, sizeof(word));
@@ -147,14 +157,35 @@ void FindDeviations(Tensor& tensor) {
     for (; j < row_size; ++j) {
       if (row[j] != zero) add(row, j);
     }
-    tensor.row_ends.push_back(static_cast<uint32_t>(tensor.deviations.size()));
+    tensor.row_ends.push_back(static_cast<uint32_t>(found));
   }
+  tensor.deviations.resize(found);
+  tensor.squares += squares;
 }
 
-// Calls visit(row, column, position, deviation) for each code that deviates; all of a tensor
-// without exponents are in row 0, column 0.
+// A part of a large tensor stands for all of it: of rows one in 2^rows_log2, of columns one in
+// 2^columns_log2 runs of kColumnRun, which a branch predicts.
+constexpr size_t kColumnRun = 64;
+struct Sample {
+  int rows_log2 = 0;
+  int columns_log2 = 0;
+
+  bool HasRow(size_t i) const { return (i & ((size_t{1} << rows_log2) - 1)) == 0; }
+  bool HasColumn(size_t j) const {
+    return (j / kColumnRun & ((size_t{1} << columns_log2) - 1)) == 0;
+  }
+  bool Has(size_t f, size_t i) const { return f == 0 ? HasRow(i) : f != 1 || HasColumn(i); }
+};
+
+// How often `available` can be halved while `enough` are left.
+int HalvingsTo(uint64_t enough, uint64_t available) {
+  return available < 2 * enough ? 0 : static_cast<int>(std::bit_width(available / enough)) - 1;
+}
+
+// Calls visit(row, column, position, deviation) for each code of the sample that deviates; all of a
+// tensor without exponents are in row 0, column 0.
 template <typename Visit>
-void ForEach(const Tensor& tensor, Visit visit) {
+void ForEach(const Tensor& tensor, Visit visit, Sample sample = {}) {
   if (!tensor.has_exponents) {
     for (const uint32_t deviation : tensor.deviations) {
       visit(size_t{0}, size_t{0}, size_t{0}, static_cast<size_t>(deviation & 15u));
@@ -162,11 +193,11 @@ void ForEach(const Tensor& tensor, Visit visit) {
     return;
   }
   const uint32_t positions = static_cast<uint32_t>(tensor.sizes[2]);
-  size_t at = 0;
-  for (size_t i = 0; i < tensor.row_ends.size(); ++i) {
-    for (; at < tensor.row_ends[i]; ++at) {
+  for (size_t i = 0; i < tensor.row_ends.size(); i += size_t{1} << sample.rows_log2) {
+    for (size_t at = i == 0 ? 0 : tensor.row_ends[i - 1]; at < tensor.row_ends[i]; ++at) {
       const uint32_t in_row = tensor.deviations[at] >> 4;
       const uint32_t column = positions == 1 ? in_row : in_row / positions;
+      if (!sample.HasColumn(column)) continue;
       visit(i, size_t{column}, size_t{in_row - column * positions},
             static_cast<size_t>(tensor.deviations[at] & 15u));
     }
@@ -197,10 +228,11 @@ void FirstLevels(Tensor& tensor) {
 
 using LevelCounts = std::array<uint64_t, 256>;  // of levels -128..127
 
-LevelCounts CountLevels(const std::vector<int>& levels) {
+LevelCounts CountLevels(const std::vector<int>& levels, size_t f, Sample sample) {
   LevelCounts counts{};
-  for (const int level : levels) {
-    ++counts[static_cast<size_t>(std::min(std::max(level, -128), 127) + 128)];
+  for (size_t i = 0; i < levels.size(); ++i) {
+    if (!sample.Has(f, i)) continue;
+    ++counts[static_cast<size_t>(std::min(std::max(levels[i], -128), 127) + 128)];
   }
   return counts;
 }
@@ -225,18 +257,27 @@ using Costs = std::vector<std::array<uint32_t, kDeviations>>;
 Costs MakeCosts(const std::vector<Tensor>& tensors, size_t class_count) {
   std::vector<std::array<uint64_t, kDeviations>> counts(class_count);
   for (const Tensor& tensor : tensors) {
-    LevelCounts levels = CountLevels(tensor.levels[0]);
-    for (size_t f = 1; f < kFactors; ++f) levels = Sums(levels, CountLevels(tensor.levels[f]));
+    // Weighted by how many each row stands for.
+    const Sample sample{tensor.has_exponents ? std::min(HalvingsTo(kRowsEnough, tensor.sizes[0]),
+                                                        HalvingsTo(kCodesEnough, tensor.size))
+                                             : 0,
+                        0};
+    LevelCounts levels = CountLevels(tensor.levels[0], 0, sample);
+    for (size_t f = 1; f < kFactors; ++f) {
+      levels = Sums(levels, CountLevels(tensor.levels[f], f, sample));
+    }
+    const uint64_t each = uint64_t{1} << sample.rows_log2;
     for (int level = -128; level < 128; ++level) {
       counts[static_cast<size_t>(tensor.Class(level))][0] +=
-          levels[static_cast<size_t>(level + 128)];
+          each * levels[static_cast<size_t>(level + 128)];
     }
-    ForEach(tensor, [&](size_t i, size_t j, size_t k, size_t d) {
+    const auto count = [&](size_t i, size_t j, size_t k, size_t d) {
       auto& of_class = counts[static_cast<size_t>(
           tensor.Class(tensor.levels[0][i] + tensor.levels[1][j] + tensor.levels[2][k]))];
-      --of_class[0];
-      ++of_class[d];
-    });
+      of_class[0] -= each;
+      of_class[d] += each;
+    };
+    ForEach(tensor, count, sample);
   }
   Costs costs(class_count);
   for (size_t c = 0; c < class_count; ++c) {
@@ -282,11 +323,17 @@ void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) 
   const uint64_t codes_each = tensor.size / tensor.sizes[f];
   if (tensor.sizes[f] == 1 || codes_each > kRefinedMax) return;
   const int centre = Centre(tensor.levels[f]);
+  // Rows are judged by a part of their columns, all else by a part of the rows.
+  const int halvings = HalvingsTo(kRefinedEnough, codes_each);
+  const Sample sample =
+      f != 0 ? Sample{std::min(halvings, HalvingsTo(kRowsEnough, tensor.sizes[0])), 0}
+             : Sample{0, std::min(halvings, HalvingsTo(4 * kColumnRun, tensor.sizes[1]))};
+  const int64_t each = int64_t{1} << (sample.rows_log2 + sample.columns_log2);
   // The codes of a row (or column, position), by the sum of their other exponents.
   LevelCounts others{};
   others[128] = 1;
   for (size_t g = 0; g < kFactors; ++g) {
-    if (g != f) others = Sums(others, CountLevels(tensor.levels[g]));
+    if (g != f) others = Sums(others, CountLevels(tensor.levels[g], g, sample));
   }
   // As if none deviated, for each level of the row.
   std::array<uint64_t, 256> zeros{};
@@ -318,19 +365,20 @@ void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) 
     const int32_t* const from = &extra[d * stride + static_cast<size_t>(x)];
     for (size_t t = 0; t < kTried; ++t) sums[index][t] += from[t];
   };
-  ForEach(tensor, [&](size_t i, size_t j, size_t k, size_t d) {
+  const auto visit = [&](size_t i, size_t j, size_t k, size_t d) {
     add(f == 0   ? i
         : f == 1 ? j
                  : k,
         tensor.levels[0][i] + tensor.levels[1][j] + tensor.levels[2][k], d);
-  });
+  };
+  ForEach(tensor, visit, sample);
   // Where nothing deviates the best level is the same for all.
   int quiet = centre;
   uint64_t quiet_cost = std::numeric_limits<uint64_t>::max();
   for (int e = -kExponentBias; e < kExponentBias; ++e) {
     const int level = std::min(std::max(centre + e, -128), 127);
-    const uint64_t cost =
-        zeros[static_cast<size_t>(level + 128)] + priors[static_cast<size_t>(e + 128)];
+    const uint64_t cost = static_cast<uint64_t>(each) * zeros[static_cast<size_t>(level + 128)] +
+                          priors[static_cast<size_t>(e + 128)];
     if (cost < quiet_cost) {
       quiet_cost = cost;
       quiet = level;
@@ -352,8 +400,8 @@ void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) 
           tried > 127) {
         continue;
       }
-      const int64_t cost = int64_t{sums[i][static_cast<size_t>(t)]} +
-                           static_cast<int64_t>(zeros[static_cast<size_t>(tried + 128)]) +
+      const int64_t cost = each * (int64_t{sums[i][static_cast<size_t>(t)]} +
+                                   static_cast<int64_t>(zeros[static_cast<size_t>(tried + 128)])) +
                            int64_t{priors[static_cast<size_t>(tried - centre + 128)]};
       if (cost < best_cost) {
         best_cost = cost;

@@ -6,9 +6,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/check.h"
 #include "common/base/crc32c.h"
 #include "common/base/status.h"
 #include "common/codec/bit_packing.h"
+#include "common/codec/block_scales.h"
 #include "common/codec/chunk_extents.h"
 #include "common/codec/fit.h"
 #include "common/codec/half.h"
@@ -26,6 +28,7 @@ namespace {
 using kernels::kSumLanes;
 // Parameters worked on at a time: stays in L1, and its packed codes end on a byte for any width.
 constexpr size_t kBlock = 4096;
+constexpr size_t kBlocksMax = kBlock / kBlockSizeStep;  // blocks in so many
 
 // Sums are taken over fixed lanes, parameter i of a block in lane i mod 16, so that instruction
 // sets agree.
@@ -86,6 +89,12 @@ std::string HeaderBytes(const Spec& spec, const Layout& layout, uint32_t params_
   return header;
 }
 
+// Blocks that are written as they are read: see BlockScales. The other ones are fitted one by one.
+bool StreamsBlocks(const Spec& spec) {
+  return spec.scope == Scope::kBlock && !HasExplicitCodebook(spec) &&
+         spec.rounding == Rounding::kNearest && spec.block_size <= kBlock;
+}
+
 // Looks at tensors, once, as the chunks come to them: what one chunk holds is then still in cache
 // when it is quantised.
 class ScopeFitter {
@@ -104,6 +113,7 @@ class ScopeFitter {
     Extremes extremes{};  // of the model
     for (; next_ < tensors.size() && (all || tensors[next_].offset < end); ++next_) {
       const Layout::Tensor& tensor = tensors[next_];
+      if (StreamsBlocks(spec_) && !TravelsAsFp32(spec_, tensor)) continue;
       const absl::Span<const float> values = delta_.subspan(tensor.offset, tensor.size);
       const kernels::Survey survey =
           kernels::SurveyValues(values.data(), values.size(), squares_.data());
@@ -129,8 +139,8 @@ class ScopeFitter {
     return absl::OkStatus();
   }
 
-  // One for each scope that the header describes. With scope block, and for fp16, a fit has only
-  // the scale of its tensor.
+  // One for each scope that the header describes, but for blocks that are streamed. With scope
+  // block, and for fp16, a fit has only the scale of its tensor.
   const std::vector<Fit>& fits() const { return fits_; }
   const Sums& squares() const { return squares_; }  // of all values so far
 
@@ -162,29 +172,37 @@ class ScopeFitter {
 class SegmentWriter {
  public:
   SegmentWriter(absl::Span<const float> delta, const Spec& spec, const base::PrngKey& key,
-                const std::vector<Fit>& fits)
-      : delta_(delta), spec_(spec), key_(key), fits_(fits), bits_(BitsPerCode(spec)) {}
+                const std::vector<Fit>& fits, BlockScales& scales, bool exact_errors)
+      : delta_(delta),
+        spec_(spec),
+        key_(key),
+        fits_(fits),
+        scales_(scales),
+        bits_(BitsPerCode(spec)),
+        exact_errors_(exact_errors) {}
 
-  // To out[0, extent.bytes).
-  absl::Status Write(const Extent& extent, char* out) {
+  // Appends extent.bytes, for which there is room.
+  absl::Status Write(const Extent& extent, std::string& out) {
     const float* const values = delta_.data() + extent.first;
     if (extent.is_fp32) {
-      std::memcpy(out, values, extent.bytes);
-      AddToChecksum(out, extent.bytes);
+      const char* const bytes = reinterpret_cast<const char*>(values);
+      out.append(bytes, extent.bytes);
+      AddToChecksum(bytes, extent.bytes);
       return absl::OkStatus();
     }
+    if (StreamsBlocks(spec_)) return WriteBlocks(extent, out);
     const Fit& fit = fits_[extent.range];
-    if (!HasCodes(spec_)) return WriteHalves(extent, fit.scale, out);
+    if (!HasCodes(spec_)) {
+      const size_t at = out.size();
+      out.resize(at + extent.bytes);
+      return WriteHalves(extent, fit.scale, &out[at]);
+    }
     if (spec_.scope != Scope::kBlock) {
       WriteCodes(values, extent.count, extent.first, fit, out);
       return absl::OkStatus();
     }
-    if (!HasExplicitCodebook(spec_) && spec_.rounding == Rounding::kNearest &&
-        spec_.block_size <= kBlock) {
-      return WriteBlocks(extent, fit.scale, out);
-    }
-    char* side = out;
-    char* codes = out + extent.side_bytes;
+    size_t side = out.size();
+    out.resize(side + extent.side_bytes);
     for (uint64_t done = 0; done < extent.count; done += spec_.block_size) {
       const uint64_t count = std::min<uint64_t>(spec_.block_size, extent.count - done);
       absl::StatusOr<Fit> block =
@@ -192,16 +210,16 @@ class SegmentWriter {
       QFL_RETURN_IF_ERROR(base::Annotate(
           block.status(),
           absl::StrCat("tensor ", extent.tensor, ", parameter ", extent.first + done)));
-      std::memcpy(side, block->side.data(), block->side.size());
+      out.replace(side, block->side.size(), block->side);
       side += block->side.size();
-      WriteCodes(values + done, count, extent.first + done, *block, codes);
-      codes += PackedBytes(count, bits_);
+      WriteCodes(values + done, count, extent.first + done, *block, out);
     }
     return absl::OkStatus();
   }
 
   uint32_t codes_crc32c() const { return codes_crc32c_; }
   const Sums& squared_error() const { return squared_error_; }
+  const Sums& squares() const { return squares_; }  // of the values of streamed blocks
 
  private:
   void AddToChecksum(const void* bytes, size_t size) {
@@ -233,21 +251,27 @@ class SegmentWriter {
   // Codes of one range, with their errors. count <= kBlock.
   void QuantiseAffine(const float* values, size_t count, AffineRange range, uint8_t* codes) {
     const kernels::Buckets buckets{range.lo, range.step, spec_.levels};
-    if (range.step > 0) {
+    if (range.step > 0 && !exact_errors_) {
       kernels::QuantiseNearestWithErrors(values, count, buckets, codes, squared_error_.data());
       return;
     }
-    std::memset(codes, 0, count);
+    if (range.step > 0) {
+      kernels::QuantiseNearest(values, count, buckets, codes);
+    } else {
+      std::memset(codes, 0, count);
+    }
     kernels::AddErrors(values, codes, count, buckets, squared_error_.data());
   }
 
-  char* WritePacked(size_t count, char* out) {
+  // By way of packed_: a string would first fill what it grows by with zeros.
+  void WritePacked(size_t count, std::string& out) {
     AddToChecksum(codes_.data(), count);
-    PackBits(absl::MakeConstSpan(codes_.data(), count), bits_, out);
-    return out + PackedBytes(count, bits_);
+    PackBits(absl::MakeConstSpan(codes_.data(), count), bits_, packed_.data());
+    out.append(packed_.data(), PackedBytes(count, bits_));
   }
 
-  void WriteCodes(const float* values, uint64_t total, uint64_t first, const Fit& fit, char* out) {
+  void WriteCodes(const float* values, uint64_t total, uint64_t first, const Fit& fit,
+                  std::string& out) {
     const bool at_once = fit.is_affine && spec_.quantiser == QuantiserId::kBu &&
                          spec_.rounding == Rounding::kNearest;
     for (uint64_t done = 0; done < total; done += kBlock) {
@@ -265,35 +289,43 @@ class SegmentWriter {
               squared_error_);
         }
       }
-      out = WritePacked(count, out);
+      WritePacked(count, out);
     }
   }
 
-  // Blocks of bu, rounded to nearest, of at most kBlock: as many at a time as go into kBlock.
-  absl::Status WriteBlocks(const Extent& extent, float scale, char* out) {
+  // As many blocks at a time as go into kBlock values.
+  absl::Status WriteBlocks(const Extent& extent, std::string& out) {
     const float* const values = delta_.data() + extent.first;
-    char* side = out;
-    char* packed = out + extent.side_bytes;
-    size_t pending = 0;
-    for (uint64_t done = 0; done < extent.count; done += spec_.block_size) {
-      const size_t count = std::min<uint64_t>(spec_.block_size, extent.count - done);
-      const absl::StatusOr<BlockRange> block =
-          FitBlockRange(ExtremesOf(absl::MakeConstSpan(values + done, count)), scale, spec_);
-      if (!block.ok()) {
-        return base::Annotate(block.status(), absl::StrCat("tensor ", extent.tensor, ", parameter ",
-                                                           extent.first + done));
+    const uint64_t step = kBlock / spec_.block_size * spec_.block_size;
+    const size_t side_at = out.size();
+    out.resize(side_at + extent.side_bytes);
+    char* side = &out[side_at];  // stays: there is room for what is appended
+    std::array<Extremes, kBlocksMax> extremes;
+    std::array<BlockRange, kBlocksMax> ranges;
+    for (uint64_t done = 0; done < extent.count; done += step) {
+      const size_t count = std::min(step, extent.count - done);
+      const size_t blocks = (count + spec_.block_size - 1) / spec_.block_size;
+      const kernels::Survey survey = kernels::SurveyBlocks(values + done, count, spec_.block_size,
+                                                           squares_.data(), extremes.data());
+      if (!survey.is_finite) return NotFinite(delta_);
+      const float scale = scales_.ForNext(extent.range, Extremes{survey.lo, survey.hi}.largest(),
+                                          side, blocks * wire::kBlockRangeBytes);
+      const size_t fitted = FitBlockRanges({extremes.data(), blocks}, scale, spec_, ranges.data());
+      for (size_t b = 0; b < blocks; ++b) {
+        const size_t first = b * spec_.block_size;
+        const size_t size = std::min<size_t>(spec_.block_size, count - first);
+        if (b == fitted) {
+          return base::Annotate(
+              FitBlock(absl::MakeConstSpan(values + done + first, size), scale, spec_).status(),
+              absl::StrCat("tensor ", extent.tensor, ", parameter ", extent.first + done + first));
+        }
+        std::memcpy(side, &ranges[b].lo_half, wire::kHalfBytes);
+        std::memcpy(side + wire::kHalfBytes, &ranges[b].step_half, wire::kHalfBytes);
+        side += wire::kBlockRangeBytes;
+        QuantiseAffine(values + done + first, size, ranges[b].range, codes_.data() + first);
       }
-      std::memcpy(side, &block->lo_half, wire::kHalfBytes);
-      std::memcpy(side + wire::kHalfBytes, &block->step_half, wire::kHalfBytes);
-      side += wire::kBlockRangeBytes;
-      QuantiseAffine(values + done, count, block->range, codes_.data() + pending);
-      pending += count;
-      if (pending + spec_.block_size > kBlock) {
-        packed = WritePacked(pending, packed);
-        pending = 0;
-      }
+      WritePacked(count, out);
     }
-    WritePacked(pending, packed);
     return absl::OkStatus();
   }
 
@@ -301,66 +333,127 @@ class SegmentWriter {
   const Spec& spec_;
   const base::PrngKey& key_;
   const std::vector<Fit>& fits_;
+  BlockScales& scales_;
   const int bits_;
+  const bool exact_errors_;
   uint32_t codes_crc32c_ = 0;
   Sums squared_error_{};
+  Sums squares_{};
   std::array<uint8_t, kBlock> codes_;
+  std::array<char, kBlock> packed_;
 };
 
-// `spec` has no rate control; delta and spec are checked.
-absl::StatusOr<EncodedUpdate> EncodeOnce(absl::Span<const float> delta, const Layout& layout,
-                                         const Spec& spec, const base::PrngKey& key) {
-  const uint32_t params_per_chunk = ParamsPerChunk(spec, layout);
-  const uint32_t chunk_count =
-      static_cast<uint32_t>((layout.n() + params_per_chunk - 1) / params_per_chunk);
+// An update's chunks in the fixed pack, and what its header will say.
+struct FixedUpdate {
+  std::vector<std::string> chunks;  // with room for their own fields
+  uint64_t block_side_bytes = 0;
+  std::string side;  // of the header
+  uint32_t codes_crc32c = 0;
+  double squared_error = 0;
+  double squared_norm = 0;
+};
 
-  EncodedUpdate update;
-  update.chunks.reserve(chunk_count);
+absl::string_view SegmentsOf(const std::string& chunk) {
+  return absl::string_view(chunk).substr(wire::kChunkCodes, chunk.size() - wire::kChunkFixedBytes);
+}
+
+// Writes the fields around a chunk's segments.
+void FinishChunk(uint32_t index, Pack pack, std::string& chunk) {
+  const size_t end = chunk.size() - wire::kCrcBytes;
+  wire::Store(chunk, wire::kChunkIndex, index);
+  wire::Store(chunk, wire::kChunkPack, pack);
+  wire::Store(chunk, wire::kChunkCodeSize, static_cast<uint32_t>(end - wire::kChunkCodes));
+  wire::Store(chunk, end, base::Crc32c(absl::string_view(chunk).substr(0, end)));
+}
+
+absl::StatusOr<FixedUpdate> WriteFixed(absl::Span<const float> delta, const Layout& layout,
+                                       const Spec& spec, const base::PrngKey& key,
+                                       uint32_t params_per_chunk, bool exact_errors,
+                                       BlockScales& scales) {
+  const uint64_t chunk_count = (layout.n() + params_per_chunk - 1) / params_per_chunk;
+  FixedUpdate fixed;
+  fixed.chunks.resize(chunk_count);
   ScopeFitter scopes(delta, layout, spec, key);
-  SegmentWriter writer(delta, spec, key, scopes.fits());
-  std::vector<std::string> fixed(chunk_count);
+  SegmentWriter writer(delta, spec, key, scopes.fits(), scales, exact_errors);
   for (uint32_t index = 0; index < chunk_count; ++index) {
     QFL_RETURN_IF_ERROR(scopes.FitUpTo((uint64_t{index} + 1) * params_per_chunk));
     const std::vector<Extent> extents = ChunkExtents(spec, layout, params_per_chunk, index);
     uint64_t segment_bytes = 0;
     for (const Extent& extent : extents) {
       segment_bytes += extent.bytes;
-      update.payload.side_information += extent.side_bytes;
+      fixed.block_side_bytes += extent.side_bytes;
     }
-    fixed[index].resize(segment_bytes);
-    size_t at = 0;
-    for (const Extent& extent : extents) {
-      QFL_RETURN_IF_ERROR(writer.Write(extent, &fixed[index][at]));
-      at += extent.bytes;
+    std::string& chunk = fixed.chunks[index];
+    chunk.reserve(wire::kChunkFixedBytes + segment_bytes);
+    chunk.resize(wire::kChunkCodes);
+    for (const Extent& extent : extents) QFL_RETURN_IF_ERROR(writer.Write(extent, chunk));
+    QFL_CHECK(chunk.size() == wire::kChunkCodes + segment_bytes);
+    chunk.resize(wire::kChunkFixedBytes + segment_bytes);
+  }
+  for (const Fit& fit : scopes.fits()) fixed.side += fit.side;
+  if (StreamsBlocks(spec)) {
+    for (uint32_t range = 0; range < layout.quantised_count(); ++range) {
+      const float scale = scales.scale(range);
+      fixed.side.append(reinterpret_cast<const char*>(&scale), sizeof(scale));
     }
   }
-  PackedUpdate packed = PackUpdate(std::move(fixed), layout, spec, params_per_chunk);
+  fixed.codes_crc32c = writer.codes_crc32c();
+  fixed.squared_error = Total(writer.squared_error());
+  fixed.squared_norm = Total(scopes.squares()) + Total(writer.squares());
+  return fixed;
+}
+
+// `spec` has no rate control; delta and spec are checked. A target for the error wants it exactly;
+// records do not.
+absl::StatusOr<EncodedUpdate> EncodeOnce(absl::Span<const float> delta, const Layout& layout,
+                                         const Spec& spec, const base::PrngKey& key,
+                                         bool exact_errors) {
+  const uint32_t params_per_chunk = ParamsPerChunk(spec, layout);
+  BlockScales scales(layout.quantised_count());
+  const auto write = [&] {
+    return WriteFixed(delta, layout, spec, key, params_per_chunk, exact_errors, scales);
+  };
+  QFL_ASSIGN_OR_RETURN(FixedUpdate fixed, write());
+  if (!scales.Unify()) {
+    QFL_ASSIGN_OR_RETURN(fixed, write());
+    scales.Unify();
+  }
+
+  EncodedUpdate update;
+  update.chunks = std::move(fixed.chunks);
+  const uint32_t chunk_count = static_cast<uint32_t>(update.chunks.size());
+  PackedUpdate packed;
+  packed.spec = spec;
+  if (spec.pack == Pack::kRans) {
+    std::vector<absl::string_view> segments;
+    segments.reserve(chunk_count);
+    for (const std::string& chunk : update.chunks) segments.push_back(SegmentsOf(chunk));
+    packed = PackUpdate(segments, layout, spec, params_per_chunk);
+  }
   for (uint32_t index = 0; index < chunk_count; ++index) {
-    const PackedChunk& part = packed.chunks[index];
-    const size_t end = wire::kChunkCodes + part.segments.size();
-    std::string chunk(wire::kChunkFixedBytes + part.segments.size(), '\0');
-    wire::Store(chunk, wire::kChunkIndex, index);
-    wire::Store(chunk, wire::kChunkPack, part.pack);
-    wire::Store(chunk, wire::kChunkCodeSize, static_cast<uint32_t>(part.segments.size()));
-    chunk.replace(wire::kChunkCodes, part.segments.size(), part.segments);
-    wire::Store(chunk, end, base::Crc32c(absl::string_view(chunk).substr(0, end)));
-    update.payload.codes += part.segments.size() - part.table_bytes;
-    update.payload.tables += part.table_bytes;
+    std::string& chunk = update.chunks[index];
+    uint64_t table_bytes = 0;
+    const bool is_packed = spec.pack == Pack::kRans && packed.chunks[index].has_value();
+    if (is_packed) {
+      const ChunkSegments& segments = *packed.chunks[index];
+      chunk.resize(wire::kChunkFixedBytes + segments.bytes.size());
+      chunk.replace(wire::kChunkCodes, segments.bytes.size(), segments.bytes);
+      table_bytes = segments.table_bytes;
+    }
+    FinishChunk(index, is_packed ? Pack::kRans : Pack::kFixed, chunk);
+    update.payload.codes += chunk.size() - wire::kChunkFixedBytes - table_bytes;
+    update.payload.tables += table_bytes;
     update.payload.headers += wire::kChunkFixedBytes;
-    update.chunks.push_back(std::move(chunk));
   }
-  update.payload.codes -= update.payload.side_information;  // of blocks, among the segments
-  std::string side;
-  for (const Fit& fit : scopes.fits()) side += fit.side;
-  side += packed.section;
+  update.payload.codes -= fixed.block_side_bytes;  // among the segments
+  const std::string side = fixed.side + packed.section;
   update.payload.tables += packed.table_bytes;
-  update.payload.side_information -= packed.table_bytes;
+  update.payload.side_information = fixed.block_side_bytes + side.size() - packed.table_bytes;
   update.header =
-      HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count, writer.codes_crc32c(), side);
-  update.payload.side_information += side.size();
+      HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count, fixed.codes_crc32c, side);
   update.payload.headers += wire::kHeaderFixedBytes;
-  update.squared_error = Total(writer.squared_error());
-  update.squared_norm = Total(scopes.squares());
+  update.squared_error = fixed.squared_error;
+  update.squared_norm = fixed.squared_norm;
   return update;
 }
 
@@ -381,7 +474,9 @@ absl::StatusOr<EncodedUpdate> Encode(absl::Span<const float> delta, const Layout
     QFL_RETURN_IF_ERROR(base::Annotate(CheckFinite(coefficients), "after the transform"));
     delta = coefficients;
   }
-  const auto encode = [&](const Spec& fixed) { return EncodeOnce(delta, layout, fixed, key); };
+  const auto encode = [&](const Spec& fixed) {
+    return EncodeOnce(delta, layout, fixed, key, spec.target_nmse > 0);
+  };
   return HasRateControl(spec) ? EncodeAtRate(delta, layout, spec, encode) : encode(spec);
 }
 

@@ -263,31 +263,37 @@ absl::StatusOr<Fit> FitScope(Parts parts, Extremes extremes, const Spec& spec) {
   return fit;
 }
 
-// lo is rounded down and step up, so that no value is outside.
-absl::StatusOr<BlockRange> FitBlockRange(Extremes extremes, float scale, const Spec& spec) {
+// lo is rounded down and step up, so that no value is outside. Blocks do not wait for each other:
+// nothing here branches on values.
+size_t FitBlockRanges(absl::Span<const Extremes> extremes, float scale, const Spec& spec,
+                      BlockRange* ranges) {
   // scale is a power of two: so is its inverse, and multiplying by it divides.
   const double inverse = 1 / static_cast<double>(scale);
-  const double lo = static_cast<double>(extremes.lo) * inverse;
-  const double hi = static_cast<double>(extremes.hi) * inverse;
-  uint16_t lo_half = 0;
-  double step = 0;
-  if (spec.rounding == Rounding::kStochastic) {
-    // Wider by more than the rounding of lo can move it.
-    const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
-    step = FromHalf(ToHalf((hi - lo + margin) / (spec.levels - 1), HalfRounding::kUp));
-    lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
-  } else {
-    lo_half = ToHalf(lo, HalfRounding::kDown);
-    step = (hi - static_cast<double>(FromHalf(lo_half))) / spec.levels;
+  const double levels = spec.levels;
+  const bool is_stochastic = spec.rounding == Rounding::kStochastic;
+  for (size_t i = 0; i < extremes.size(); ++i) {
+    const double lo = static_cast<double>(extremes[i].lo) * inverse;
+    const double hi = static_cast<double>(extremes[i].hi) * inverse;
+    uint16_t lo_half = 0;
+    double step = 0;
+    if (is_stochastic) {
+      // Wider by more than the rounding of lo can move it.
+      const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
+      step = FromHalf(ToHalf((hi - lo + margin) / (levels - 1), HalfRounding::kUp));
+      lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
+    } else {
+      lo_half = ToHalf(lo, HalfRounding::kDown);
+      step = (hi - static_cast<double>(FromHalf(lo_half))) / levels;
+    }
+    const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
+    const AffineRange range{FromHalf(lo_half) * scale, FromHalf(step_half) * scale};
+    if (!std::isfinite(range.lo) || !std::isfinite(range.step) ||
+        !std::isfinite(range.Representative(spec.levels - 1u))) {
+      return i;
+    }
+    ranges[i] = {lo_half, step_half, range};
   }
-  const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
-  const BlockRange block{
-      lo_half, step_half, {FromHalf(lo_half) * scale, FromHalf(step_half) * scale}};
-  if (!std::isfinite(block.range.lo) || !std::isfinite(block.range.step) ||
-      !std::isfinite(block.range.Representative(spec.levels - 1u))) {
-    return TooWide(extremes);
-  }
-  return block;
+  return extremes.size();
 }
 
 absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const Spec& spec) {
@@ -298,7 +304,9 @@ absl::StatusOr<Fit> FitBlock(absl::Span<const float> values, float scale, const 
     QFL_RETURN_IF_ERROR(SetCodebook(MeansOf(parts, spec, fit), scale, spec.levels, fit));
     return fit;
   }
-  QFL_ASSIGN_OR_RETURN(const BlockRange block, FitBlockRange(ExtremesOf(values), scale, spec));
+  const Extremes extremes = ExtremesOf(values);
+  BlockRange block;
+  if (FitBlockRanges({&extremes, 1}, scale, spec, &block) == 0) return TooWide(extremes);
   Append(fit.side, block.lo_half);
   Append(fit.side, block.step_half);
   SetRange(block.range, spec.levels, fit);

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/prng.h"
+#include "common/codec/kernels.h"
 #include "common/codec/spec.h"
 #include "common/codec/update.h"
 
@@ -35,12 +36,7 @@ struct Fit {
   Codebook codebook{};
 };
 
-// -0 as +0.
-struct Extremes {
-  float lo;
-  float hi;
-  float largest() const { return std::max(std::fabs(lo), std::fabs(hi)); }  // magnitude
-};
+using kernels::Extremes;
 Extremes ExtremesOf(absl::Span<const float> values);
 
 // For scope tensor or model; INVALID_ARGUMENT if a range or representative is beyond fp32.
@@ -55,7 +51,10 @@ struct BlockRange {
   uint16_t step_half;
   AffineRange range;
 };
-absl::StatusOr<BlockRange> FitBlockRange(Extremes extremes, float scale, const Spec& spec);
+// Of blocks of one tensor, one after the other: ranges[extremes.size()]. Gives how many there are
+// before the first one whose range is beyond fp32; FitBlock has the error.
+size_t FitBlockRanges(absl::Span<const Extremes> extremes, float scale, const Spec& spec,
+                      BlockRange* ranges);
 
 // Codes of values[0, count), which are the update's parameters from `first` on. count <= 4096.
 void Quantise(const float* values, size_t count, uint64_t first, const Spec& spec, const Fit& fit,

@@ -6,6 +6,8 @@
 // them: kernels_test compares all instruction sets that the machine has. Nothing is checked here:
 // callers know sizes and ranges. Any thread; pointers need no alignment.
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +25,12 @@ struct Survey {
   bool is_finite;  // else lo, hi and the sums are unspecified
 };
 
+struct Extremes {
+  float lo;  // -0 as +0
+  float hi;
+  float largest() const { return std::max(std::fabs(lo), std::fabs(hi)); }  // magnitude
+};
+
 // The buckets of bu: code = min(levels - 1, floor((x - lo) / step)), each operation rounded to
 // fp32, and what the codes decode to: lo + (code + 0.5) * step, two roundings.
 struct Buckets {
@@ -30,6 +38,13 @@ struct Buckets {
   float step;  // > 0
   uint32_t levels;
 };
+
+// Whether errors can be taken in units of the step: neither it nor its inverse is near the ends of
+// fp32, and what codes decode to is exact to 2^-11 of a step.
+inline bool HasPlainSteps(Buckets buckets) {
+  const float lo = buckets.lo < 0 ? -buckets.lo : buckets.lo;
+  return buckets.step >= 0x1p-60f && buckets.step <= 0x1p60f && lo <= 0x1p12f * buckets.step;
+}
 
 // Of stochastic rounding, in fp64: code = floor((x - offset) / unit + shift + random * 2^-32),
 // limited to 0 .. last.
@@ -40,18 +55,34 @@ struct Positions {
   uint32_t last;
 };
 
+// Of uniform, in fp64, with a = |x| / unit: k = floor(a + offset + random * 2^-32), but 0 if a is
+// below `least`; at most `zero`. The code is zero + k for x >= 0, else zero - k.
+struct Magnitudes {
+  double unit;  // > 0
+  double offset;
+  double least;
+  uint32_t zero;  // up to 127
+};
+
 // count >= 1. Adds the squares, in fp64, to squares[kSumLanes].
 Survey SurveyValues(const float* values, size_t count, double* squares);
 // The least and the largest of finite values; count >= 1.
 Survey FindExtremes(const float* values, size_t count);
+// SurveyValues, and the extremes of each block of `block_size` values, the last one of what is
+// left.
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
+                    Extremes* extremes);
 
 // (x - lo) / step must be in 0 .. 2 * levels for all values.
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes);
-// And adds the squares, in fp64, of the differences, in fp32, between what the codes decode to and
-// the values to errors[kSumLanes].
+// And adds the squared errors to errors[kSumLanes], for records: those of AddErrors but for about
+// 2^-16 of them. Where HasPlainSteps, in fp32 and in steps, p = (x - lo) * (1 / step) - 0.5, at
+// most levels - 0.5, then (p - code)^2, summed over the values of a call; the sums times step^2, in
+// fp64, are added. Else those of AddErrors.
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors);
-// The same sums for codes that are known.
+// The squares, in fp64, of the differences, in fp32, between what the codes decode to and the
+// values.
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                double* errors);
 
@@ -61,6 +92,10 @@ void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_
 void QuantiseStochastic(const float* values, const uint32_t* words, size_t count,
                         const Positions& positions, uint8_t* codes);
 
+// `words` as above, or null for random numbers of 0.
+void QuantiseUniform(const float* values, const uint32_t* words, size_t count,
+                     const Magnitudes& magnitudes, uint8_t* codes);
+
 // The fixed pack, bits 1..8: PackedBytes(count, bits) bytes, the padding zero.
 void Pack(const uint8_t* codes, size_t count, int bits, char* packed);
 void Unpack(const char* packed, size_t count, int bits, uint8_t* codes);
@@ -69,6 +104,9 @@ uint8_t LargestCode(const uint8_t* codes, size_t count);
 
 // The exact fold: sums[i] += by_code[code i]. by_code has 2^bits entries.
 void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums);
+
+// means[i] = fp32(fp64(sums[i]) / weight * unit), each operation rounded.
+void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 
 // The entropy decoder's states, and how many codes it decodes at a time.
 inline constexpr size_t kRansStates = 32;
@@ -91,6 +129,8 @@ namespace reference {
 
 Survey SurveyValues(const float* values, size_t count, double* squares);
 Survey FindExtremes(const float* values, size_t count);
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
+                    Extremes* extremes);
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes);
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors);
@@ -99,10 +139,13 @@ void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets 
 void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words);
 void QuantiseStochastic(const float* values, const uint32_t* words, size_t count,
                         const Positions& positions, uint8_t* codes);
+void QuantiseUniform(const float* values, const uint32_t* words, size_t count,
+                     const Magnitudes& magnitudes, uint8_t* codes);
 void Pack(const uint8_t* codes, size_t count, int bits, char* packed);
 void Unpack(const char* packed, size_t count, int bits, uint8_t* codes);
 uint8_t LargestCode(const uint8_t* codes, size_t count);
 void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums);
+void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 
 }  // namespace reference
 }  // namespace quantfl::codec::kernels

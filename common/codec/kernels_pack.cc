@@ -366,6 +366,22 @@ void AddPackedHere(const char* packed, size_t count, int bits, const int64_t* by
   }
 }
 
+void MeansOfHere(const int64_t* sums, size_t count, double weight, double unit, float* means) {
+  size_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::ScalableTag<double> d;
+  const hn::Rebind<int64_t, decltype(d)> di;
+  const hn::Rebind<float, decltype(d)> df;
+  const auto w = hn::Set(d, weight);
+  const auto u = hn::Set(d, unit);
+  for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+    const auto sum = hn::ConvertTo(d, hn::LoadU(di, sums + i));
+    hn::StoreU(hn::DemoteTo(df, sum / w * u), df, means + i);
+  }
+#endif
+  reference::MeansOf(sums + i, count - i, weight, unit, means + i);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace quantfl::codec::kernels
 HWY_AFTER_NAMESPACE();
@@ -377,6 +393,7 @@ HWY_EXPORT(PackHere);
 HWY_EXPORT(UnpackHere);
 HWY_EXPORT(LargestCodeHere);
 HWY_EXPORT(AddPackedHere);
+HWY_EXPORT(MeansOfHere);
 
 void Pack(const uint8_t* codes, size_t count, int bits, char* packed) {
   HWY_DYNAMIC_DISPATCH(PackHere)(codes, count, bits, packed);
@@ -389,6 +406,9 @@ uint8_t LargestCode(const uint8_t* codes, size_t count) {
 }
 void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums) {
   HWY_DYNAMIC_DISPATCH(AddPackedHere)(packed, count, bits, by_code, sums);
+}
+void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means) {
+  HWY_DYNAMIC_DISPATCH(MeansOfHere)(sums, count, weight, unit, means);
 }
 
 }  // namespace quantfl::codec::kernels

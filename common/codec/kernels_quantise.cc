@@ -13,6 +13,7 @@
 // Included once for each instruction set.
 #include "hwy/foreach_target.h"
 //
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,6 +29,10 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
 }
 void FindExtremesHere(const float* values, size_t count, Survey* survey) {
   *survey = reference::FindExtremes(values, count);
+}
+void SurveyBlocksHere(const float* values, size_t count, size_t block_size, double* squares,
+                      Extremes* extremes, Survey* survey) {
+  *survey = reference::SurveyBlocks(values, count, block_size, squares, extremes);
 }
 void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
   reference::QuantiseNearest(values, count, buckets, codes);
@@ -46,6 +51,10 @@ void RandomWordsHere(const base::PrngKey& key, uint64_t first, size_t count, uin
 void QuantiseStochasticHere(const float* values, const uint32_t* words, size_t count,
                             const Positions& positions, uint8_t* codes) {
   reference::QuantiseStochastic(values, words, count, positions, codes);
+}
+void QuantiseUniformHere(const float* values, const uint32_t* words, size_t count,
+                         const Magnitudes& magnitudes, uint8_t* codes) {
+  reference::QuantiseUniform(values, words, count, magnitudes, codes);
 }
 
 #else
@@ -90,6 +99,13 @@ HWY_INLINE void Reduce(VF low, VF high, const float* values, size_t from, size_t
   survey->lo = lo + 0.0f;
   survey->hi = hi + 0.0f;
 }
+
+// Values worked on at a time, so that one branch sees to many of them.
+constexpr size_t kStep = 32;
+// How far ahead values are fetched from memory: as many as the encoder surveys at a time before it
+// quantises them. The first half of each kStep while these are surveyed, the other one while they
+// are quantised, so that memory is busy all the time.
+constexpr size_t kAhead = 4096;
 
 void FindExtremesHere(const float* values, size_t count, Survey* survey) {
   const DF d;
@@ -137,11 +153,62 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
   }
 }
 
+void SurveyBlocksHere(const float* values, size_t count, size_t block_size, double* squares,
+                      Extremes* extremes, Survey* survey) {
+  const DF d;
+  const DU du;
+  if (block_size % kSumLanes != 0) {
+    for (size_t at = 0; at < count; at += block_size) {
+      Survey block;
+      FindExtremesHere(values + at, std::min(block_size, count - at), &block);
+      *extremes++ = {block.lo, block.hi};
+    }
+    SurveyValuesHere(values, count, squares, survey);
+    return;
+  }
+  VD sums[kSumVectors];
+  LoadSums(squares, sums);
+  VF least = hn::Set(d, values[0]);
+  VF most = least;
+  hn::Vec<DU> largest = hn::Zero(du);
+  const auto magnitude = hn::Set(du, 0x7fffffffu);
+  const size_t whole = count / kSumLanes * kSumLanes;
+  bool rest_is_finite = true;
+  for (size_t begin = 0; begin < count; begin += block_size, ++extremes) {
+    const size_t end = std::min(count, begin + block_size);
+    VF low = hn::Set(d, values[begin]);
+    VF high = low;
+    size_t i = begin;
+    for (; i + kSumLanes <= end; i += kSumLanes) {
+      if (i % kStep == 0) hwy::Prefetch(values + i + kAhead);
+      for (size_t j = 0; j < kSumLanes / kN; ++j) {
+        const VF x = hn::LoadU(d, values + i + j * kN);
+        low = hn::Min(low, x);
+        high = hn::Max(high, x);
+        largest = hn::Max(largest, hn::And(hn::BitCast(du, x), magnitude));
+        AddSquares(x, j, sums);
+      }
+    }
+    least = hn::Min(least, low);
+    most = hn::Max(most, high);
+    Survey block;
+    Reduce(low, high, values, i, end, &block);
+    *extremes = {block.lo, block.hi};
+  }
+  StoreSums(sums, squares);
+  Reduce(least, most, values, whole, count, survey);
+  for (size_t i = whole; i < count; ++i) {
+    const double x = static_cast<double>(values[i]);
+    squares[i - whole] += x * x;
+    rest_is_finite = rest_is_finite && values[i] - values[i] == 0.0f;
+  }
+  survey->is_finite = rest_is_finite && hn::AllTrue(DI(), hn::Lt(hn::BitCast(DI(), largest),
+                                                                 hn::Set(DI(), 0x7f800000)));
+}
+
 // What a bucket's code decodes to, given the code as a number.
 HWY_INLINE VF Decoded(VF code, VF lo, VF step) { return lo + (code + hn::Set(DF(), 0.5f)) * step; }
 
-// Values worked on at a time, so that one branch sees to many of them.
-constexpr size_t kStep = 32;
 constexpr size_t kStepVectors = kStep / kN;
 
 // A product with the rounded reciprocal of the step tells the bucket of all values but those within
@@ -161,31 +228,33 @@ HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint
   const VF step = hn::Set(d, buckets.step);
   const VF inverse = hn::Set(d, 1.0f / buckets.step);
   const VF half = hn::Set(d, 0.5f);
-  const VF zero = hn::Zero(d);
-  const VF top = hn::Set(d, static_cast<float>(buckets.levels) - 1.0f);
+  const VF end = hn::Set(d, static_cast<float>(buckets.levels) - 0.5f);
   // Adding it rounds to the nearest integer, which then stands in the low bits.
   const VF magic = hn::Set(d, 0x1.8p23f);
   const auto byte = hn::Set(du, 0xffu);
-  // The product and the quotient together err by less than 4 roundings of at most 2 * levels.
-  const VF clear = hn::Set(d, 0.5f - static_cast<float>(buckets.levels) * 0x1p-21f);
+  // The product and the quotient together err by less than 4 roundings of at most 2 * levels; one
+  // more level for the square's own rounding.
+  const float margin = 0.5f - static_cast<float>(buckets.levels + 1) * 0x1p-21f;
+  const VF clear = hn::Set(d, margin * margin);
   const auto last = hn::Set(di, static_cast<int32_t>(buckets.levels) - 1);
   const bool reciprocal = buckets.step >= kReciprocalStepMin && buckets.step <= kReciprocalStepMax;
-  VD sums[kSumVectors];
-  if (kWithErrors) LoadSums(errors, sums);
+  VF sums[kSumLanes / kN];
+  for (size_t j = 0; j < kSumLanes / kN; ++j) sums[j] = hn::Zero(d);
 
   const size_t whole = count / kStep * kStep;
   for (size_t i = 0; i < whole; i += kStep) {
-    VF code[kStepVectors];
-    VF farthest = zero;
+    hwy::Prefetch(values + i + kSumLanes + kAhead);
+    VF square[kStepVectors];
+    VF farthest = hn::Zero(d);
     if (HWY_LIKELY(reciprocal)) {
       for (size_t j = 0; j < kStepVectors; ++j) {
         const VF x = hn::LoadU(d, values + i + j * kN);
-        // Half a bucket down, so that floor becomes the nearest integer. The ends of the range have
-        // no edge to miss.
-        const VF at = hn::Max(hn::Min((x - lo) * inverse - half, top), zero);
+        // Half a bucket down, so that floor becomes the nearest integer.
+        const VF at = hn::Min((x - lo) * inverse - half, end);
         const VF shifted = at + magic;
-        code[j] = shifted - magic;
-        farthest = hn::Max(farthest, hn::Abs(at - code[j]));
+        const VF error = at - (shifted - magic);
+        square[j] = error * error;
+        farthest = hn::Max(farthest, square[j]);
         hn::StoreU(hn::U8FromU32(hn::And(hn::BitCast(du, shifted), byte)), du8, codes + i + j * kN);
       }
     }
@@ -193,34 +262,51 @@ HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint
       for (size_t j = 0; j < kStepVectors; ++j) {
         const VF x = hn::LoadU(d, values + i + j * kN);
         const auto c = hn::Min(hn::ConvertTo(di, (x - lo) / step), last);
-        code[j] = hn::ConvertTo(d, c);
         hn::StoreU(hn::U8FromU32(hn::BitCast(du, c)), du8, codes + i + j * kN);
+        const VF error = hn::Min((x - lo) * inverse - half, end) - hn::ConvertTo(d, c);
+        square[j] = error * error;
       }
     }
     if (kWithErrors) {
       for (size_t j = 0; j < kStepVectors; ++j) {
-        const VF x = hn::LoadU(d, values + i + j * kN);
-        AddSquares(Decoded(code[j], lo, step) - x, j % (kSumLanes / kN), sums);
+        sums[j % (kSumLanes / kN)] = sums[j % (kSumLanes / kN)] + square[j];
       }
     }
   }
-  if (kWithErrors) StoreSums(sums, errors);
-  if (whole == count) return;
   // kStep is a multiple of the lanes: the rest begins at lane 0.
-  if (kWithErrors) {
-    reference::QuantiseNearestWithErrors(values + whole, count - whole, buckets, codes + whole,
-                                         errors);
-  } else {
+  if (whole != count) {
     reference::QuantiseNearest(values + whole, count - whole, buckets, codes + whole);
   }
+  if (!kWithErrors) return;
+  float lanes[kSumLanes];
+  for (size_t j = 0; j < kSumLanes / kN; ++j) hn::StoreU(sums[j], d, lanes + j * kN);
+  const float plain_inverse = 1.0f / buckets.step;
+  const float plain_end = static_cast<float>(buckets.levels) - 0.5f;
+  for (size_t i = whole; i < count; ++i) {
+    const float at = (values[i] - buckets.lo) * plain_inverse - 0.5f;
+    const float error = (at < plain_end ? at : plain_end) - static_cast<float>(codes[i]);
+    lanes[i % kSumLanes] += error * error;
+  }
+  const double square = static_cast<double>(buckets.step) * static_cast<double>(buckets.step);
+  for (size_t lane = 0; lane < kSumLanes; ++lane) {
+    errors[lane] += static_cast<double>(lanes[lane]) * square;
+  }
 }
+
+void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
+                   double* errors);
 
 void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
   Nearest<false>(values, count, buckets, codes, nullptr);
 }
 void QuantiseNearestWithErrorsHere(const float* values, size_t count, Buckets buckets,
                                    uint8_t* codes, double* errors) {
-  Nearest<true>(values, count, buckets, codes, errors);
+  if (HasPlainSteps(buckets)) {
+    Nearest<true>(values, count, buckets, codes, errors);
+  } else {
+    Nearest<false>(values, count, buckets, codes, nullptr);
+    AddErrorsHere(values, codes, count, buckets, errors);
+  }
 }
 
 void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
@@ -326,6 +412,35 @@ void QuantiseStochasticHere(const float* values, const uint32_t* words, size_t c
   reference::QuantiseStochastic(values + i, words + i, count - i, positions, codes + i);
 }
 
+void QuantiseUniformHere(const float* values, const uint32_t* words, size_t count,
+                         const Magnitudes& magnitudes, uint8_t* codes) {
+  const DD d;
+  const DHalf df;
+  const hn::Rebind<int32_t, DD> di;
+  const hn::Rebind<uint32_t, DD> du;
+  const hn::Rebind<uint8_t, DD> du8;
+  const VD unit = hn::Set(d, magnitudes.unit);
+  const VD offset = hn::Set(d, magnitudes.offset);
+  const VD least = hn::Set(d, magnitudes.least);
+  const VD zero = hn::Set(d, static_cast<double>(magnitudes.zero));
+  const auto sign = hn::Set(du, 0x80000000u);
+  size_t i = 0;
+  for (; i + kND <= count; i += kND) {
+    const VD x = hn::PromoteTo(d, hn::LoadU(df, values + i));
+    const VD steps = hn::Abs(x) / unit;
+    VD sum = steps + offset;
+    if (words != nullptr) {
+      const auto word = hn::BitCast(di, hn::Xor(hn::LoadU(du, words + i), sign));
+      sum = sum + (hn::PromoteTo(d, word) + hn::Set(d, 0x1p31)) * hn::Set(d, 0x1p-32);
+    }
+    const VD k = hn::IfThenZeroElse(hn::Lt(steps, least), hn::Min(hn::Floor(sum), zero));
+    const VD code = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), zero - k, zero + k);
+    hn::StoreU(hn::DemoteTo(du8, hn::DemoteTo(di, code)), du8, codes + i);
+  }
+  reference::QuantiseUniform(values + i, words == nullptr ? nullptr : words + i, count - i,
+                             magnitudes, codes + i);
+}
+
 #endif  // HWY_TARGET == HWY_SCALAR
 
 }  // namespace HWY_NAMESPACE
@@ -337,11 +452,13 @@ namespace quantfl::codec::kernels {
 
 HWY_EXPORT(SurveyValuesHere);
 HWY_EXPORT(FindExtremesHere);
+HWY_EXPORT(SurveyBlocksHere);
 HWY_EXPORT(QuantiseNearestHere);
 HWY_EXPORT(QuantiseNearestWithErrorsHere);
 HWY_EXPORT(AddErrorsHere);
 HWY_EXPORT(RandomWordsHere);
 HWY_EXPORT(QuantiseStochasticHere);
+HWY_EXPORT(QuantiseUniformHere);
 
 Survey SurveyValues(const float* values, size_t count, double* squares) {
   Survey survey;
@@ -351,6 +468,12 @@ Survey SurveyValues(const float* values, size_t count, double* squares) {
 Survey FindExtremes(const float* values, size_t count) {
   Survey survey;
   HWY_DYNAMIC_DISPATCH(FindExtremesHere)(values, count, &survey);
+  return survey;
+}
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
+                    Extremes* extremes) {
+  Survey survey;
+  HWY_DYNAMIC_DISPATCH(SurveyBlocksHere)(values, count, block_size, squares, extremes, &survey);
   return survey;
 }
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
@@ -370,6 +493,10 @@ void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_
 void QuantiseStochastic(const float* values, const uint32_t* words, size_t count,
                         const Positions& positions, uint8_t* codes) {
   HWY_DYNAMIC_DISPATCH(QuantiseStochasticHere)(values, words, count, positions, codes);
+}
+void QuantiseUniform(const float* values, const uint32_t* words, size_t count,
+                     const Magnitudes& magnitudes, uint8_t* codes) {
+  HWY_DYNAMIC_DISPATCH(QuantiseUniformHere)(values, words, count, magnitudes, codes);
 }
 
 }  // namespace quantfl::codec::kernels

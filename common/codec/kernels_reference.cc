@@ -41,6 +41,15 @@ Survey SurveyValues(const float* values, size_t count, double* squares) {
   return survey;
 }
 
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
+                    Extremes* extremes) {
+  for (size_t at = 0; at < count; at += block_size) {
+    const Survey block = reference::FindExtremes(values + at, std::min(block_size, count - at));
+    *extremes++ = {block.lo, block.hi};
+  }
+  return reference::SurveyValues(values, count, squares);
+}
+
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
   const int last = static_cast<int>(buckets.levels) - 1;
   for (size_t i = 0; i < count; ++i) {
@@ -61,7 +70,22 @@ void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets 
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors) {
   reference::QuantiseNearest(values, count, buckets, codes);
-  reference::AddErrors(values, codes, count, buckets, errors);
+  if (!HasPlainSteps(buckets)) {
+    reference::AddErrors(values, codes, count, buckets, errors);
+    return;
+  }
+  const float inverse = 1.0f / buckets.step;
+  const float end = static_cast<float>(buckets.levels) - 0.5f;
+  float sums[kSumLanes] = {};
+  for (size_t i = 0; i < count; ++i) {
+    const float position = (values[i] - buckets.lo) * inverse - 0.5f;
+    const float error = (position < end ? position : end) - static_cast<float>(codes[i]);
+    sums[i % kSumLanes] += error * error;
+  }
+  const double square = static_cast<double>(buckets.step) * static_cast<double>(buckets.step);
+  for (size_t lane = 0; lane < kSumLanes; ++lane) {
+    errors[lane] += static_cast<double>(sums[lane]) * square;
+  }
 }
 
 void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words) {
@@ -78,6 +102,19 @@ void QuantiseStochastic(const float* values, const uint32_t* words, size_t count
         (static_cast<double>(values[i]) - positions.offset) / positions.unit + positions.shift;
     const double code = std::floor(at + static_cast<double>(words[i]) * 0x1p-32);
     codes[i] = static_cast<uint8_t>(std::clamp(code, 0.0, last));
+  }
+}
+
+void QuantiseUniform(const float* values, const uint32_t* words, size_t count,
+                     const Magnitudes& magnitudes, uint8_t* codes) {
+  const int zero = static_cast<int>(magnitudes.zero);
+  const double most = magnitudes.zero;
+  for (size_t i = 0; i < count; ++i) {
+    const double steps = std::fabs(static_cast<double>(values[i])) / magnitudes.unit;
+    const double random = words == nullptr ? 0 : static_cast<double>(words[i]) * 0x1p-32;
+    const double k = std::min(std::floor(steps + magnitudes.offset + random), most);
+    const int limited = steps < magnitudes.least ? 0 : static_cast<int>(k);
+    codes[i] = static_cast<uint8_t>(values[i] < 0 ? zero - limited : zero + limited);
   }
 }
 
@@ -120,6 +157,12 @@ void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_cod
     reference::Unpack(packed + group / 8 * static_cast<size_t>(bits), i - group + 1, bits, codes);
     code = codes[i - group];
     sums[i] += by_code[code];
+  }
+}
+
+void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means) {
+  for (size_t i = 0; i < count; ++i) {
+    means[i] = static_cast<float>(static_cast<double>(sums[i]) / weight * unit);
   }
 }
 

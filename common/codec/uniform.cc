@@ -94,12 +94,6 @@ void Append(std::string& bytes, T value) {
   wire::Store(bytes, at, value);
 }
 
-// k >= 0 steps with the sign of x, as a code.
-uint8_t CodeOf(double k, float x, int zero) {
-  const int steps = static_cast<int>(std::clamp(k, 0.0, static_cast<double>(zero)));
-  return static_cast<uint8_t>(zero + (x < 0 ? -steps : steps));
-}
-
 }  // namespace
 
 absl::StatusOr<std::vector<Fit>> FitUniform(Parts parts, absl::Span<const uint64_t> firsts,
@@ -133,22 +127,15 @@ void QuantiseUniform(const float* values, size_t count, uint64_t first, const Sp
   }
   const double unit = static_cast<double>(step);
   const double half_zero = static_cast<double>(spec.zero);
+  const uint32_t middle = spec.levels / 2u;
   if (spec.rounding == Rounding::kNearest) {
     const double offset = half_zero == 0 ? 0.5 : 1 - half_zero;
-    for (size_t i = 0; i < count; ++i) {
-      const double steps = std::fabs(static_cast<double>(values[i])) / unit;
-      codes[i] = CodeOf(std::floor(steps + offset), values[i], zero);
-    }
+    kernels::QuantiseUniform(values, nullptr, count, {unit, offset, 0, middle}, codes);
     return;
   }
-  std::array<uint32_t, 4> words{};
-  for (size_t i = 0; i < count; ++i) {
-    const uint64_t parameter = first + i;
-    if (i == 0 || parameter % 4 == 0) words = base::PrngBlock(key, parameter / 4);
-    const double random = static_cast<double>(words[parameter % 4]) * 0x1p-32;
-    const double steps = std::fabs(static_cast<double>(values[i])) / unit;
-    codes[i] = CodeOf(steps < half_zero ? 0 : std::floor(steps + random), values[i], zero);
-  }
+  std::array<uint32_t, kBlock> words;
+  kernels::RandomWords(key, first, count, words.data());
+  kernels::QuantiseUniform(values, words.data(), count, {unit, 0, half_zero, middle}, codes);
 }
 
 }  // namespace quantfl::codec

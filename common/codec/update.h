@@ -35,9 +35,10 @@ struct PayloadBytes {
 struct EncodedUpdate {
   std::string header;
   std::vector<std::string> chunks;
-  PayloadBytes payload;      // total() == header.size() + sum of chunk sizes
-  double squared_error = 0;  // sum of (decoded - delta)^2, for records; with a transform, which
-                             // keeps it but for roundings, of coefficients
+  PayloadBytes payload;  // total() == header.size() + sum of chunk sizes
+  // Sum of (decoded - delta)^2, for records; of bu rounded to nearest right to about 2^-16 of it.
+  // With a transform, which keeps it but for roundings, of coefficients.
+  double squared_error = 0;
   double squared_norm = 0;  // sum of delta^2, likewise
 };
 

@@ -13,7 +13,7 @@ namespace quantfl::codec {
 namespace {
 
 // Of the update, as the decoder will see them; 0 where a tensor has none.
-std::vector<uint8_t> CodesOf(const std::vector<std::string>& fixed, const Layout& layout,
+std::vector<uint8_t> CodesOf(absl::Span<const absl::string_view> fixed, const Layout& layout,
                              const Spec& spec, uint32_t params_per_chunk) {
   std::vector<uint8_t> codes(layout.n());
   const int bits = BitsPerCode(spec);
@@ -31,38 +31,28 @@ std::vector<uint8_t> CodesOf(const std::vector<std::string>& fixed, const Layout
 }
 
 // With `contexts`, or without if that is null. Gives the bytes of all chunks' segments.
-uint64_t PackChunks(const std::vector<std::string>& fixed, const Layout& layout, const Spec& spec,
-                    uint32_t params_per_chunk, const ContextModel* contexts,
-                    std::vector<PackedChunk>& chunks) {
+uint64_t PackChunks(absl::Span<const absl::string_view> fixed, const Layout& layout,
+                    const Spec& spec, uint32_t params_per_chunk, const ContextModel* contexts,
+                    std::vector<std::optional<ChunkSegments>>& chunks) {
   uint64_t bytes = 0;
   chunks.clear();
   chunks.reserve(fixed.size());
   for (uint32_t index = 0; index < fixed.size(); ++index) {
     const std::vector<Extent> extents = ChunkExtents(spec, layout, params_per_chunk, index);
-    std::optional<ChunkSegments> rans = FixedToRans(fixed[index], extents, spec, layout, contexts);
-    if (rans.has_value()) {
-      chunks.push_back({Pack::kRans, std::move(rans->bytes), rans->table_bytes});
-    } else {
-      chunks.push_back({Pack::kFixed, fixed[index], 0});
-    }
-    bytes += chunks.back().segments.size();
+    chunks.push_back(FixedToRans(fixed[index], extents, spec, layout, contexts));
+    bytes += chunks.back().has_value() ? chunks.back()->bytes.size() : fixed[index].size();
   }
   return bytes;
 }
 
 }  // namespace
 
-PackedUpdate PackUpdate(std::vector<std::string> fixed, const Layout& layout, const Spec& spec,
-                        uint32_t params_per_chunk) {
+PackedUpdate PackUpdate(absl::Span<const absl::string_view> fixed, const Layout& layout,
+                        const Spec& spec, uint32_t params_per_chunk) {
   PackedUpdate packed;
   packed.spec = spec;
   packed.spec.context = Context::kNone;
   packed.spec.class_rule = ClassRule::kNone;
-  if (spec.pack != Pack::kRans) {
-    for (std::string& segments : fixed)
-      packed.chunks.push_back({Pack::kFixed, std::move(segments)});
-    return packed;
-  }
   std::optional<ContextFit> fit;
   if (spec.context == Context::kOwn) {
     fit = FitContexts(CodesOf(fixed, layout, spec, params_per_chunk), layout, spec);
@@ -75,7 +65,7 @@ PackedUpdate PackUpdate(std::vector<std::string> fixed, const Layout& layout, co
     plain = PackChunks(fixed, layout, spec, params_per_chunk, nullptr, packed.chunks);
   }
   if (!fit.has_value()) return packed;
-  std::vector<PackedChunk> chunks;
+  std::vector<std::optional<ChunkSegments>> chunks;
   const uint64_t with_contexts =
       PackChunks(fixed, layout, spec, params_per_chunk, &fit->model, chunks);
   if (!is_clear && fit->section.size() + with_contexts >= plain) return packed;

@@ -22,7 +22,7 @@ constexpr int kBoundExponentMin = -4;
 constexpr int kBoundExponentMinFp32 = 10;
 constexpr int kBoundExponentMax = 100;
 constexpr size_t kBlock = 4096;         // values decoded at a time
-constexpr uint64_t kSumBlock = 8192;    // sums that stay in cache while updates are added to them
+constexpr uint64_t kSumBlock = 4096;    // sums that stay in L1 while updates are added to them
 constexpr size_t kChunksTogether = 16;  // of so many updates: up to 192 KiB each
 
 absl::Status CheckOptions(const codec::Layout& layout, const FoldOptions& options) {
@@ -245,9 +245,7 @@ void MeanOf(absl::Span<const int64_t> sums, uint64_t first, uint64_t total_weigh
     const double unit = std::ldexp(1.0, exponent - options.fraction_bits);
     const uint64_t from = std::max(first, tensor->offset) - first;
     const uint64_t to = std::min(end, tensor->offset + tensor->size) - first;
-    for (uint64_t i = from; i < to; ++i) {
-      out[i] = static_cast<float>(static_cast<double>(sums[i]) / weight * unit);
-    }
+    codec::kernels::MeansOf(sums.data() + from, to - from, weight, unit, out + from);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -104,6 +105,30 @@ TEST_P(Kernels, Survey_IsTheReferences) {
   }
 }
 
+TEST_P(Kernels, SurveyOfBlocks_IsTheReferences) {
+  for (const size_t n : kSizes) {
+    for (const size_t block_size : {8u, 16u, 24u, 32u, 256u, 4096u}) {
+      const size_t blocks = (n + block_size - 1) / block_size;
+      for (const std::vector<float>& values : Inputs(n)) {
+        Sums expected{1.0}, sums{1.0};
+        std::vector<Extremes> plain(blocks), extremes(blocks + 1, Extremes{7, 7});
+        const Survey all =
+            reference::SurveyBlocks(values.data(), n, block_size, expected.data(), plain.data());
+        const Survey survey =
+            SurveyBlocks(values.data(), n, block_size, sums.data(), extremes.data());
+        EXPECT_EQ(BitsOf({survey.lo, survey.hi}), BitsOf({all.lo, all.hi})) << n;
+        EXPECT_TRUE(survey.is_finite);
+        EXPECT_EQ(sums, expected) << n;
+        EXPECT_EQ(extremes[blocks].lo, 7);
+        for (size_t b = 0; b < blocks; ++b) {
+          EXPECT_EQ(BitsOf({extremes[b].lo, extremes[b].hi}), BitsOf({plain[b].lo, plain[b].hi}))
+              << n << " in blocks of " << block_size;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Kernels, SurveyOfAnInfinityOrNan_SaysSo_WhereverItIs) {
   for (const size_t n : {1u, 17u, 100u}) {
     for (size_t at = 0; at < n; ++at) {
@@ -114,6 +139,8 @@ TEST_P(Kernels, SurveyOfAnInfinityOrNan_SaysSo_WhereverItIs) {
         Sums sums{};
         EXPECT_FALSE(SurveyValues(values.data(), n, sums.data()).is_finite);
         EXPECT_FALSE(reference::SurveyValues(values.data(), n, sums.data()).is_finite);
+        std::vector<Extremes> extremes(n);
+        EXPECT_FALSE(SurveyBlocks(values.data(), n, 16, sums.data(), extremes.data()).is_finite);
       }
     }
   }
@@ -140,7 +167,11 @@ TEST_P(Kernels, QuantiseNearest_IsTheReferences_ForEveryLevelCount) {
       QuantiseNearest(values.data(), n, buckets, plain.data());
       ASSERT_EQ(plain, expected) << levels;
       AddErrors(values.data(), plain.data(), n, buckets, again.data());
-      ASSERT_EQ(again, expected_errors) << levels;
+      Sums exact{};
+      reference::AddErrors(values.data(), plain.data(), n, buckets, exact.data());
+      ASSERT_EQ(again, exact) << levels;
+      const double sum = std::accumulate(exact.begin(), exact.end(), 0.0);
+      ASSERT_NEAR(std::accumulate(errors.begin(), errors.end(), 0.0), sum, 1e-3 * sum) << levels;
     }
   }
 }
@@ -199,6 +230,53 @@ TEST_P(Kernels, QuantiseStochastic_IsTheReferences) {
         ASSERT_TRUE(std::equal(expected.begin(), expected.end(), codes.begin())) << n;
         ASSERT_EQ(codes[n], kUntouched);
       }
+    }
+  }
+}
+
+TEST_P(Kernels, QuantiseUniform_IsTheReferences) {
+  for (const size_t n : kSizes) {
+    std::vector<uint32_t> words(n);
+    reference::RandomWords({.run_seed = n}, 0, n, words.data());
+    words[0] = 0;
+    words[n - 1] = ~0u;
+    for (const std::vector<float>& values : Inputs(n)) {
+      const Survey survey = reference::FindExtremes(values.data(), n);
+      const double largest = Extremes{survey.lo, survey.hi}.largest();
+      for (const uint32_t zero : {1u, 7u, 127u}) {
+        const double unit = largest > 0 ? 1.3 * largest / zero : 1.0;
+        for (const Magnitudes& magnitudes :
+             {Magnitudes{unit, 0.5, 0, zero}, Magnitudes{unit / 4, 0.25, 0, zero},
+              Magnitudes{unit, 0, 0.75, zero}}) {
+          for (const uint32_t* const random : {words.data(), static_cast<uint32_t*>(nullptr)}) {
+            std::vector<uint8_t> expected(n), codes(n + kGuard, kUntouched);
+            reference::QuantiseUniform(values.data(), random, n, magnitudes, expected.data());
+            QuantiseUniform(values.data(), random, n, magnitudes, codes.data());
+            ASSERT_TRUE(std::equal(expected.begin(), expected.end(), codes.begin())) << n;
+            ASSERT_EQ(codes[n], kUntouched);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, Means_AreTheReferences_OfSumsOfAnySize) {
+  base::Prng prng({.run_seed = 9});
+  for (const size_t n : kSizes) {
+    std::vector<int64_t> sums(n);
+    for (int64_t& sum : sums) {
+      sum = static_cast<int64_t>(prng.NextU64()) >> (1 + prng.Below(62));
+    }
+    sums[0] = int64_t{1} << 62;
+    // Between two doubles, and a half of one to either side.
+    sums[n - 1] = -((int64_t{1} << 53) + 1);
+    std::vector<float> expected(n), means(n + 1, 7.0f);
+    for (const double weight : {1.0, 7.0, 9600.0}) {
+      reference::MeansOf(sums.data(), n, weight, 0x1p-47, expected.data());
+      MeansOf(sums.data(), n, weight, 0x1p-47, means.data());
+      ASSERT_EQ(means[n], 7.0f);
+      ASSERT_EQ(BitsOf({means.data(), n}), BitsOf(expected)) << n;
     }
   }
 }
