@@ -144,9 +144,9 @@ class Compose(unittest.TestCase):
         files = [word for name in self.files for word in ("-f", str(ROOT / name))]
         return tool(*compose_command(), *files, *arguments, check=check, env={**self.environment, **self.variables}, cwd=ROOT)
 
-    def up(self, clients, **variables):
+    def up(self, clients, evaluators=1, **variables):
         self.variables.update({name: str(value) for name, value in variables.items()})
-        self.compose("up", "-d", "--scale", f"client={clients}")
+        self.compose("up", "-d", "--scale", f"client={clients}", "--scale", f"evaluator={evaluators}")
 
     def containers(self, service):
         return self.compose("ps", "-q", service).split()
@@ -218,12 +218,14 @@ class Compose(unittest.TestCase):
             (self.runs / run).rename(aside / run)
 
         first, second = self.follow("demo-fp32"), self.follow("demo-bu16")
-        self.up(clients, RUNS="", AWAY_MS_MAX="")
-        # Looked up before the rounds begin, which are shorter than a question to the engine.
+        # Without an evaluator no round begins, and a busy engine takes longer for its answers than for a round.
+        self.up(clients, evaluators=0, RUNS="", AWAY_MS_MAX="")
         (coordinator,), trainers = self.containers("coordinator"), self.containers("client")
         names = {container: f"{self.device(container)}/0" for container in trainers}
+        pids = {container: self.inspect(container)["State"]["Pid"] for container in (trainers[0], coordinator)}
+        self.up(clients)
         everything = [coordinator, *trainers, *self.containers("evaluator"), *self.containers("watch")]
-        self.kill_a_client_and_the_coordinator(first, trainers[0], names[trainers[0]], coordinator)
+        self.kill_a_client_and_the_coordinator(first, pids, names[trainers[0]])
         self.pull_the_cable(second, trainers[-1], names[trainers[-1]], clients)
         self.switch_everything_off(second, everything, clients)
         table = self.end("watch")
@@ -273,20 +275,20 @@ class Compose(unittest.TestCase):
             print(f"{way}: interfaces {amount}, ledger {said[way]}, {100 * (said[way] / amount - 1):+.3f} %")
             self.assertLess(abs(said[way] - amount), 0.01 * amount, f"{way}: interfaces {amount}, ledger {said[way]}")
 
-    def kill_a_client_and_the_coordinator(self, log, victim, name, coordinator):
+    def kill_a_client_and_the_coordinator(self, log, pids, name):
         """With a signal from outside, as when memory is short: after `docker kill` the engine would leave them dead."""
-        pids = [self.inspect(container)["State"]["Pid"] for container in (victim, coordinator)]
+        client, coordinator = pids.values()
         log.wait_for("round_started")
-        os.kill(pids[0], signal.SIGKILL)
+        os.kill(client, signal.SIGKILL)
         log.wait_for("rejoined", client=name)
         log.skip()
         log.wait_for("update_accepted")
-        os.kill(pids[1], signal.SIGKILL)
+        os.kill(coordinator, signal.SIGKILL)
         found = log.wait_for("run_recovered")
         print(found.line)
         self.assertEqual(found.fields["members"], "4")
         log.wait_for("run_finished")
-        for container in (victim, coordinator):
+        for container in pids:
             self.assertGreaterEqual(self.inspect(container)["RestartCount"], 1)
 
     def pull_the_cable(self, log, cut, name, clients):
