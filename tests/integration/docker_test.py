@@ -133,7 +133,7 @@ class Compose(unittest.TestCase):
         self.addCleanup(self.check_nothing_is_left)
         self.addCleanup(self.compose, "down", "-v", "--remove-orphans", check=False)
         self.files = ["docker/compose.yaml"]
-        self.variables = {"RESULTS": str(self.runs), "EXAMPLES": "12000"}
+        self.variables = {"RESULTS": str(self.runs), "EXAMPLES": "18000"}
 
     def check_nothing_is_left(self):
         for kind in (["container", "ls", "-a"], ["volume", "ls"], ["network", "ls"]):
@@ -223,8 +223,10 @@ class Compose(unittest.TestCase):
         (coordinator,), trainers = self.containers("coordinator"), self.containers("client")
         names = {container: f"{self.device(container)}/0" for container in trainers}
         pids = {container: self.inspect(container)["State"]["Pid"] for container in (trainers[0], coordinator)}
-        self.up(clients)
-        everything = [coordinator, *trainers, *self.containers("evaluator"), *self.containers("watch")]
+        self.compose("up", "--no-start", "--no-deps", "evaluator")
+        (evaluator,) = self.containers("evaluator")
+        everything = [coordinator, *trainers, evaluator, *self.containers("watch")]
+        tool("docker", "start", evaluator)
         self.kill_a_client_and_the_coordinator(first, pids, names[trainers[0]])
         self.pull_the_cable(second, trainers[-1], names[trainers[-1]], clients)
         self.switch_everything_off(second, everything, clients)
