@@ -194,7 +194,7 @@ TEST_F(DownlinkTest, CopiesAreBitIdenticalAfterEveryRound) {
     Round({0, 1});
     if (HasFatalFailure()) return;
     const federation::TrainTask next = clients[0].Task();
-    const RoundRecord& record = Status().rounds[static_cast<size_t>(round - 1)];
+    const RoundRecord record = Status().rounds[static_cast<size_t>(round - 1)];
     EXPECT_EQ(next.model, record.broadcast);
     EXPECT_NE(record.broadcast, record.model);
     EXPECT_EQ(next.model_bytes, (*coordinator->Find(next.model))->bytes.size());

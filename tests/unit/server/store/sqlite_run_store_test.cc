@@ -137,7 +137,8 @@ TEST_F(SqliteRunStoreTest, WhatClientsHold_IsFoundAgain_WithTheLastSteps) {
   ASSERT_EQ(run.steps.size(), 2u);
   EXPECT_EQ(run.steps[0].second, "step 3");
   ASSERT_TRUE(RemoveRun(env, folder.path()).ok());
-  for (const std::string& name : *env.List(folder.path())) {
+  const std::vector<std::string> left = *env.List(folder.path());
+  for (const std::string& name : left) {
     EXPECT_EQ(name.find("step-"), std::string::npos);
     EXPECT_EQ(name.find("broadcast-"), std::string::npos);
   }
