@@ -33,13 +33,6 @@ absl::Status Diverges(const codec::Spec& spec, absl::string_view why) {
       "fp32 are stable; downlink.allow_divergent = true takes it all the same"));
 }
 
-std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
-  auto artifact = std::make_shared<Artifact>();
-  artifact->digest = base::Sha256(bytes);
-  artifact->bytes = std::move(bytes);
-  return artifact;
-}
-
 absl::StatusOr<std::vector<float>> Trained(const std::string& safetensors,
                                            const model::Schema& schema) {
   QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(safetensors, schema));
@@ -47,6 +40,13 @@ absl::StatusOr<std::vector<float>> Trained(const std::string& safetensors,
 }
 
 }  // namespace
+
+std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
+  auto artifact = std::make_shared<Artifact>();
+  artifact->digest = base::Sha256(bytes);
+  artifact->bytes = std::move(bytes);
+  return artifact;
+}
 
 absl::Status CheckDownlinkCodec(const codec::Spec& spec) {
   if (spec.rounding == codec::Rounding::kStochastic) {

@@ -24,6 +24,9 @@
 
 namespace quantfl::coordinator {
 
+// With its digest.
+std::shared_ptr<const Artifact> MakeArtifact(std::string bytes);
+
 // One that takes clients from the broadcast model of the round before to that of `round`.
 struct KeptStep {
   base::RoundId round;

@@ -19,13 +19,6 @@ using base::SteadyTime;
 
 constexpr size_t kRunIdBytes = 8;
 
-std::shared_ptr<const Artifact> MakeArtifact(std::string bytes) {
-  auto artifact = std::make_shared<Artifact>();
-  artifact->digest = base::Sha256(bytes);
-  artifact->bytes = std::move(bytes);
-  return artifact;
-}
-
 // Of updates to a model.
 absl::StatusOr<std::shared_ptr<const std::vector<int8_t>>> BoundsOf(const std::string& safetensors,
                                                                     const model::Schema& schema,

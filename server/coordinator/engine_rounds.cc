@@ -198,11 +198,8 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
       schema_->Scatter(trained, absl::MakeSpan(flat));
     }
     std::vector<float>().swap(mean);
-    auto artifact = std::make_shared<Artifact>();
-    artifact->bytes = model::SerializeSafetensors(
-        *schema_, flat, model::MetadataOfRound(metadata_, *schema_, round.value()));
-    artifact->digest = base::Sha256(artifact->bytes);
-    return artifact;
+    return MakeArtifact(model::SerializeSafetensors(
+        *schema_, flat, model::MetadataOfRound(metadata_, *schema_, round.value())));
   };
   FoldResult result;
   const auto make = [&]() -> absl::Status {

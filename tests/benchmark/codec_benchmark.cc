@@ -14,6 +14,7 @@
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "server/aggregation/fold.h"
+#include "tests/benchmark/in_memory_update.h"
 
 namespace quantfl {
 namespace {
@@ -76,21 +77,6 @@ void Decode(benchmark::State& state) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * kParams * sizeof(float)));
 }
 BENCHMARK(Decode)->ArgName("levels")->Arg(10)->Arg(16)->Arg(0);
-
-class InMemory : public aggregation::UpdateSource {
- public:
-  InMemory(codec::EncodedUpdate update, const codec::Layout& layout)
-      : update_(std::move(update)), header_(*codec::ParseHeader(update_.header, layout)) {}
-  const codec::UpdateHeader& header() const override { return header_; }
-  uint32_t weight() const override { return 600; }
-  absl::StatusOr<std::string> ReadChunk(uint32_t index) const override {
-    return update_.chunks[index];
-  }
-
- private:
-  codec::EncodedUpdate update_;
-  codec::UpdateHeader header_;
-};
 
 void Fold(benchmark::State& state) {
   const codec::Layout layout = OneTensor(kParams);

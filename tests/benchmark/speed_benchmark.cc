@@ -18,6 +18,7 @@
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "server/aggregation/fold.h"
+#include "tests/benchmark/in_memory_update.h"
 
 namespace quantfl {
 namespace {
@@ -125,21 +126,6 @@ void EncodeUneven(benchmark::State& state, const char* text) {
   static const auto* const delta = new std::vector<float>(Uneven(0));
   Encode(state, text, LayoutOf({kRows, kColumns}), *delta);
 }
-
-class InMemory : public aggregation::UpdateSource {
- public:
-  InMemory(codec::EncodedUpdate update, const codec::Layout& layout)
-      : update_(std::move(update)), header_(*codec::ParseHeader(update_.header, layout)) {}
-  const codec::UpdateHeader& header() const override { return header_; }
-  uint32_t weight() const override { return 600; }
-  absl::StatusOr<std::string> ReadChunk(uint32_t index) const override {
-    return update_.chunks[index];
-  }
-
- private:
-  codec::EncodedUpdate update_;
-  codec::UpdateHeader header_;
-};
 
 using Updates = std::vector<std::unique_ptr<InMemory>>;
 

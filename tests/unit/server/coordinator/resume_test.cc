@@ -329,6 +329,20 @@ class ResumeTest : public ::testing::Test {
   std::unique_ptr<Life> NewLife() {
     return std::make_unique<Life>(folder.path(), memory, std::nullopt);
   }
+  // A life that ends when its first round is committed and the second has begun.
+  void RunOneRound() {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->Begin();
+    life->Connect(kTrainers);
+    for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
+    EXPECT_EQ(life->Status().round, RoundId(2));
+  }
+  absl::Status Resume() {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    return life->Create();
+  }
 
   const quantfl::testing::TempDir folder;
   ClientMemory memory;
@@ -380,31 +394,21 @@ TEST_F(ResumeTest, MomentsThatAreNotThoseOfTheModel_AreRefused) {
     base::PosixEnv().RemoveFile(first).IgnoreError();
     ASSERT_TRUE(store::RemoveRun(base::PosixEnv(), folder.path()).ok());
     memory = {};
-    auto life = NewLife();
-    life->EvaluateNothing();
-    life->Begin();
-    life->Connect(kTrainers);
-    for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
-    EXPECT_EQ(life->Status().round, RoundId(2));
-  };
-  const auto resume = [&] {
-    auto life = NewLife();
-    life->EvaluateNothing();
-    return life->Create();
+    RunOneRound();
   };
   run_one_round();
-  EXPECT_TRUE(resume().ok()) << resume();
+  EXPECT_TRUE(Resume().ok()) << Resume();
   auto bytes = base::PosixEnv().ReadFile(first, 1 << 20);
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   bytes->back() = static_cast<char>(bytes->back() ^ 1);
   ASSERT_TRUE(base::PosixEnv().WriteFileAtomically(first, *bytes).ok());
-  absl::Status status = resume();
+  absl::Status status = Resume();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("moments after round 1"));
 
   run_one_round();
   ASSERT_TRUE(base::PosixEnv().RemoveFile(first).ok());
-  status = resume();
+  status = Resume();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("missing"));
 }
@@ -417,28 +421,16 @@ TEST_F(ResumeTest, AnotherDownlink_IsRefusedByTheKeysName) {
 }
 
 TEST_F(ResumeTest, ABroadcastModelThatIsNotTheOneCommitted_IsRefused_ALostStepIsNot) {
-  {
-    auto life = NewLife();
-    life->EvaluateNothing();
-    life->Begin();
-    life->Connect(kTrainers);
-    for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
-    EXPECT_EQ(life->Status().round, RoundId(2));
-  }
-  const auto resume = [&] {
-    auto life = NewLife();
-    life->EvaluateNothing();
-    return life->Create();
-  };
-  EXPECT_TRUE(resume().ok()) << resume();
+  RunOneRound();
+  EXPECT_TRUE(Resume().ok()) << Resume();
   ASSERT_TRUE(base::PosixEnv().RemoveFile(folder.path() + "/step-000001.qflf").ok());
-  EXPECT_TRUE(resume().ok()) << resume();
+  EXPECT_TRUE(Resume().ok()) << Resume();
   const std::string broadcast = folder.path() + "/broadcast-000001.safetensors";
   auto bytes = base::PosixEnv().ReadFile(broadcast, 1 << 20);
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   bytes->back() = static_cast<char>(bytes->back() ^ 1);
   ASSERT_TRUE(base::PosixEnv().WriteFileAtomically(broadcast, *bytes).ok());
-  const absl::Status status = resume();
+  const absl::Status status = Resume();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("broadcast model after round 1"));
 }
