@@ -4,6 +4,7 @@
 // The ways to compute ExtendCrc32c, for the test that compares them.
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 
@@ -14,8 +15,9 @@ using ExtendFunction = uint32_t (*)(uint32_t crc, absl::string_view data);
 // Tables, eight bytes a step; every machine.
 uint32_t ExtendPortable(uint32_t crc, absl::string_view data);
 
-// The processor's own instruction; nullptr where this processor or this build has none.
-ExtendFunction HardwareExtend();
+// By the processor's own instructions, the fastest one first; none where this processor or this
+// build has none.
+std::vector<ExtendFunction> HardwareExtends();
 
 }  // namespace quantfl::base::crc32c_internal
 

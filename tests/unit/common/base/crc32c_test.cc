@@ -14,7 +14,7 @@ namespace {
 
 using crc32c_internal::ExtendFunction;
 using crc32c_internal::ExtendPortable;
-using crc32c_internal::HardwareExtend;
+using crc32c_internal::HardwareExtends;
 
 std::string RandomBytes(size_t n) {
   Prng prng(PrngKey{.run_seed = n, .purpose = PrngPurpose::kSynthetic});
@@ -25,7 +25,7 @@ std::string RandomBytes(size_t n) {
 
 std::vector<ExtendFunction> Implementations() {
   std::vector<ExtendFunction> all = {&ExtendPortable, &ExtendCrc32c};
-  if (HardwareExtend() != nullptr) all.push_back(HardwareExtend());
+  for (const ExtendFunction hardware : HardwareExtends()) all.push_back(hardware);
   return all;
 }
 
@@ -49,27 +49,30 @@ TEST(Crc32cTest, NoBytes_ChangeNothing) {
   }
 }
 
-// Lengths at which the three parallel parts of the hardware's loop begin and end.
+// Lengths at which the loops of several parts or vectors begin and end.
 TEST(Crc32cTest, HardwareAndPortable_AgreeOnLongInputs) {
-  const ExtendFunction hardware = HardwareExtend();
-  if (hardware == nullptr) GTEST_SKIP() << "this processor has no CRC-32C instruction";
+  if (HardwareExtends().empty()) GTEST_SKIP() << "this processor has no CRC-32C instruction";
   const std::string bytes = RandomBytes(20000);
-  for (const size_t size :
-       {503u, 504u, 505u, 1007u, 1008u, 4079u, 4080u, 4081u, 4096u, 4584u, 8160u, 12345u, 20000u}) {
-    const absl::string_view part = absl::string_view(bytes).substr(0, size);
-    ASSERT_EQ(hardware(0x01234567, part), ExtendPortable(0x01234567, part)) << size;
+  for (const ExtendFunction hardware : HardwareExtends()) {
+    for (const size_t size :
+         {255u, 256u, 257u,  319u,  320u,  503u,  504u,  505u,  511u,  512u,  513u,   575u,
+          576u, 577u, 1007u, 1008u, 4079u, 4080u, 4081u, 4096u, 4584u, 8160u, 12345u, 20000u}) {
+      const absl::string_view part = absl::string_view(bytes).substr(0, size);
+      ASSERT_EQ(hardware(0x01234567, part), ExtendPortable(0x01234567, part)) << size;
+    }
   }
 }
 
 TEST(Crc32cTest, HardwareAndPortable_AgreeAtEveryLengthAndAlignment) {
-  const ExtendFunction hardware = HardwareExtend();
-  if (hardware == nullptr) GTEST_SKIP() << "this processor has no CRC-32C instruction";
-  const std::string bytes = RandomBytes(200);
-  for (size_t offset = 0; offset < 16; ++offset) {
-    for (size_t size = 0; size + offset <= bytes.size(); ++size) {
-      const absl::string_view part = absl::string_view(bytes).substr(offset, size);
-      ASSERT_EQ(hardware(0xdeadbeef, part), ExtendPortable(0xdeadbeef, part))
-          << "offset " << offset << ", size " << size;
+  if (HardwareExtends().empty()) GTEST_SKIP() << "this processor has no CRC-32C instruction";
+  const std::string bytes = RandomBytes(400);
+  for (const ExtendFunction hardware : HardwareExtends()) {
+    for (size_t offset = 0; offset < 16; ++offset) {
+      for (size_t size = 0; size + offset <= bytes.size(); ++size) {
+        const absl::string_view part = absl::string_view(bytes).substr(offset, size);
+        ASSERT_EQ(hardware(0xdeadbeef, part), ExtendPortable(0xdeadbeef, part))
+            << "offset " << offset << ", size " << size;
+      }
     }
   }
 }
@@ -81,6 +84,19 @@ TEST(Crc32cTest, Extend_IsTheChecksumOfTheConcatenation) {
     for (size_t cut = 0; cut <= bytes.size(); ++cut) {
       const absl::string_view view = bytes;
       ASSERT_EQ(extend(extend(0, view.substr(0, cut)), view.substr(cut)), whole) << cut;
+    }
+  }
+}
+
+TEST(Crc32cTest, Concatenated_IsTheChecksumOfBothParts) {
+  const std::string bytes = RandomBytes(300000);
+  const absl::string_view view = bytes;
+  for (const size_t size : {0u, 1u, 12u, 4096u, 131072u, 300000u}) {
+    for (const size_t cut : {size_t{0}, size / 3, size}) {
+      ASSERT_EQ(ConcatenatedCrc32c(Crc32c(view.substr(0, cut)),
+                                   Crc32c(view.substr(cut, size - cut)), size - cut),
+                Crc32c(view.substr(0, size)))
+          << size << ", cut at " << cut;
     }
   }
 }
