@@ -29,6 +29,8 @@ using kernels::kSumLanes;
 // Parameters worked on at a time: stays in L1, and its packed codes end on a byte for any width.
 constexpr size_t kBlock = 4096;
 constexpr size_t kBlocksMax = kBlock / kBlockSizeStep;  // blocks in so many
+// Of whole blocks: half of L1, since the next ones are fetched while these are quantised.
+constexpr uint32_t kStreamed = 2048;
 
 // Sums are taken over fixed lanes, parameter i of a block in lane i mod 16, so that instruction
 // sets agree.
@@ -168,6 +170,15 @@ class ScopeFitter {
   Sums squares_{};
 };
 
+// Bytes of a chunk whose checksum was taken when they were written, still in cache.
+struct SummedBytes {
+  size_t begin;
+  size_t size;
+  uint32_t crc32c;
+};
+// Shorter ones are sooner read again than joined.
+constexpr size_t kSummedBytesMin = 16384;
+
 // Writes the segments of chunks, one behind the other.
 class SegmentWriter {
  public:
@@ -217,6 +228,8 @@ class SegmentWriter {
     return absl::OkStatus();
   }
 
+  // Of the chunk that was written since the last call.
+  std::vector<SummedBytes> TakeSummed() { return std::exchange(summed_, {}); }
   uint32_t codes_crc32c() const { return codes_crc32c_; }
   const Sums& squared_error() const { return squared_error_; }
   const Sums& squares() const { return squares_; }  // of the values of streamed blocks
@@ -267,7 +280,17 @@ class SegmentWriter {
   void WritePacked(size_t count, std::string& out) {
     AddToChecksum(codes_.data(), count);
     PackBits(absl::MakeConstSpan(codes_.data(), count), bits_, packed_.data());
-    out.append(packed_.data(), PackedBytes(count, bits_));
+    const absl::string_view packed(packed_.data(), PackedBytes(count, bits_));
+    // Another pack replaces these bytes.
+    if (spec_.pack == Pack::kFixed) {
+      if (summed_.empty() || summed_.back().begin + summed_.back().size != out.size()) {
+        summed_.push_back({out.size(), 0, 0});
+      }
+      SummedBytes& last = summed_.back();
+      last.crc32c = base::ExtendCrc32c(last.crc32c, packed);
+      last.size += packed.size();
+    }
+    out.append(packed.data(), packed.size());
   }
 
   void WriteCodes(const float* values, uint64_t total, uint64_t first, const Fit& fit,
@@ -293,40 +316,54 @@ class SegmentWriter {
     }
   }
 
-  // As many blocks at a time as go into kBlock values.
+  // As many blocks at a time as go into kStreamed values, at least one.
   absl::Status WriteBlocks(const Extent& extent, std::string& out) {
     const float* const values = delta_.data() + extent.first;
-    const uint64_t step = kBlock / spec_.block_size * spec_.block_size;
+    const uint64_t step = std::max(1u, kStreamed / spec_.block_size) * spec_.block_size;
     const size_t side_at = out.size();
     out.resize(side_at + extent.side_bytes);
     char* side = &out[side_at];  // stays: there is room for what is appended
     std::array<Extremes, kBlocksMax> extremes;
     std::array<BlockRange, kBlocksMax> ranges;
+    std::array<kernels::Buckets, kBlocksMax> buckets;
     for (uint64_t done = 0; done < extent.count; done += step) {
       const size_t count = std::min(step, extent.count - done);
       const size_t blocks = (count + spec_.block_size - 1) / spec_.block_size;
-      const kernels::Survey survey = kernels::SurveyBlocks(values + done, count, spec_.block_size,
-                                                           squares_.data(), extremes.data());
+      const kernels::Survey survey =
+          kernels::SurveyBlocks(values + done, count, spec_.block_size, extremes.data());
       if (!survey.is_finite) return NotFinite(delta_);
       const float scale = scales_.ForNext(extent.range, Extremes{survey.lo, survey.hi}.largest(),
                                           side, blocks * wire::kBlockRangeBytes);
       const size_t fitted = FitBlockRanges({extremes.data(), blocks}, scale, spec_, ranges.data());
-      for (size_t b = 0; b < blocks; ++b) {
-        const size_t first = b * spec_.block_size;
+      if (fitted < blocks) {
+        const size_t first = fitted * spec_.block_size;
         const size_t size = std::min<size_t>(spec_.block_size, count - first);
-        if (b == fitted) {
-          return base::Annotate(
-              FitBlock(absl::MakeConstSpan(values + done + first, size), scale, spec_).status(),
-              absl::StrCat("tensor ", extent.tensor, ", parameter ", extent.first + done + first));
-        }
+        return base::Annotate(
+            FitBlock(absl::MakeConstSpan(values + done + first, size), scale, spec_).status(),
+            absl::StrCat("tensor ", extent.tensor, ", parameter ", extent.first + done + first));
+      }
+      for (size_t b = 0; b < blocks; ++b, side += wire::kBlockRangeBytes) {
         std::memcpy(side, &ranges[b].lo_half, wire::kHalfBytes);
         std::memcpy(side + wire::kHalfBytes, &ranges[b].step_half, wire::kHalfBytes);
-        side += wire::kBlockRangeBytes;
-        QuantiseAffine(values + done + first, size, ranges[b].range, codes_.data() + first);
+        buckets[b] = {ranges[b].range.lo, ranges[b].range.step, spec_.levels};
       }
+      QuantiseBlocks(values + done, count, buckets.data());
       WritePacked(count, out);
     }
     return absl::OkStatus();
+  }
+
+  void QuantiseBlocks(const float* values, size_t count, const kernels::Buckets* buckets) {
+    if (!exact_errors_) {
+      kernels::QuantiseBlocks(values, count, spec_.block_size, buckets, codes_.data(),
+                              squared_error_.data(), squares_.data());
+      return;
+    }
+    (void)kernels::SurveyValues(values, count, squares_.data());
+    for (size_t at = 0; at < count; at += spec_.block_size, ++buckets) {
+      const size_t size = std::min<size_t>(spec_.block_size, count - at);
+      QuantiseAffine(values + at, size, {buckets->lo, buckets->step}, &codes_[at]);
+    }
   }
 
   const absl::Span<const float> delta_;
@@ -337,6 +374,7 @@ class SegmentWriter {
   const int bits_;
   const bool exact_errors_;
   uint32_t codes_crc32c_ = 0;
+  std::vector<SummedBytes> summed_;
   Sums squared_error_{};
   Sums squares_{};
   std::array<uint8_t, kBlock> codes_;
@@ -345,7 +383,8 @@ class SegmentWriter {
 
 // An update's chunks in the fixed pack, and what its header will say.
 struct FixedUpdate {
-  std::vector<std::string> chunks;  // with room for their own fields
+  std::vector<std::string> chunks;               // with room for their own fields
+  std::vector<std::vector<SummedBytes>> summed;  // of each chunk
   uint64_t block_side_bytes = 0;
   std::string side;  // of the header
   uint32_t codes_crc32c = 0;
@@ -358,12 +397,23 @@ absl::string_view SegmentsOf(const std::string& chunk) {
 }
 
 // Writes the fields around a chunk's segments.
-void FinishChunk(uint32_t index, Pack pack, std::string& chunk) {
+//   summed  in order
+void FinishChunk(uint32_t index, Pack pack, absl::Span<const SummedBytes> summed,
+                 std::string& chunk) {
   const size_t end = chunk.size() - wire::kCrcBytes;
   wire::Store(chunk, wire::kChunkIndex, index);
   wire::Store(chunk, wire::kChunkPack, pack);
   wire::Store(chunk, wire::kChunkCodeSize, static_cast<uint32_t>(end - wire::kChunkCodes));
-  wire::Store(chunk, end, base::Crc32c(absl::string_view(chunk).substr(0, end)));
+  const absl::string_view bytes = chunk;
+  uint32_t crc = 0;
+  size_t done = 0;
+  for (const SummedBytes& part : summed) {
+    if (part.size < kSummedBytesMin) continue;
+    crc = base::ExtendCrc32c(crc, bytes.substr(done, part.begin - done));
+    crc = base::ConcatenatedCrc32c(crc, part.crc32c, part.size);
+    done = part.begin + part.size;
+  }
+  wire::Store(chunk, end, base::ExtendCrc32c(crc, bytes.substr(done, end - done)));
 }
 
 absl::StatusOr<FixedUpdate> WriteFixed(absl::Span<const float> delta, const Layout& layout,
@@ -373,6 +423,7 @@ absl::StatusOr<FixedUpdate> WriteFixed(absl::Span<const float> delta, const Layo
   const uint64_t chunk_count = (layout.n() + params_per_chunk - 1) / params_per_chunk;
   FixedUpdate fixed;
   fixed.chunks.resize(chunk_count);
+  fixed.summed.resize(chunk_count);
   ScopeFitter scopes(delta, layout, spec, key);
   SegmentWriter writer(delta, spec, key, scopes.fits(), scales, exact_errors);
   for (uint32_t index = 0; index < chunk_count; ++index) {
@@ -389,6 +440,7 @@ absl::StatusOr<FixedUpdate> WriteFixed(absl::Span<const float> delta, const Layo
     for (const Extent& extent : extents) QFL_RETURN_IF_ERROR(writer.Write(extent, chunk));
     QFL_CHECK(chunk.size() == wire::kChunkCodes + segment_bytes);
     chunk.resize(wire::kChunkFixedBytes + segment_bytes);
+    fixed.summed[index] = writer.TakeSummed();
   }
   for (const Fit& fit : scopes.fits()) fixed.side += fit.side;
   if (StreamsBlocks(spec)) {
@@ -440,7 +492,7 @@ absl::StatusOr<EncodedUpdate> EncodeOnce(absl::Span<const float> delta, const La
       chunk.replace(wire::kChunkCodes, segments.bytes.size(), segments.bytes);
       table_bytes = segments.table_bytes;
     }
-    FinishChunk(index, is_packed ? Pack::kRans : Pack::kFixed, chunk);
+    FinishChunk(index, is_packed ? Pack::kRans : Pack::kFixed, fixed.summed[index], chunk);
     update.payload.codes += chunk.size() - wire::kChunkFixedBytes - table_bytes;
     update.payload.tables += table_bytes;
     update.payload.headers += wire::kChunkFixedBytes;

@@ -265,33 +265,47 @@ absl::StatusOr<Fit> FitScope(Parts parts, Extremes extremes, const Spec& spec) {
 
 // lo is rounded down and step up, so that no value is outside. Blocks do not wait for each other:
 // nothing here branches on values.
+namespace {
+
+// Of stochastic rounding: wider by more than the rounding of lo can move it.
+BlockRange StochasticRange(Extremes extremes, float scale, uint16_t levels) {
+  const double inverse = 1 / static_cast<double>(scale);  // exact: a power of two
+  const double lo = static_cast<double>(extremes.lo) * inverse;
+  const double hi = static_cast<double>(extremes.hi) * inverse;
+  const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
+  const uint16_t step_half = ToHalf((hi - lo + margin) / (levels - 1), HalfRounding::kUp);
+  const double step = static_cast<double>(FromHalf(step_half));
+  const uint16_t lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
+  return {lo_half, step_half, {FromHalf(lo_half) * scale, FromHalf(step_half) * scale}};
+}
+
+}  // namespace
+
 size_t FitBlockRanges(absl::Span<const Extremes> extremes, float scale, const Spec& spec,
                       BlockRange* ranges) {
-  // scale is a power of two: so is its inverse, and multiplying by it divides.
-  const double inverse = 1 / static_cast<double>(scale);
-  const double levels = spec.levels;
-  const bool is_stochastic = spec.rounding == Rounding::kStochastic;
-  for (size_t i = 0; i < extremes.size(); ++i) {
-    const double lo = static_cast<double>(extremes[i].lo) * inverse;
-    const double hi = static_cast<double>(extremes[i].hi) * inverse;
-    uint16_t lo_half = 0;
-    double step = 0;
-    if (is_stochastic) {
-      // Wider by more than the rounding of lo can move it.
-      const double margin = std::max(std::fabs(lo), std::fabs(hi)) * 0x1p-8 + 0x1p-24;
-      step = FromHalf(ToHalf((hi - lo + margin) / (levels - 1), HalfRounding::kUp));
-      lo_half = ToHalf(lo - 0.5 * step, HalfRounding::kDown);
+  constexpr size_t kTogether = 16;
+  for (size_t done = 0; done < extremes.size(); done += kTogether) {
+    const size_t count = std::min(kTogether, extremes.size() - done);
+    if (spec.rounding == Rounding::kStochastic) {
+      for (size_t i = done; i < done + count; ++i) {
+        ranges[i] = StochasticRange(extremes[i], scale, spec.levels);
+      }
     } else {
-      lo_half = ToHalf(lo, HalfRounding::kDown);
-      step = (hi - static_cast<double>(FromHalf(lo_half))) / levels;
+      std::array<uint16_t, 2 * kTogether> halves;
+      std::array<float, kTogether> lo, step;
+      kernels::FitBlocks(&extremes[done], count, scale, spec.levels, halves.data(), lo.data(),
+                         step.data());
+      for (size_t i = 0; i < count; ++i) {
+        ranges[done + i] = {halves[2 * i], halves[2 * i + 1], {lo[i], step[i]}};
+      }
     }
-    const uint16_t step_half = ToHalf(step, HalfRounding::kUp);
-    const AffineRange range{FromHalf(lo_half) * scale, FromHalf(step_half) * scale};
-    if (!std::isfinite(range.lo) || !std::isfinite(range.step) ||
-        !std::isfinite(range.Representative(spec.levels - 1u))) {
-      return i;
+    for (size_t i = done; i < done + count; ++i) {
+      const AffineRange& range = ranges[i].range;
+      if (!std::isfinite(range.lo) || !std::isfinite(range.step) ||
+          !std::isfinite(range.Representative(spec.levels - 1u))) {
+        return i;
+      }
     }
-    ranges[i] = {lo_half, step_half, range};
   }
   return extremes.size();
 }

@@ -68,19 +68,29 @@ struct Magnitudes {
 Survey SurveyValues(const float* values, size_t count, double* squares);
 // The least and the largest of finite values; count >= 1.
 Survey FindExtremes(const float* values, size_t count);
-// SurveyValues, and the extremes of each block of `block_size` values, the last one of what is
-// left.
-Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
-                    Extremes* extremes);
+// Of all values, as above, and of each block of `block_size` of them, the last one of what is left.
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, Extremes* extremes);
+
+// The ranges of blocks whose side information is lo and step in fp16, in units of `scale`, a power
+// of two that HalfScale gave for all of them: lo rounded down, then (hi - lo) / levels rounded up.
+//   halves  those of lo and step, of each block in turn
+//   lo, step  what they are, in fp32; may be beyond it
+void FitBlocks(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+               uint16_t* halves, float* lo, float* step);
 
 // (x - lo) / step must be in 0 .. 2 * levels for all values.
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes);
 // And adds the squared errors to errors[kSumLanes], for records: those of AddErrors but for about
-// 2^-16 of them. Where HasPlainSteps, in fp32 and in steps, p = (x - lo) * (1 / step) - 0.5, at
-// most levels - 0.5, then (p - code)^2, summed over the values of a call; the sums times step^2, in
-// fp64, are added. Else those of AddErrors.
+// 2^-16 of them. Where HasPlainSteps, in fp32 and in steps, y = x * (1 / step),
+// p = y - (lo * (1 / step) + 0.5), at most levels - 0.5, then (p - code)^2, summed over the values
+// of a call; the sums times step^2, in fp64, are added. Else those of AddErrors.
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors);
+// That of each block of `block_size` values, the last one of what is left, with its own buckets;
+// those with a step of 0 have code 0. And adds the squares of the values to squares[kSumLanes],
+// likewise: those of y where HasPlainSteps, else in fp64.
+void QuantiseBlocks(const float* values, size_t count, size_t block_size, const Buckets* buckets,
+                    uint8_t* codes, double* errors, double* squares);
 // The squares, in fp64, of the differences, in fp32, between what the codes decode to and the
 // values.
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
@@ -129,11 +139,14 @@ namespace reference {
 
 Survey SurveyValues(const float* values, size_t count, double* squares);
 Survey FindExtremes(const float* values, size_t count);
-Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
-                    Extremes* extremes);
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, Extremes* extremes);
+void FitBlocks(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+               uint16_t* halves, float* lo, float* step);
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes);
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors);
+void QuantiseBlocks(const float* values, size_t count, size_t block_size, const Buckets* buckets,
+                    uint8_t* codes, double* errors, double* squares);
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                double* errors);
 void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
+#include "common/codec/half.h"
 #include "common/codec/kernels.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -30,9 +32,13 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
 void FindExtremesHere(const float* values, size_t count, Survey* survey) {
   *survey = reference::FindExtremes(values, count);
 }
-void SurveyBlocksHere(const float* values, size_t count, size_t block_size, double* squares,
-                      Extremes* extremes, Survey* survey) {
-  *survey = reference::SurveyBlocks(values, count, block_size, squares, extremes);
+void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extremes* extremes,
+                      Survey* survey) {
+  *survey = reference::SurveyBlocks(values, count, block_size, extremes);
+}
+void FitBlocksHere(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+                   uint16_t* halves, float* lo, float* step) {
+  reference::FitBlocks(extremes, count, scale, levels, halves, lo, step);
 }
 void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
   reference::QuantiseNearest(values, count, buckets, codes);
@@ -40,6 +46,10 @@ void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uin
 void QuantiseNearestWithErrorsHere(const float* values, size_t count, Buckets buckets,
                                    uint8_t* codes, double* errors) {
   reference::QuantiseNearestWithErrors(values, count, buckets, codes, errors);
+}
+void QuantiseBlocksHere(const float* values, size_t count, size_t block_size,
+                        const Buckets* buckets, uint8_t* codes, double* errors, double* squares) {
+  reference::QuantiseBlocks(values, count, block_size, buckets, codes, errors, squares);
 }
 void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                    double* errors) {
@@ -102,10 +112,9 @@ HWY_INLINE void Reduce(VF low, VF high, const float* values, size_t from, size_t
 
 // Values worked on at a time, so that one branch sees to many of them.
 constexpr size_t kStep = 32;
-// How far ahead values are fetched from memory: as many as the encoder surveys at a time before it
-// quantises them. The first half of each kStep while these are surveyed, the other one while they
-// are quantised, so that memory is busy all the time.
-constexpr size_t kAhead = 4096;
+// How far ahead values are fetched from memory while others are quantised: as many as the encoder
+// surveys at a time before it quantises them. Surveying is too short a time to fetch any.
+constexpr size_t kAhead = 2048;
 
 void FindExtremesHere(const float* values, size_t count, Survey* survey) {
   const DF d;
@@ -153,57 +162,99 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
   }
 }
 
-void SurveyBlocksHere(const float* values, size_t count, size_t block_size, double* squares,
-                      Extremes* extremes, Survey* survey) {
+void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extremes* extremes,
+                      Survey* survey) {
   const DF d;
   const DU du;
-  if (block_size % kSumLanes != 0) {
-    for (size_t at = 0; at < count; at += block_size) {
-      Survey block;
-      FindExtremesHere(values + at, std::min(block_size, count - at), &block);
-      *extremes++ = {block.lo, block.hi};
-    }
-    SurveyValuesHere(values, count, squares, survey);
-    return;
-  }
-  VD sums[kSumVectors];
-  LoadSums(squares, sums);
   VF least = hn::Set(d, values[0]);
   VF most = least;
   hn::Vec<DU> largest = hn::Zero(du);
   const auto magnitude = hn::Set(du, 0x7fffffffu);
-  const size_t whole = count / kSumLanes * kSumLanes;
   bool rest_is_finite = true;
   for (size_t begin = 0; begin < count; begin += block_size, ++extremes) {
     const size_t end = std::min(count, begin + block_size);
-    VF low = hn::Set(d, values[begin]);
-    VF high = low;
+    VF low[2] = {hn::Set(d, values[begin]), hn::Set(d, values[begin])};
+    VF high[2] = {low[0], low[0]};
     size_t i = begin;
-    for (; i + kSumLanes <= end; i += kSumLanes) {
-      if (i % kStep == 0) hwy::Prefetch(values + i + kAhead);
-      for (size_t j = 0; j < kSumLanes / kN; ++j) {
+    for (; i + 2 * kN <= end; i += 2 * kN) {
+      for (size_t j = 0; j < 2; ++j) {
         const VF x = hn::LoadU(d, values + i + j * kN);
-        low = hn::Min(low, x);
-        high = hn::Max(high, x);
+        low[j] = hn::Min(low[j], x);
+        high[j] = hn::Max(high[j], x);
         largest = hn::Max(largest, hn::And(hn::BitCast(du, x), magnitude));
-        AddSquares(x, j, sums);
       }
     }
-    least = hn::Min(least, low);
-    most = hn::Max(most, high);
+    low[0] = hn::Min(low[0], low[1]);
+    high[0] = hn::Max(high[0], high[1]);
+    least = hn::Min(least, low[0]);
+    most = hn::Max(most, high[0]);
     Survey block;
-    Reduce(low, high, values, i, end, &block);
+    Reduce(low[0], high[0], values, i, end, &block);
     *extremes = {block.lo, block.hi};
+    for (; i < end; ++i) {
+      least = hn::Min(least, hn::Set(d, values[i]));
+      most = hn::Max(most, hn::Set(d, values[i]));
+      rest_is_finite = rest_is_finite && values[i] - values[i] == 0.0f;
+    }
   }
-  StoreSums(sums, squares);
-  Reduce(least, most, values, whole, count, survey);
-  for (size_t i = whole; i < count; ++i) {
-    const double x = static_cast<double>(values[i]);
-    squares[i - whole] += x * x;
-    rest_is_finite = rest_is_finite && values[i] - values[i] == 0.0f;
-  }
+  Reduce(least, most, values, count, count, survey);
   survey->is_finite = rest_is_finite && hn::AllTrue(DI(), hn::Lt(hn::BitCast(DI(), largest),
                                                                  hn::Set(DI(), 0x7f800000)));
+}
+
+// ToHalf of half.h for as many values; and what the halves are.
+template <HalfRounding kRounding>
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<DD> > HalvesOf(VD value, VD& rounded_value) {
+  const DD d;
+  const hn::RebindToUnsigned<DD> d64;
+  // Biased exponents: those below that of 2^-14 have its spacing.
+  const auto exponent =
+      hn::ShiftRight<52>(hn::BitCast(d64, hn::Max(hn::Abs(value), hn::Set(d, 0x1p-14))));
+  const auto to_units = hn::ShiftLeft<52>(hn::Set(d64, 2 * 1023 + kHalfFractionBits) - exponent);
+  const auto from_units = hn::ShiftLeft<52>(exponent - hn::Set(d64, kHalfFractionBits));
+  const VD units = value * hn::BitCast(d, to_units);
+  const VD magic = hn::Set(d, 0x1.8p52);
+  const VD one = hn::Set(d, 1.0);
+  VD rounded = (units + magic) - magic;
+  if (kRounding == HalfRounding::kDown) {
+    rounded = rounded - hn::IfThenElseZero(hn::Gt(rounded, units), one);
+  } else {
+    rounded = rounded + hn::IfThenElseZero(hn::Lt(rounded, units), one);
+  }
+  const VD magnitude = hn::Abs(rounded);
+  rounded_value = hn::CopySign(magnitude * hn::BitCast(d, from_units), value);
+  // Adding 2^52 leaves an integer in the low bits.
+  const auto fraction =
+      hn::And(hn::BitCast(d64, magnitude + hn::Set(d, 0x1p52)), hn::Set(d64, 0xffffffu));
+  const auto bits = fraction + hn::ShiftLeft<kHalfFractionBits>(exponent - hn::Set(d64, 1023 - 14));
+  const auto sign = hn::ShiftRight<63>(hn::BitCast(d64, value));
+  return hn::Or(bits, hn::ShiftLeft<15>(sign));
+}
+
+void FitBlocksHere(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+                   uint16_t* halves, float* lo, float* step) {
+  static_assert(sizeof(Extremes) == 2 * sizeof(float));
+  const DD d;
+  const DHalf df;
+  const hn::RebindToUnsigned<DD> d64;
+  const VD unit = hn::Set(d, static_cast<double>(scale));
+  const VD inverse = hn::Set(d, 1 / static_cast<double>(scale));
+  const VD parts = hn::Set(d, static_cast<double>(levels));
+  size_t i = 0;
+  for (; i + kND <= count; i += kND) {
+    hn::Vec<DHalf> low, high;
+    hn::LoadInterleaved2(df, &extremes[i].lo, low, high);
+    VD lo_value, step_value;
+    const auto lo_bits = HalvesOf<HalfRounding::kDown>(hn::PromoteTo(d, low) * inverse, lo_value);
+    const VD width = hn::PromoteTo(d, high) * inverse - lo_value;
+    const auto step_bits = HalvesOf<HalfRounding::kUp>(width / parts, step_value);
+    hn::StoreU(hn::DemoteTo(df, lo_value * unit), df, lo + i);
+    hn::StoreU(hn::DemoteTo(df, step_value * unit), df, step + i);
+    uint64_t both[kND];
+    hn::StoreU(hn::Or(lo_bits, hn::ShiftLeft<16>(step_bits)), d64, both);
+    for (size_t j = 0; j < kND; ++j) std::memcpy(&halves[2 * (i + j)], &both[j], 4);
+  }
+  reference::FitBlocks(extremes + i, count - i, scale, levels, halves + 2 * i, lo + i, step + i);
 }
 
 // What a bucket's code decodes to, given the code as a number.
@@ -211,101 +262,159 @@ HWY_INLINE VF Decoded(VF code, VF lo, VF step) { return lo + (code + hn::Set(DF(
 
 constexpr size_t kStepVectors = kStep / kN;
 
-// A product with the rounded reciprocal of the step tells the bucket of all values but those within
-// a rounding of an edge; where there is one of these, all of the 32 are divided. Outside these
-// steps, where a reciprocal may lose bits, always.
-constexpr float kReciprocalStepMin = 0x1p-100f;
-constexpr float kReciprocalStepMax = 0x1p100f;
+// The low byte of each lane.
+HWY_INLINE void StoreLowBytes(VF v, uint8_t* to) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm512_cvtepi32_epi8(_mm512_castps_si512(v.raw)));
+#else
+  const DU du;
+  const auto bytes = hn::And(hn::BitCast(du, v), hn::Set(du, 0xffu));
+  hn::StoreU(hn::U8FromU32(bytes), hn::Rebind<uint8_t, DF>(), to);
+#endif
+}
 
-template <bool kWithErrors>
+// Sums of squares in units of a step, a vector for each of kSumLanes / kN.
+constexpr size_t kStepSums = kSumLanes / kN;
+HWY_INLINE void AddInSteps(const VF* sums, float step, double* to) {
+  const DD d;
+  const DHalf half;
+  const VD square = hn::Set(d, static_cast<double>(step) * static_cast<double>(step));
+  for (size_t j = 0; j < kStepSums; ++j) {
+    double* const low = to + j * kN;
+    double* const high = low + kND;
+    const VD low_sum = hn::PromoteTo(d, hn::LowerHalf(half, sums[j]));
+    const VD high_sum = hn::PromoteTo(d, hn::UpperHalf(half, sums[j]));
+    hn::StoreU(hn::LoadU(d, low) + low_sum * square, d, low);
+    hn::StoreU(hn::LoadU(d, high) + high_sum * square, d, high);
+  }
+}
+
+// A product with the rounded reciprocal of the step tells the bucket of all values but those within
+// a rounding of an edge; where there is one of these, all of the 32 are divided. With steps that
+// are not plain, where a reciprocal may lose bits, always.
+template <bool kWithErrors, bool kWithSquares>
 HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint8_t* codes,
-                        double* errors) {
+                        double* errors, double* squares) {
   const DF d;
   const DI di;
   const DU du;
   const hn::Rebind<uint8_t, DF> du8;
+  const bool is_plain = HasPlainSteps(buckets);
+  const float plain_inverse = 1.0f / buckets.step;
+  const float plain_shift = buckets.lo * plain_inverse + 0.5f;
+  const float plain_end = static_cast<float>(buckets.levels) - 0.5f;
   const VF lo = hn::Set(d, buckets.lo);
   const VF step = hn::Set(d, buckets.step);
-  const VF inverse = hn::Set(d, 1.0f / buckets.step);
-  const VF half = hn::Set(d, 0.5f);
-  const VF end = hn::Set(d, static_cast<float>(buckets.levels) - 0.5f);
+  const VF inverse = hn::Set(d, plain_inverse);
+  // Half a bucket more than lo, so that floor becomes the nearest integer.
+  const VF shift = hn::Set(d, plain_shift);
+  const VF end = hn::Set(d, plain_end);
   // Adding it rounds to the nearest integer, which then stands in the low bits.
   const VF magic = hn::Set(d, 0x1.8p23f);
-  const auto byte = hn::Set(du, 0xffu);
-  // The product and the quotient together err by less than 4 roundings of at most 2 * levels; one
-  // more level for the square's own rounding.
-  const float margin = 0.5f - static_cast<float>(buckets.levels + 1) * 0x1p-21f;
+  // What is computed here and the quotient together err by less than 5 roundings of at most as many
+  // steps as lo is from 0, and the levels; 3 more for the square's own rounding.
+  const float reach = static_cast<float>(buckets.levels + 1) + std::fabs(plain_shift);
+  const float margin = 0.5f - reach * 0x1p-21f;
   const VF clear = hn::Set(d, margin * margin);
   const auto last = hn::Set(di, static_cast<int32_t>(buckets.levels) - 1);
-  const bool reciprocal = buckets.step >= kReciprocalStepMin && buckets.step <= kReciprocalStepMax;
-  VF sums[kSumLanes / kN];
-  for (size_t j = 0; j < kSumLanes / kN; ++j) sums[j] = hn::Zero(d);
+  VF error_sums[kStepSums];
+  VF square_sums[kStepSums];
+  for (size_t j = 0; j < kStepSums; ++j) error_sums[j] = square_sums[j] = hn::Zero(d);
 
   const size_t whole = count / kStep * kStep;
   for (size_t i = 0; i < whole; i += kStep) {
-    hwy::Prefetch(values + i + kSumLanes + kAhead);
+    hwy::Prefetch(values + i + kAhead);
+    hwy::Prefetch(values + i + kStep / 2 + kAhead);
     VF square[kStepVectors];
     VF farthest = hn::Zero(d);
-    if (HWY_LIKELY(reciprocal)) {
+    if (HWY_LIKELY(is_plain)) {
       for (size_t j = 0; j < kStepVectors; ++j) {
-        const VF x = hn::LoadU(d, values + i + j * kN);
-        // Half a bucket down, so that floor becomes the nearest integer.
-        const VF at = hn::Min((x - lo) * inverse - half, end);
+        const VF in_steps = hn::LoadU(d, values + i + j * kN) * inverse;
+        const VF at = hn::Min(in_steps - shift, end);
         const VF shifted = at + magic;
         const VF error = at - (shifted - magic);
         square[j] = error * error;
         farthest = hn::Max(farthest, square[j]);
-        hn::StoreU(hn::U8FromU32(hn::And(hn::BitCast(du, shifted), byte)), du8, codes + i + j * kN);
+        StoreLowBytes(shifted, codes + i + j * kN);
+        if (kWithSquares) {
+          square_sums[j % kStepSums] = square_sums[j % kStepSums] + in_steps * in_steps;
+        }
       }
     }
-    if (HWY_UNLIKELY(!reciprocal || !hn::AllFalse(d, hn::Gt(farthest, clear)))) {
+    if (HWY_UNLIKELY(!is_plain || !hn::AllFalse(d, hn::Gt(farthest, clear)))) {
       for (size_t j = 0; j < kStepVectors; ++j) {
         const VF x = hn::LoadU(d, values + i + j * kN);
         const auto c = hn::Min(hn::ConvertTo(di, (x - lo) / step), last);
         hn::StoreU(hn::U8FromU32(hn::BitCast(du, c)), du8, codes + i + j * kN);
-        const VF error = hn::Min((x - lo) * inverse - half, end) - hn::ConvertTo(d, c);
+        const VF error = hn::Min(x * inverse - shift, end) - hn::ConvertTo(d, c);
         square[j] = error * error;
       }
     }
     if (kWithErrors) {
       for (size_t j = 0; j < kStepVectors; ++j) {
-        sums[j % (kSumLanes / kN)] = sums[j % (kSumLanes / kN)] + square[j];
+        error_sums[j % kStepSums] = error_sums[j % kStepSums] + square[j];
       }
     }
   }
   // kStep is a multiple of the lanes: the rest begins at lane 0.
   if (whole != count) {
     reference::QuantiseNearest(values + whole, count - whole, buckets, codes + whole);
+    if (kWithErrors) {
+      float error_lanes[kSumLanes];
+      float square_lanes[kSumLanes];
+      for (size_t j = 0; j < kStepSums; ++j) {
+        hn::StoreU(error_sums[j], d, error_lanes + j * kN);
+        hn::StoreU(square_sums[j], d, square_lanes + j * kN);
+      }
+      for (size_t i = whole; i < count; ++i) {
+        const float in_steps = values[i] * plain_inverse;
+        const float at = in_steps - plain_shift;
+        const float error = (at < plain_end ? at : plain_end) - static_cast<float>(codes[i]);
+        error_lanes[i % kSumLanes] += error * error;
+        square_lanes[i % kSumLanes] += in_steps * in_steps;
+      }
+      for (size_t j = 0; j < kStepSums; ++j) {
+        error_sums[j] = hn::LoadU(d, error_lanes + j * kN);
+        square_sums[j] = hn::LoadU(d, square_lanes + j * kN);
+      }
+    }
   }
-  if (!kWithErrors) return;
-  float lanes[kSumLanes];
-  for (size_t j = 0; j < kSumLanes / kN; ++j) hn::StoreU(sums[j], d, lanes + j * kN);
-  const float plain_inverse = 1.0f / buckets.step;
-  const float plain_end = static_cast<float>(buckets.levels) - 0.5f;
-  for (size_t i = whole; i < count; ++i) {
-    const float at = (values[i] - buckets.lo) * plain_inverse - 0.5f;
-    const float error = (at < plain_end ? at : plain_end) - static_cast<float>(codes[i]);
-    lanes[i % kSumLanes] += error * error;
-  }
-  const double square = static_cast<double>(buckets.step) * static_cast<double>(buckets.step);
-  for (size_t lane = 0; lane < kSumLanes; ++lane) {
-    errors[lane] += static_cast<double>(lanes[lane]) * square;
-  }
+  if (kWithErrors) AddInSteps(error_sums, buckets.step, errors);
+  if (kWithSquares) AddInSteps(square_sums, buckets.step, squares);
 }
 
 void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                    double* errors);
 
 void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
-  Nearest<false>(values, count, buckets, codes, nullptr);
+  Nearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
 }
 void QuantiseNearestWithErrorsHere(const float* values, size_t count, Buckets buckets,
                                    uint8_t* codes, double* errors) {
   if (HasPlainSteps(buckets)) {
-    Nearest<true>(values, count, buckets, codes, errors);
+    Nearest<true, false>(values, count, buckets, codes, errors, nullptr);
   } else {
-    Nearest<false>(values, count, buckets, codes, nullptr);
+    Nearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
     AddErrorsHere(values, codes, count, buckets, errors);
+  }
+}
+void QuantiseBlocksHere(const float* values, size_t count, size_t block_size,
+                        const Buckets* buckets, uint8_t* codes, double* errors, double* squares) {
+  for (size_t at = 0; at < count; at += block_size, ++buckets) {
+    const size_t size = std::min(block_size, count - at);
+    if (HWY_LIKELY(HasPlainSteps(*buckets))) {
+      Nearest<true, true>(values + at, size, *buckets, codes + at, errors, squares);
+      continue;
+    }
+    if (buckets->step > 0) {
+      Nearest<false, false>(values + at, size, *buckets, codes + at, nullptr, nullptr);
+    } else {
+      std::memset(codes + at, 0, size);
+    }
+    AddErrorsHere(values + at, codes + at, size, *buckets, errors);
+    Survey unused;
+    SurveyValuesHere(values + at, size, squares, &unused);
   }
 }
 
@@ -453,8 +562,10 @@ namespace quantfl::codec::kernels {
 HWY_EXPORT(SurveyValuesHere);
 HWY_EXPORT(FindExtremesHere);
 HWY_EXPORT(SurveyBlocksHere);
+HWY_EXPORT(FitBlocksHere);
 HWY_EXPORT(QuantiseNearestHere);
 HWY_EXPORT(QuantiseNearestWithErrorsHere);
+HWY_EXPORT(QuantiseBlocksHere);
 HWY_EXPORT(AddErrorsHere);
 HWY_EXPORT(RandomWordsHere);
 HWY_EXPORT(QuantiseStochasticHere);
@@ -470,11 +581,14 @@ Survey FindExtremes(const float* values, size_t count) {
   HWY_DYNAMIC_DISPATCH(FindExtremesHere)(values, count, &survey);
   return survey;
 }
-Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
-                    Extremes* extremes) {
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, Extremes* extremes) {
   Survey survey;
-  HWY_DYNAMIC_DISPATCH(SurveyBlocksHere)(values, count, block_size, squares, extremes, &survey);
+  HWY_DYNAMIC_DISPATCH(SurveyBlocksHere)(values, count, block_size, extremes, &survey);
   return survey;
+}
+void FitBlocks(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+               uint16_t* halves, float* lo, float* step) {
+  HWY_DYNAMIC_DISPATCH(FitBlocksHere)(extremes, count, scale, levels, halves, lo, step);
 }
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
   HWY_DYNAMIC_DISPATCH(QuantiseNearestHere)(values, count, buckets, codes);
@@ -482,6 +596,11 @@ void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t
 void QuantiseNearestWithErrors(const float* values, size_t count, Buckets buckets, uint8_t* codes,
                                double* errors) {
   HWY_DYNAMIC_DISPATCH(QuantiseNearestWithErrorsHere)(values, count, buckets, codes, errors);
+}
+void QuantiseBlocks(const float* values, size_t count, size_t block_size, const Buckets* buckets,
+                    uint8_t* codes, double* errors, double* squares) {
+  HWY_DYNAMIC_DISPATCH(QuantiseBlocksHere)
+  (values, count, block_size, buckets, codes, errors, squares);
 }
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                double* errors) {

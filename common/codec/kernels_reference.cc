@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/codec/half.h"
 #include "common/codec/kernels.h"
 
 namespace quantfl::codec::kernels::reference {
@@ -14,6 +15,14 @@ constexpr uint32_t kExponentMask = 0x7f800000u;  // all ones: an infinity or NaN
 
 float Decoded(Buckets buckets, uint8_t code) {
   return buckets.lo + (static_cast<float>(code) + 0.5f) * buckets.step;
+}
+
+// Sums of squares in units of a step.
+void AddInSteps(const float* sums, float step, double* to) {
+  const double square = static_cast<double>(step) * static_cast<double>(step);
+  for (size_t lane = 0; lane < kSumLanes; ++lane) {
+    to[lane] += static_cast<double>(sums[lane]) * square;
+  }
 }
 
 }  // namespace
@@ -41,13 +50,30 @@ Survey SurveyValues(const float* values, size_t count, double* squares) {
   return survey;
 }
 
-Survey SurveyBlocks(const float* values, size_t count, size_t block_size, double* squares,
-                    Extremes* extremes) {
+Survey SurveyBlocks(const float* values, size_t count, size_t block_size, Extremes* extremes) {
   for (size_t at = 0; at < count; at += block_size) {
     const Survey block = reference::FindExtremes(values + at, std::min(block_size, count - at));
     *extremes++ = {block.lo, block.hi};
   }
-  return reference::SurveyValues(values, count, squares);
+  double unused[kSumLanes] = {};
+  return reference::SurveyValues(values, count, unused);
+}
+
+void FitBlocks(const Extremes* extremes, size_t count, float scale, uint32_t levels,
+               uint16_t* halves, float* lo, float* step) {
+  // A power of two: multiplying by its inverse divides.
+  const double inverse = 1 / static_cast<double>(scale);
+  for (size_t i = 0; i < count; ++i) {
+    const uint16_t lo_half =
+        ToHalf(static_cast<double>(extremes[i].lo) * inverse, HalfRounding::kDown);
+    const double width =
+        static_cast<double>(extremes[i].hi) * inverse - static_cast<double>(FromHalf(lo_half));
+    const uint16_t step_half = ToHalf(width / levels, HalfRounding::kUp);
+    halves[2 * i] = lo_half;
+    halves[2 * i + 1] = step_half;
+    lo[i] = FromHalf(lo_half) * scale;
+    step[i] = FromHalf(step_half) * scale;
+  }
 }
 
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
@@ -75,16 +101,39 @@ void QuantiseNearestWithErrors(const float* values, size_t count, Buckets bucket
     return;
   }
   const float inverse = 1.0f / buckets.step;
+  const float shift = buckets.lo * inverse + 0.5f;
   const float end = static_cast<float>(buckets.levels) - 0.5f;
   float sums[kSumLanes] = {};
   for (size_t i = 0; i < count; ++i) {
-    const float position = (values[i] - buckets.lo) * inverse - 0.5f;
+    const float position = values[i] * inverse - shift;
     const float error = (position < end ? position : end) - static_cast<float>(codes[i]);
     sums[i % kSumLanes] += error * error;
   }
-  const double square = static_cast<double>(buckets.step) * static_cast<double>(buckets.step);
-  for (size_t lane = 0; lane < kSumLanes; ++lane) {
-    errors[lane] += static_cast<double>(sums[lane]) * square;
+  AddInSteps(sums, buckets.step, errors);
+}
+
+void QuantiseBlocks(const float* values, size_t count, size_t block_size, const Buckets* buckets,
+                    uint8_t* codes, double* errors, double* squares) {
+  for (size_t at = 0; at < count; at += block_size, ++buckets) {
+    const float* const block = values + at;
+    const size_t size = std::min(block_size, count - at);
+    if (buckets->step > 0) {
+      reference::QuantiseNearestWithErrors(block, size, *buckets, codes + at, errors);
+    } else {
+      std::memset(codes + at, 0, size);
+      reference::AddErrors(block, codes + at, size, *buckets, errors);
+    }
+    if (!HasPlainSteps(*buckets)) {
+      (void)reference::SurveyValues(block, size, squares);
+      continue;
+    }
+    const float inverse = 1.0f / buckets->step;
+    float sums[kSumLanes] = {};
+    for (size_t i = 0; i < size; ++i) {
+      const float in_steps = block[i] * inverse;
+      sums[i % kSumLanes] += in_steps * in_steps;
+    }
+    AddInSteps(sums, buckets->step, squares);
   }
 }
 

@@ -22,7 +22,7 @@ constexpr int kBoundExponentMin = -4;
 constexpr int kBoundExponentMinFp32 = 10;
 constexpr int kBoundExponentMax = 100;
 constexpr size_t kBlock = 4096;         // values decoded at a time
-constexpr uint64_t kSumBlock = 4096;    // sums that stay in L1 while updates are added to them
+constexpr uint64_t kSumBlock = 2048;    // sums that stay in L1 while updates are added to them
 constexpr size_t kChunksTogether = 16;  // of so many updates: up to 192 KiB each
 
 absl::Status CheckOptions(const codec::Layout& layout, const FoldOptions& options) {

@@ -18,6 +18,7 @@
 
 #include "common/base/prng.h"
 #include "common/codec/bit_packing.h"
+#include "common/codec/half.h"
 #include "common/codec/rans.h"
 
 namespace quantfl::codec::kernels {
@@ -110,15 +111,11 @@ TEST_P(Kernels, SurveyOfBlocks_IsTheReferences) {
     for (const size_t block_size : {8u, 16u, 24u, 32u, 256u, 4096u}) {
       const size_t blocks = (n + block_size - 1) / block_size;
       for (const std::vector<float>& values : Inputs(n)) {
-        Sums expected{1.0}, sums{1.0};
         std::vector<Extremes> plain(blocks), extremes(blocks + 1, Extremes{7, 7});
-        const Survey all =
-            reference::SurveyBlocks(values.data(), n, block_size, expected.data(), plain.data());
-        const Survey survey =
-            SurveyBlocks(values.data(), n, block_size, sums.data(), extremes.data());
+        const Survey all = reference::SurveyBlocks(values.data(), n, block_size, plain.data());
+        const Survey survey = SurveyBlocks(values.data(), n, block_size, extremes.data());
         EXPECT_EQ(BitsOf({survey.lo, survey.hi}), BitsOf({all.lo, all.hi})) << n;
         EXPECT_TRUE(survey.is_finite);
-        EXPECT_EQ(sums, expected) << n;
         EXPECT_EQ(extremes[blocks].lo, 7);
         for (size_t b = 0; b < blocks; ++b) {
           EXPECT_EQ(BitsOf({extremes[b].lo, extremes[b].hi}), BitsOf({plain[b].lo, plain[b].hi}))
@@ -140,7 +137,7 @@ TEST_P(Kernels, SurveyOfAnInfinityOrNan_SaysSo_WhereverItIs) {
         EXPECT_FALSE(SurveyValues(values.data(), n, sums.data()).is_finite);
         EXPECT_FALSE(reference::SurveyValues(values.data(), n, sums.data()).is_finite);
         std::vector<Extremes> extremes(n);
-        EXPECT_FALSE(SurveyBlocks(values.data(), n, 16, sums.data(), extremes.data()).is_finite);
+        EXPECT_FALSE(SurveyBlocks(values.data(), n, 16, extremes.data()).is_finite);
       }
     }
   }
@@ -193,6 +190,73 @@ TEST_P(Kernels, QuantiseNearest_AboutEveryEdge_IsTheQuotient) {
       reference::QuantiseNearest(values.data(), values.size(), buckets, expected.data());
       QuantiseNearest(values.data(), values.size(), buckets, codes.data());
       ASSERT_EQ(codes, expected) << levels << " levels, step " << step;
+    }
+  }
+}
+
+TEST_P(Kernels, FitBlocks_IsTheReferences) {
+  for (const size_t n : kSizes) {
+    for (const float magnitude : {1.0f, 1e-3f, 1e-30f, 1e30f, 3e38f, 3e-39f}) {
+      base::Prng prng({.run_seed = n});
+      std::vector<Extremes> extremes(n);
+      float largest = 0;
+      for (size_t i = 0; i < n; ++i) {
+        // Some far smaller, constant or zero; all signs.
+        const float unit = std::ldexp(magnitude, -static_cast<int>(prng.Below(30)));
+        const float a = (prng.UniformFloat() * 2 - 1) * unit;
+        const float b = i % 7 == 0 ? a : i % 5 == 0 ? 0.0f : (prng.UniformFloat() * 2 - 1) * unit;
+        extremes[i] = {std::min(a, b) + 0.0f, std::max(a, b) + 0.0f};
+        largest = std::max(largest, extremes[i].largest());
+      }
+      const float scale = HalfScale(static_cast<double>(largest));
+      for (const uint32_t levels : {2u, 16u, 255u}) {
+        std::vector<uint16_t> expected_halves(2 * n), halves(2 * n + 1, 7);
+        std::vector<float> expected_lo(n), lo(n + 1, 7.0f), expected_step(n), step(n + 1, 7.0f);
+        reference::FitBlocks(extremes.data(), n, scale, levels, expected_halves.data(),
+                             expected_lo.data(), expected_step.data());
+        FitBlocks(extremes.data(), n, scale, levels, halves.data(), lo.data(), step.data());
+        ASSERT_EQ(halves[2 * n], 7);
+        ASSERT_EQ(lo[n], 7);
+        ASSERT_EQ(step[n], 7);
+        halves.resize(2 * n);
+        ASSERT_EQ(halves, expected_halves) << n;
+        ASSERT_EQ(BitsOf({lo.data(), n}), BitsOf(expected_lo)) << n;
+        ASSERT_EQ(BitsOf({step.data(), n}), BitsOf(expected_step)) << n;
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, QuantiseBlocks_IsTheReferences_AndOfTheValuesSquares) {
+  base::Prng prng({.run_seed = 7});
+  for (const size_t n : kSizes) {
+    for (const size_t block_size : {8u, 16u, 24u, 32u, 256u, 4096u}) {
+      const size_t blocks = (n + block_size - 1) / block_size;
+      for (const std::vector<float>& values : Inputs(n)) {
+        std::vector<Extremes> extremes(blocks);
+        reference::SurveyBlocks(values.data(), n, block_size, extremes.data());
+        const auto levels = static_cast<uint32_t>(2 + prng.Below(255));
+        std::vector<Buckets> buckets;
+        for (const Extremes& block : extremes) {
+          const float step = (block.hi - block.lo) / static_cast<float>(levels);
+          const bool is_plain = std::isfinite(step) && step >= std::numeric_limits<float>::min();
+          buckets.push_back({block.lo, is_plain ? step : 0.0f, levels});
+        }
+        Sums expected_errors{}, errors{}, expected_squares{}, squares{};
+        std::vector<uint8_t> expected(n), codes(n + kGuard, kUntouched);
+        reference::QuantiseBlocks(values.data(), n, block_size, buckets.data(), expected.data(),
+                                  expected_errors.data(), expected_squares.data());
+        QuantiseBlocks(values.data(), n, block_size, buckets.data(), codes.data(), errors.data(),
+                       squares.data());
+        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), codes.begin())) << n;
+        ASSERT_EQ(codes[n], kUntouched);
+        ASSERT_EQ(errors, expected_errors) << n << " in blocks of " << block_size;
+        ASSERT_EQ(squares, expected_squares) << n << " in blocks of " << block_size;
+        Sums exact{};
+        reference::SurveyValues(values.data(), n, exact.data());
+        const double sum = std::accumulate(exact.begin(), exact.end(), 0.0);
+        ASSERT_NEAR(std::accumulate(squares.begin(), squares.end(), 0.0), sum, 0x1p-15 * sum);
+      }
     }
   }
 }
