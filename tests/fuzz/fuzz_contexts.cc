@@ -7,14 +7,19 @@
 #include "common/codec/context_fit.h"
 #include "tests/fuzz/fuzz_support.h"
 
-// The first byte: levels, and in the highest bit whether what follows is parsed as a section or
-// fitted as codes, repeated to the layout's length.
+// The first byte: which codes, and in the highest bit whether what follows is parsed as a section
+// or fitted as codes, repeated to the layout's length.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace quantfl;
   if (size < 2) return 0;
   const codec::Layout& layout = fuzz::ContextLayout();
   const absl::string_view rest = fuzz::View(data + 1, size - 1);
-  codec::Spec spec = data[0] % 2 == 0 ? codec::BuSpec(16) : codec::Int8Spec();
+  static const auto* const specs = [] {
+    auto* const parsed = new std::vector<codec::Spec>;
+    for (const char* text : fuzz::kContextSpecs) parsed->push_back(*codec::ParseSpec(text));
+    return parsed;
+  }();
+  const codec::Spec& spec = (*specs)[data[0] % specs->size()];
   if (data[0] < 128) {
     const auto model = codec::ParseContextSection(rest, layout, spec.levels);
     if (!model.ok()) return 0;

@@ -17,7 +17,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace quantfl;
   constexpr size_t kFront = 3;
-  constexpr size_t kValuesMax = 512;
+  constexpr size_t kValuesMax = 64;  // each costs up to 48 encodings
   if (size < kFront + sizeof(float)) return 0;
   const uint8_t choice = data[0];
   uint16_t limit;
@@ -26,16 +26,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memcpy(delta.data(), data + kFront, delta.size() * sizeof(float));
   for (float& x : delta) x = std::isfinite(x) ? x : 1.0f;
 
-  static constexpr const char* kHeads[] = {"uniform", "uniform:15,repr=gain,zero=0.75", "bu:32",
-                                           "bq:16", "bu:8,repr=mean,unbias=true"};
+  static constexpr const char* kHeads[] = {"uniform:31", "uniform:15,repr=gain,zero=0.75", "bu:16",
+                                           "bq:8", "bu:8,repr=mean,unbias=true"};
   const bool is_size = (choice & 1) != 0;
   const std::string text =
       absl::StrCat(kHeads[(choice >> 1) % std::size(kHeads)],
                    is_size ? absl::StrCat(",max_bytes=", limit + 1)
                            : absl::StrCat(",target_nmse=", (limit + 1) / 65537.0),
                    ",pack=rans");
-  const codec::Layout layout = *codec::Layout::Create(
-      {{{delta.size()}, codec::TensorPolicy::kQuantise}}, std::string(32, 'd'));
+  // One tensor, or two.
+  const uint64_t first = (choice & 128) != 0 ? delta.size() / 2 : 0;
+  std::vector<codec::TensorLayout> tensors;
+  if (first > 0) tensors.push_back({{first}, codec::TensorPolicy::kQuantise});
+  tensors.push_back({{delta.size() - first}, codec::TensorPolicy::kQuantise});
+  const codec::Layout layout = *codec::Layout::Create(tensors, std::string(32, 'd'));
   const codec::Spec spec = *codec::ParseSpec(text);
   const auto update = codec::Encode(delta, layout, spec, {.run_seed = choice});
   if (!update.ok()) {

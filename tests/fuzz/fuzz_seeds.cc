@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/env.h"
+#include "common/codec/context_fit.h"
 #include "common/codec/rans.h"
 #include "common/codec/update.h"
 #include "tests/fuzz/fuzz_support.h"
@@ -74,22 +75,39 @@ void AddRans(Corpus& corpus) {
 }
 
 void AddContexts(Corpus& corpus) {
-  for (const golden::Case& golden : golden::Cases()) {
-    if (golden.spec.context != codec::Context::kOwn) continue;
-    const codec::Layout layout = golden.MakeLayout();
-    const codec::EncodedUpdate update = *codec::Encode(golden.delta, layout, golden.spec, {});
-    // The scopes come first; see fuzz_contexts.cc for the byte in front.
-    const bool is_int8 = golden.spec.quantiser == codec::QuantiserId::kInt8;
-    const size_t from =
-        codec::wire::kSide +
-        layout.quantised_count() * (is_int8 ? codec::wire::kScaleBytes : codec::wire::kRangeBytes);
-    const size_t size = update.header.size() - codec::wire::kCrcBytes - from;
-    const absl::string_view section = absl::string_view(update.header).substr(from, size);
-    corpus.Add("contexts", absl::StrCat("section_", golden.name),
-               absl::StrCat(std::string(1, is_int8 ? 1 : 0), section));
-    corpus.Add("contexts", absl::StrCat("codes_", golden.name),
-               absl::StrCat(std::string(1, is_int8 ? '\x81' : '\x80'), update.chunks[0]));
+  // See fuzz_contexts.cc for the byte in front.
+  const codec::Layout& layout = ContextLayout();
+  for (size_t i = 0; i < std::size(kContextSpecs); ++i) {
+    const codec::Spec spec = *codec::ParseSpec(kContextSpecs[i]);
+    std::vector<uint8_t> codes(layout.n());
+    for (size_t j = 0; j < codes.size(); ++j) {
+      codes[j] = static_cast<uint8_t>(j * j % 11 * (1 + j / 12 % 3) % spec.levels);
+    }
+    const auto fit = codec::FitContexts(codes, layout, spec);
+    corpus.Add("contexts", absl::StrCat("section_", kContextSpecs[i]),
+               absl::StrCat(std::string(1, static_cast<char>(i)), fit->section));
+    corpus.Add("contexts", absl::StrCat("codes_", kContextSpecs[i]),
+               absl::StrCat(std::string(1, static_cast<char>(128 + i)),
+                            std::string(codes.begin(), codes.end())));
   }
+}
+
+void AddKernels(Corpus& corpus) {
+  // What is compared, levels, the size of blocks, values: see fuzz_kernels.cc.
+  const std::vector<float>& delta = Reference().delta;
+  const absl::string_view values(reinterpret_cast<const char*>(delta.data()),
+                                 delta.size() * sizeof(float));
+  for (char what = 0; what < 5; ++what) {
+    for (const char levels : {char{3}, char{15}, char{99}}) {
+      corpus.Add("kernels", absl::StrCat(int{what}, "_", int{levels}),
+                 absl::StrCat(std::string({what, levels, what}), values));
+    }
+  }
+  std::vector<uint8_t> codes(1000);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(i * i % 16);
+  corpus.Add(
+      "kernels", "rans",
+      absl::StrCat(std::string({3, 15, 0}), codec::RansEncode(codes, {}, 1, 16, 4096)->bytes));
 }
 
 void AddRates(Corpus& corpus) {
@@ -97,10 +115,10 @@ void AddRates(Corpus& corpus) {
   const std::vector<float>& delta = Reference().delta;
   const absl::string_view values(reinterpret_cast<const char*>(delta.data()),
                                  delta.size() * sizeof(float));
-  for (char choice = 0; choice < 10; ++choice) {
+  for (int choice = 0; choice < 256; choice += 7) {
     for (const char limit : {char{1}, char{100}}) {
-      corpus.Add("rate", absl::StrCat(int{choice}, "_", int{limit}),
-                 absl::StrCat(std::string({choice, limit, 0}), values));
+      corpus.Add("rate", absl::StrCat(choice, "_", int{limit}),
+                 absl::StrCat(std::string({static_cast<char>(choice), limit, 0}), values));
     }
   }
 }
@@ -146,6 +164,7 @@ int main(int argc, char** argv) {
   quantfl::fuzz::AddRans(corpus);
   quantfl::fuzz::AddRates(corpus);
   quantfl::fuzz::AddContexts(corpus);
+  quantfl::fuzz::AddKernels(corpus);
   if (!corpus.status().ok()) {
     std::fprintf(stderr, "%s\n", corpus.status().ToString().c_str());
     return 1;

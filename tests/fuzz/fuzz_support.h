@@ -55,17 +55,21 @@ inline const codec::Layout& ReferenceLayout() {
   return *layout;
 }
 
-// Of tensors that may have exponents: the one of the golden files with contexts.
+// Tensors with exponents of rows, columns and positions, some without, one in full precision: as
+// few parameters as that takes, since fitting them is what an input costs.
 inline const codec::Layout& ContextLayout() {
-  static const codec::Layout* const layout = [] {
-    for (const golden::Case& golden : golden::Cases()) {
-      if (golden.spec.context == codec::Context::kOwn)
-        return new codec::Layout(golden.MakeLayout());
-    }
-    return static_cast<codec::Layout*>(nullptr);
-  }();
+  using codec::TensorPolicy;
+  static const auto* const layout =
+      new codec::Layout(*codec::Layout::Create({{{8, 12}, TensorPolicy::kQuantise},
+                                                {{3}, TensorPolicy::kFp32},
+                                                {{4, 4, 3, 3}, TensorPolicy::kQuantise},
+                                                {{7}, TensorPolicy::kQuantise},
+                                                {{1, 16, 2, 1}, TensorPolicy::kQuantise}},
+                                               std::string(32, 'c')));
   return *layout;
 }
+// The codes that contexts are chosen for.
+inline constexpr const char* kContextSpecs[] = {"bu:16", "uniform:7", "bu:3", "int8"};
 
 }  // namespace quantfl::fuzz
 
