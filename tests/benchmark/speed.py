@@ -8,7 +8,9 @@ are given, encoding with contexts is measured beside NNCodec's on the same integ
 Repetitions of all rows are interleaved at random, so that what else the machine does falls on all of them; each
 figure is the median, one thread's by its own processor time. The last columns: the ratio to the bound, what is
 aimed for, and whether it is reached. Aims that are a rate or a part of the bound, whichever is less, count as the
-lesser one on this machine. Ends with 1 only if a row could not be measured: speed is no test.
+lesser one on this machine. Two threads are compared with one by the clock, which tells nothing where other programs
+run on the cores, and by what an item costs of the processors' time. Ends with 1 only if a row could not be
+measured: speed is no test.
 """
 import argparse
 import json
@@ -24,11 +26,15 @@ READ, COPY = "Read", "Memcpy"
 ROWS = (
     ("read, one core", READ, None, "Gfloat/s", None, None),
     ("memcpy", COPY, READ, "Gfloat/s", None, None),
+    ("a plain loop: BU block:256, 4 bit, 64 M", "PlainBlocks", READ, "Gparam/s", None, None),
     ("BU block:256, 4 bit, 64 M: quantise + pack", "EncodeLarge/block", READ, "Gparam/s", 0.75, 2.5),
     ("BU tensor scope, 4 bit, 64 M", "EncodeLarge/tensor", READ, "Gparam/s", 0.45, 1.5),
+    ("a plain loop: fold, 16 updates, fp32 sums", "PlainFold", READ, "Gparam*client/s", None, None),
     ("fold, 16 updates, 4 bit fixed", "FoldEven/fixed", READ, "Gparam*client/s", None, 3.0),
     ("fold, rANS, one table", "FoldEven/rans", READ, "Gparam*client/s", None, 0.8),
     ("fold, rANS, contexts", "FoldUneven/contexts", READ, "Gparam*client/s", None, None),
+    ("zstd -1 of fp32", "ZstdFloats", READ, "Gparam/s", None, None),
+    ("zstd -1 of the codes, a byte each", "ZstdCodes", READ, "Gparam/s", None, None),
     ("encode, rANS, one table", "EncodeUneven/rans", READ, "Gparam/s", None, None),
     ("encode, rANS, contexts", "EncodeUneven/contexts", READ, "Gparam/s", None, 0.25),
 )
@@ -37,30 +43,37 @@ SCALED = ("Read", "EncodeLarge/block", "EncodeLarge/tensor", "EncodeUneven/conte
 
 
 def measure(arguments):
-    """{row: items a second, median}"""
+    """{row: medians of {items_per_second, cpu_time, bits}}"""
     run = subprocess.run(
         [arguments.benchmark, f"--benchmark_repetitions={arguments.repetitions}",
          "--benchmark_enable_random_interleaving=true", f"--benchmark_min_time={arguments.min_time}",
          "--benchmark_format=json"], check=True, stdout=subprocess.PIPE, text=True)
-    rates = {}
+    rows = {}
     for row in json.loads(run.stdout)["benchmarks"]:
         if row["run_type"] == "iteration" and not row.get("error_occurred"):
-            rates.setdefault(row["name"], []).append(row["items_per_second"])
-    return {name: statistics.median(values) for name, values in rates.items()}
+            for key in ("items_per_second", "cpu_time", "bits"):
+                if key in row:
+                    rows.setdefault(row["name"], {}).setdefault(key, []).append(row[key])
+    return {name: {key: statistics.median(values) for key, values in row.items()} for name, row in rows.items()}
 
 
-def table(rates):
-    print(f"{'what':46} {'measured':>9} {'':16} {'of read':>8}  aim")
+def table(rows):
+    rate_of = {name: row["items_per_second"] for name, row in rows.items()}
+    print(f"{'what':46} {'measured':>9} {'':16} {'of read':>8} {'bits':>6}  aim")
     for what, row, bound, unit, part, rate in ROWS:
-        value = rates[row]
-        ratio = f"{value / rates[bound]:8.2f}" if bound else " " * 8
-        aims = [a for a in (part and part * rates[bound], rate and rate * 1e9) if a]
+        if row not in rows:
+            print(f"{what:46} {'-':>9}")  # libzstd-dev was not there
+            continue
+        value = rate_of[row]
+        ratio = f"{value / rate_of[bound]:8.2f}" if bound else " " * 8
+        bits = f"{rows[row]['bits']:6.3f}" if "bits" in rows[row] else " " * 6
+        aims = [a for a in (part and part * rate_of[bound], rate and rate * 1e9) if a]
         aim = f"{min(aims) / 1e9:.2f} {'reached' if value >= min(aims) else 'missed'}" if aims else ""
-        print(f"{what:46} {value / 1e9:9.3f} {unit:16} {ratio}  {aim}")
-    print(f"\n{'two threads, by the wall clock':46} {'x one':>9}")
+        print(f"{what:46} {value / 1e9:9.3f} {unit:16} {ratio} {bits}  {aim}")
+    print(f"\n{'two threads, x one':46} {'by clock':>9} {'by processor time':>18}")
     for row in SCALED:
-        one, two = (rates[f"{row}_wall/real_time/threads:{n}"] for n in (1, 2))
-        print(f"{row:46} {two / one:9.2f}")
+        one, two = (rows[f"{row}_wall/real_time/threads:{n}"] for n in (1, 2))
+        print(f"{row:46} {two['items_per_second'] / one['items_per_second']:9.2f} {2 * one['cpu_time'] / two['cpu_time']:18.2f}")
 
 
 def beside_nncodec(files):
@@ -91,12 +104,12 @@ def main():
         import compare_nncodec
 
         compare_nncodec.enter_venv(__file__)
-    rates = measure(arguments)
-    missing = [row for _, row, *_ in ROWS if row not in rates]
+    rows = measure(arguments)
+    missing = [row for _, row, *_ in ROWS if row not in rows and not row.startswith("Zstd")]
     if missing:
         print("not measured:", ", ".join(missing), file=sys.stderr)
         return 1
-    table(rates)
+    table(rows)
     if arguments.nncodec:
         beside_nncodec(arguments.nncodec)
     return 0

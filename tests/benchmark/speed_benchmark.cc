@@ -20,6 +20,10 @@
 #include "server/aggregation/fold.h"
 #include "tests/benchmark/in_memory_update.h"
 
+#ifdef QUANTFL_HAVE_ZSTD
+#include <zstd.h>
+#endif
+
 namespace quantfl {
 namespace {
 
@@ -106,6 +110,86 @@ void Memcpy(benchmark::State& state) {
   Report(state, kParams);
 }
 
+// What one would write first: BU with 16 levels in blocks of 256.
+void PlainBlocks(benchmark::State& state) {
+  constexpr uint64_t kBlock = 256;
+  const std::vector<float>& values = LargeDelta();
+  std::vector<uint8_t> packed(kParams / 2);
+  std::vector<float> ranges(kParams / kBlock * 2);
+  for (auto _ : state) {
+    for (uint64_t block = 0; block < kParams / kBlock; ++block) {
+      const float* const x = &values[block * kBlock];
+      const auto [least, most] = std::minmax_element(x, x + kBlock);
+      const float lo = *least;
+      const float step = (*most - lo) / 16;
+      ranges[2 * block] = lo;
+      ranges[2 * block + 1] = step;
+      for (uint64_t i = 0; i < kBlock; i += 2) {
+        const int low = std::min(15, static_cast<int>((x[i] - lo) / step));
+        const int high = std::min(15, static_cast<int>((x[i + 1] - lo) / step));
+        packed[(block * kBlock + i) / 2] = static_cast<uint8_t>(low | high << 4);
+      }
+    }
+    benchmark::ClobberMemory();
+  }
+  Report(state, kParams);
+}
+
+// Likewise: one update's codes after the other's, added to sums of floats.
+void PlainFold(benchmark::State& state) {
+  std::vector<std::vector<uint8_t>> updates(kUpdates);
+  for (uint32_t u = 0; u < kUpdates; ++u) {
+    base::Prng prng({.run_seed = u});
+    for (uint64_t i = 0; i < kFoldParams / 2; ++i) {
+      updates[u].push_back(static_cast<uint8_t>(prng.NextU32()));
+    }
+  }
+  std::vector<float> sums(kFoldParams);
+  for (auto _ : state) {
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    for (uint32_t u = 0; u < kUpdates; ++u) {
+      const float step = 1e-3f * static_cast<float>(u + 1);
+      for (uint64_t i = 0; i < kFoldParams; i += 2) {
+        const uint8_t both = updates[u][i / 2];
+        sums[i] += (static_cast<float>(both & 15) - 7.5f) * step;
+        sums[i + 1] += (static_cast<float>(both >> 4) - 7.5f) * step;
+      }
+    }
+    benchmark::ClobberMemory();
+  }
+  Report(state, kFoldParams * kUpdates);
+}
+
+#ifdef QUANTFL_HAVE_ZSTD
+void Zstd(benchmark::State& state, const void* bytes, size_t size, uint64_t params) {
+  std::vector<char> out(ZSTD_compressBound(size));
+  size_t compressed = 0;
+  for (auto _ : state) {
+    compressed = ZSTD_compress(out.data(), out.size(), bytes, size, 1);
+    QFL_CHECK(ZSTD_isError(compressed) == 0);
+  }
+  state.counters["bits"] = 8 * static_cast<double>(compressed) / static_cast<double>(params);
+  Report(state, params);
+}
+void ZstdFloats(benchmark::State& state) {
+  const std::vector<float>& values = Drawn();
+  Zstd(state, values.data(), values.size() * sizeof(float), values.size());
+}
+// The codes of the rows EncodeUneven, a byte each.
+void ZstdCodes(benchmark::State& state) {
+  const std::vector<float> delta = Uneven(0);
+  double squares = 0;
+  for (const float x : delta) squares += static_cast<double>(x) * static_cast<double>(x);
+  const double step = std::sqrt(squares / static_cast<double>(delta.size()));
+  std::vector<uint8_t> codes(delta.size());
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const double code = std::round(static_cast<double>(delta[i]) / step);
+    codes[i] = static_cast<uint8_t>(std::clamp(code, -7.0, 7.0) + 7);
+  }
+  Zstd(state, codes.data(), codes.size(), codes.size());
+}
+#endif
+
 void Encode(benchmark::State& state, const char* text, const codec::Layout& layout,
             const std::vector<float>& delta) {
   const codec::Spec spec = *codec::ParseSpec(text);
@@ -172,6 +256,12 @@ void FoldUneven(benchmark::State& state, const char* text) {
 BENCHMARK(Read);
 BENCHMARK(Read)->Name("Read_wall")->Threads(1)->Threads(2)->UseRealTime();
 BENCHMARK(Memcpy);
+BENCHMARK(PlainBlocks);
+BENCHMARK(PlainFold);
+#ifdef QUANTFL_HAVE_ZSTD
+BENCHMARK(ZstdFloats);
+BENCHMARK(ZstdCodes);
+#endif
 SPEED(EncodeLarge, block, "bu:16,scope=block:256");
 SPEED(EncodeLarge, tensor, "bu:16");
 SPEED(EncodeUneven, rans, "uniform:15,step=1rms,pack=rans");
