@@ -393,6 +393,14 @@ void DeclareRound(app::Config& config, RunConfig* c) {
       {.help = "Accepted updates that end a round at once; 0: the cohort.", .unit = "updates"});
   config.Real("round.min_fraction", &p->min_fraction, {.min = 0, .min_excluded = true, .max = 1},
               {.help = "Of the goal, that lets a round commit at its deadline."});
+  config.Real("round.bound_factor", &c->bound.factor,
+              {.min = aggregation::kBoundFactorMin, .max = aggregation::kBoundSpecMax},
+              {.help = "An update whose values are larger than this times the largest of their "
+                       "tensor is refused; rounded up to a power of two."});
+  config.Real("round.bound_min", &c->bound.least,
+              {.min = aggregation::kBoundLeastMin, .max = aggregation::kBoundSpecMax},
+              {.help = "Smaller values are not refused for their size, whatever their tensor holds: "
+                       "a fresh head and biases begin at or near 0."});
   config.Duration(
       "round.round_deadline_ms", &p->round_deadline, absl::Milliseconds(1), kLongest,
       {.help = "After it a round commits or is abandoned; put off, at most to twice its "
@@ -520,6 +528,7 @@ coordinator::RunOptions RunConfig::Options() const {
   const absl::StatusOr<codec::Spec> spec = codec::ParseSpec(uplink);
   QFL_CHECK(spec.ok());
   options.codec = *spec;
+  options.bound = bound;
   const absl::StatusOr<codec::Spec> down = codec::ParseSpec(downlink);
   const absl::StatusOr<ledger::Level> level = ledger::ParseLevel(budget_level);
   QFL_CHECK(down.ok() && level.ok());
@@ -582,6 +591,8 @@ void DeclareRunConfig(app::Config& config, RunConfig* c) {
                 "round.goal",
                 "round.over_selection",
                 "round.min_fraction",
+                "round.bound_factor",
+                "round.bound_min",
                 "round.rounds",
                 "round.round_deadline_ms",
                 "round.idle_timeout_ms",

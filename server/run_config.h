@@ -87,6 +87,7 @@ struct RunConfig {
   std::optional<double> server_learning_rate;  // none: DefaultServerLearningRate
   aggregation::ServerOptimiserSpec server_optimiser_spec;
   round::RoundPolicy round;
+  aggregation::BoundSpec bound;
   std::string selection = "uniform";
   bool evaluate = true;
   std::string early_stop_watch = "auto";

@@ -135,7 +135,10 @@ absl::StatusOr<TrainedWork> TrainOnce(Workload& workload, ArtifactCache& cache,
                     base::PrngKey{run.run.seed, task.round.value(), client_index.value(),
                                   base::PrngPurpose::kRounding}));
   output.delta = {};
-  QFL_RETURN_IF_ERROR(CheckWithinBounds(encoded, layout, task.bound_exponents));
+  QFL_RETURN_IF_ERROR(base::Annotate(
+      CheckWithinBounds(encoded, layout, task.bound_exponents),
+      "the update would be refused (the run's round.bound_factor and round.bound_min say what is "
+      "accepted; training that diverges ends here too)"));
 
   TrainedWork work;
   base::Sha256Hasher hasher;

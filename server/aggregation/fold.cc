@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,7 +18,7 @@ namespace quantfl::aggregation {
 namespace {
 
 constexpr int kSumBits = 62;  // every sum is below 2^62
-constexpr int kBoundExponentMin = -4;
+constexpr int kBoundExponentMin = -20;
 // Running statistics follow the activations, whatever they were before.
 constexpr int kBoundExponentMinFp32 = 10;
 constexpr int kBoundExponentMax = 100;
@@ -251,9 +252,20 @@ void MeanOf(absl::Span<const int64_t> sums, uint64_t first, uint64_t total_weigh
 
 }  // namespace
 
-std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
-                                          const codec::Layout& layout, const codec::Spec& spec) {
-  QFL_CHECK(parameters.size() == layout.n());
+absl::Status Validate(const BoundSpec& spec) {
+  for (const auto& [name, value, least] : {std::tuple("bound_factor", spec.factor, kBoundFactorMin),
+                                           std::tuple("bound_min", spec.least, kBoundLeastMin)}) {
+    if (!(value >= least && value <= kBoundSpecMax)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " = ", value, ": it is ", least, " to ", kBoundSpecMax));
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::vector<int8_t> BoundExponents(absl::Span<const float> parameters, const codec::Layout& layout,
+                                   const codec::Spec& spec, const BoundSpec& bound) {
+  QFL_CHECK(parameters.size() == layout.n() && Validate(bound).ok());
   std::vector<int8_t> exponents;
   exponents.reserve(layout.tensors().size());
   for (const codec::Layout::Tensor& tensor : layout.tensors()) {
@@ -261,15 +273,13 @@ std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
     for (const float x : parameters.subspan(tensor.offset, tensor.size)) {
       largest = std::max(largest, std::fabs(x));
     }
-    int exponent = kBoundExponentMin;
-    if (largest > 0) {
-      int power = 0;  // largest = fraction * 2^power, fraction in [1/2, 1)
-      const float fraction = std::frexp(largest, &power);
-      exponent = 2 + (fraction == 0.5f ? power - 1 : power);
+    int exponent = 0;  // the bound is fraction * 2^exponent, fraction in [1/2, 1)
+    const double fraction =
+        std::frexp(std::max(bound.factor * static_cast<double>(largest), bound.least), &exponent);
+    if (fraction == 0.5) --exponent;
+    if (tensor.policy == codec::TensorPolicy::kFp32) {
+      exponent = std::max(exponent, kBoundExponentMinFp32);
     }
-    exponent =
-        std::max(exponent, tensor.policy == codec::TensorPolicy::kFp32 ? kBoundExponentMinFp32
-                                                                       : kBoundExponentMin);
     if (spec.transform == codec::Transform::kDct) exponent += codec::CoefficientExponent(tensor);
     exponents.push_back(static_cast<int8_t>(std::min(exponent, kBoundExponentMax)));
   }

@@ -23,16 +23,30 @@ namespace quantfl::aggregation {
 inline constexpr uint32_t kMaxExamplesLimit = 1u << 24;
 inline constexpr uint32_t kCohortLimit = 1u << 20;
 
-// 2^e: by default four times the largest magnitude of the broadcast tensor, rounded up to a power
-// of two, and at least 1/16, or 1024 of a tensor of policy fp32: running statistics begin at 0 and
-// move by what the activations are. e is in [-4, 100].
+// How much a round accepts of a client, as magnitudes of values. What it costs to be generous is one
+// of some forty fraction bits for each factor of two, and a weaker check of what is sent.
+inline constexpr double kBoundFactorMin = 0x1p-10;
+inline constexpr double kBoundLeastMin = 0x1p-20;
+inline constexpr double kBoundSpecMax = 0x1p20;
+struct BoundSpec {
+  // Times the largest magnitude of the broadcast tensor; kBoundFactorMin to kBoundSpecMax.
+  double factor = 4;
+  // And at least this, for tensors that begin at or near 0; kBoundLeastMin to kBoundSpecMax. A fresh head's weights of
+  // 0.03 moved by 0.17 in a first local epoch (deploy/results).
+  double least = 0.5;
+};
+// INVALID_ARGUMENT naming value and range.
+absl::Status Validate(const BoundSpec& spec);
+
+// 2^e: spec's bound rounded up to a power of two; 1024 at least of a tensor of policy fp32: running
+// statistics begin at 0 and move by what the activations are. e is in [-20, 100].
 // With a transform the bound is on coefficients, which may be larger than the values they stand
 // for: by as much as a kernel's coefficients can (codec::CoefficientExponent). With scope model,
 // where one codebook or step serves all tensors and may decode a small tensor's values to more than
 // it holds, every quantised tensor has the largest bound of them.
 //   parameters  float32[layout.n()], finite
-std::vector<int8_t> DefaultBoundExponents(absl::Span<const float> parameters,
-                                          const codec::Layout& layout, const codec::Spec& spec);
+std::vector<int8_t> BoundExponents(absl::Span<const float> parameters, const codec::Layout& layout,
+                                   const codec::Spec& spec, const BoundSpec& bound);
 
 // The largest f such that cohort * max_examples * 2^f < 2^62: 17 to 61. INVALID_ARGUMENT beyond the
 // limits above.

@@ -28,6 +28,7 @@
 #include "common/ledger/ledger.h"
 #include "common/ledger/levels.h"
 #include "common/model/schema.h"
+#include "server/aggregation/fold.h"
 #include "server/aggregation/server_optimiser.h"
 #include "server/coordinator/learning_rate.h"
 #include "server/round/round_policy.h"
@@ -72,6 +73,7 @@ struct RunOptions {
   federation::TrainingSpec training;  // learning_rate: of the first round
   LearningRateSchedule schedule;
   codec::Spec codec;
+  aggregation::BoundSpec bound;
   uint32_t max_examples = 1u << 20;
   aggregation::ServerOptimiserSpec server_optimiser;
   round::RoundPolicy policy;

@@ -19,19 +19,17 @@ using base::SteadyTime;
 
 constexpr size_t kRunIdBytes = 8;
 
-// Of updates to a model.
+}  // namespace
+
 absl::StatusOr<std::shared_ptr<const std::vector<int8_t>>> BoundsOf(const std::string& safetensors,
                                                                     const model::Schema& schema,
-                                                                    const codec::Spec& spec) {
-  QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(safetensors, schema));
+                                                                    const RunOptions& options) {
+  QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(safetensors, schema));
   const codec::Layout& layout = schema.update_layout();
+  if (layout.n() != schema.size()) flat = schema.Gather(flat);
   return std::make_shared<const std::vector<int8_t>>(
-      layout.n() == schema.size()
-          ? aggregation::DefaultBoundExponents(flat, layout, spec)
-          : aggregation::DefaultBoundExponents(schema.Gather(flat), layout, spec));
+      aggregation::BoundExponents(flat, layout, options.codec, options.bound));
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions options,
                                                                  model::Schema schema,
@@ -51,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
     const auto least = codec::Encode(std::vector<float>(layout.n()), layout, options.codec, {});
     QFL_RETURN_IF_ERROR(base::Annotate(least.status(), "codec, an update of zeros"));
   }
-  auto initial_bounds = BoundsOf(initial, schema, options.codec);
+  auto initial_bounds = BoundsOf(initial, schema, options);
   if (!initial_bounds.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("initial model: ", initial_bounds.status().message()));
@@ -80,7 +78,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
       model.artifact = MakeArtifact(std::move(found.safetensors));
       model.broadcast = downlink.broadcast != nullptr ? downlink.broadcast : model.artifact;
       steps = std::move(downlink.steps);
-      auto bounds = BoundsOf(model.broadcast->bytes, *shared_schema, options.codec);
+      auto bounds = BoundsOf(model.broadcast->bytes, *shared_schema, options);
       if (!bounds.ok()) {
         return absl::DataLossError(absl::StrCat("the model after round ", found.model_round.value(),
                                                 ": ", bounds.status().message()));

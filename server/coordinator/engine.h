@@ -41,6 +41,11 @@ struct Model {
   std::shared_ptr<const std::vector<int8_t>> bounds;  // of their updates
 };
 
+// Of updates to the model in `safetensors`; what LoadFlat returns where that is not of `schema`.
+absl::StatusOr<std::shared_ptr<const std::vector<int8_t>>> BoundsOf(const std::string& safetensors,
+                                                                    const model::Schema& schema,
+                                                                    const RunOptions& options);
+
 class Engine final : public Coordinator {
  public:
   // `current`: of the last committed round, else the initial one. `kept` and `steps`: of a run that

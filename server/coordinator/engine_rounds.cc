@@ -207,13 +207,8 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     result.made = MakeBroadcast(options_.downlink.codec, *schema_, options_.run.seed, round,
                                 model.broadcast, result.model.artifact);
     result.model.broadcast = result.made.broadcast;
-    QFL_ASSIGN_OR_RETURN(const std::vector<float> flat,
-                         model::LoadFlat(result.model.broadcast->bytes, *schema_));
-    const codec::Layout& layout = schema_->update_layout();
-    result.model.bounds = std::make_shared<const std::vector<int8_t>>(
-        layout.n() == schema_->size()
-            ? aggregation::DefaultBoundExponents(flat, layout, options_.codec)
-            : aggregation::DefaultBoundExponents(schema_->Gather(flat), layout, options_.codec));
+    QFL_ASSIGN_OR_RETURN(result.model.bounds,
+                         BoundsOf(result.model.broadcast->bytes, *schema_, options_));
     return absl::OkStatus();
   };
   result.status = make();

@@ -348,6 +348,8 @@ std::string SummaryJson(const RunStatus& status, const RunOptions& options,
       {"over_selection", options.policy.over_selection},
       {"goal", options.policy.goal},
       {"min_fraction", options.policy.min_fraction},
+      {"bound_factor", options.bound.factor},
+      {"bound_min", options.bound.least},
       {"selection", round::SelectionNames()[static_cast<size_t>(options.policy.selection)]}};
   json["evaluation"] = {{"evaluator", options.evaluate},
                         {"clients_every", options.policy.client_evaluation_every},

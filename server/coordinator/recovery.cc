@@ -260,6 +260,8 @@ std::map<std::string, std::string> Settings(const RunOptions& options) {
       {"server_optimiser.beta1", Text(optimiser.beta1)},
       {"server_optimiser.beta2", Text(optimiser.beta2)},
       {"server_optimiser.tau", Text(optimiser.tau)},
+      {"round.bound_factor", Text(options.bound.factor)},
+      {"round.bound_min", Text(options.bound.least)},
       {"round.rounds", absl::StrCat(policy.rounds)},
       {"round.cohort", absl::StrCat(policy.cohort)},
       {"round.over_selection", Text(policy.over_selection)},

@@ -34,6 +34,7 @@ absl::Status Range(absl::string_view field, Number value, std::type_identity_t<N
 absl::Status Validate(const RunOptions& options) {
   QFL_RETURN_IF_ERROR(round::Validate(options.policy));
   QFL_RETURN_IF_ERROR(base::Annotate(codec::Validate(options.codec), "codec"));
+  QFL_RETURN_IF_ERROR(aggregation::Validate(options.bound));
   const DownlinkOptions& downlink = options.downlink;
   QFL_RETURN_IF_ERROR(base::Annotate(codec::Validate(downlink.codec), "downlink.codec"));
   if (!downlink.allow_divergent) QFL_RETURN_IF_ERROR(CheckDownlinkCodec(downlink.codec));

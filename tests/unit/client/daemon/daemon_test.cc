@@ -670,6 +670,20 @@ TEST_F(DaemonTest, DeltaThatIsNotFinite_IsNotSent) {
   EXPECT_THAT(server_.last_failure(), HasSubstr("17"));
 }
 
+TEST_F(DaemonTest, DeltaBeyondTheBounds_IsNotSent_AndNamesTheKeys) {
+  testing::SyntheticOptions synthetic;
+  synthetic.spoil = [](std::vector<float>& delta, const federation::TrainTask&) { delta[3] = 50; };
+  CountingWorkload wild(synthetic);
+  ASSERT_TRUE(Create(wild).ok());
+  daemon_->Start([](absl::Status) {});
+  server_.Tell(TrainOn(7));
+  Run();
+  EXPECT_EQ(server_.CountCalls("upload"), 0);
+  EXPECT_EQ(server_.CountCalls("fail 7"), 1);
+  EXPECT_THAT(server_.last_failure(), HasSubstr("bound of 2^-4"));
+  EXPECT_THAT(server_.last_failure(), HasSubstr("round.bound_min"));
+}
+
 TEST_F(DaemonTest, TaskWithBoundsOfAnotherModel_IsFailed) {
   Start();
   federation::Instruction instruction = TrainOn(7);

@@ -356,15 +356,15 @@ TEST(FractionBits_, BeyondTheLimits_IsRefused) {
   }
 }
 
-TEST(DefaultBoundExponents_, IsFourTimesTheLargest_RoundedUp) {
+TEST(BoundExponents_, AreFourTimesTheLargest_AtLeastAHalf_RoundedUp) {
   struct Row {
     float largest;
     int8_t exponent;
   };
-  for (const Row& row : std::vector<Row>{{0, -4},
-                                         {1e-30f, -4},
-                                         {std::ldexp(1.0f, -6), -4},
-                                         {std::ldexp(1.1f, -6), -3},
+  for (const Row& row : std::vector<Row>{{0, -1},
+                                         {1e-30f, -1},
+                                         {std::ldexp(1.0f, -3), -1},
+                                         {std::ldexp(1.1f, -3), 0},
                                          {0.3f, 1},
                                          {-0.5f, 1},
                                          {0.51f, 2},
@@ -374,31 +374,63 @@ TEST(DefaultBoundExponents_, IsFourTimesTheLargest_RoundedUp) {
     const codec::Layout layout = *codec::Layout::Create(
         {{{2}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kFp32}}, kDigest);
     EXPECT_EQ(
-        DefaultBoundExponents(std::vector<float>{0, row.largest, 1}, layout, codec::BuSpec(16)),
+        BoundExponents(std::vector<float>{0, row.largest, 1}, layout, codec::BuSpec(16), {}),
         (std::vector<int8_t>{row.exponent, 10}))
         << row.largest;
   }
 }
 
-// A batch normalisation's running mean begins at 0, and a first batch takes it anywhere.
-TEST(DefaultBoundExponents_, OfRunningStatistics_LeavesThemRoomToMove) {
+TEST(BoundExponents_, FollowFactorAndLeast) {
+  struct Row {
+    BoundSpec bound;
+    std::vector<int8_t> exponents;  // of tensors whose largest magnitudes are 0 and 3
+  };
   const codec::Layout layout = *codec::Layout::Create(
-      {{{2, 1}, TensorPolicy::kQuantise}, {{2}, TensorPolicy::kFp32}}, kDigest);
-  EXPECT_EQ(DefaultBoundExponents(std::vector<float>{0, 0, 0, 0}, layout, codec::BuSpec(16)),
-            (std::vector<int8_t>{-4, 10}));
-  EXPECT_EQ(DefaultBoundExponents(std::vector<float>{0, 0, 5000, 0}, layout, codec::BuSpec(16)),
-            (std::vector<int8_t>{-4, 15}));
+      {{{2}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kQuantise}}, kDigest);
+  for (const Row& row : std::vector<Row>{{{1, 0x1p-20}, {-20, 2}},
+                                         {{0x1p-10, 0x1p-20}, {-20, -8}},
+                                         {{1, 0.06}, {-4, 2}},
+                                         {{1, 5}, {3, 3}},
+                                         {{0x1p20, 0x1p20}, {20, 22}}}) {
+    ASSERT_TRUE(Validate(row.bound).ok());
+    EXPECT_EQ(BoundExponents(std::vector<float>{0, 0, -3}, layout, codec::BuSpec(16), row.bound),
+              row.exponents)
+        << row.bound.factor << " " << row.bound.least;
+  }
 }
 
-TEST(DefaultBoundExponents_, OfCoefficients_IsLargerWhereThereAreKernels) {
+TEST(BoundSpec_, OutsideItsRange_IsRefusedByName) {
+  for (const auto& [bound, name] :
+       std::vector<std::pair<BoundSpec, std::string>>{{{0, 1}, "bound_factor = 0"},
+                                                      {{0x1p21, 1}, "bound_factor"},
+                                                      {{std::nan(""), 1}, "bound_factor"},
+                                                      {{4, 0x1p-21}, "bound_min"},
+                                                      {{4, HUGE_VAL}, "bound_min = inf"}}) {
+    const absl::Status status = Validate(bound);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+  }
+}
+
+// A batch normalisation's running mean begins at 0, and a first batch takes it anywhere.
+TEST(BoundExponents_, OfRunningStatistics_LeavesThemRoomToMove) {
+  const codec::Layout layout = *codec::Layout::Create(
+      {{{2, 1}, TensorPolicy::kQuantise}, {{2}, TensorPolicy::kFp32}}, kDigest);
+  EXPECT_EQ(BoundExponents(std::vector<float>{0, 0, 0, 0}, layout, codec::BuSpec(16), {}),
+            (std::vector<int8_t>{-1, 10}));
+  EXPECT_EQ(BoundExponents(std::vector<float>{0, 0, 5000, 0}, layout, codec::BuSpec(16), {}),
+            (std::vector<int8_t>{-1, 15}));
+}
+
+TEST(BoundExponents_, OfCoefficients_IsLargerWhereThereAreKernels) {
   const codec::Layout layout = *codec::Layout::Create({{{1, 1, 3, 3}, TensorPolicy::kQuantise},
                                                        {{1, 1, 5, 5}, TensorPolicy::kQuantise},
                                                        {{2}, TensorPolicy::kQuantise}},
                                                       kDigest);
   const std::vector<float> ones(layout.n(), 1.0f);
-  EXPECT_EQ(DefaultBoundExponents(ones, layout, *codec::ParseSpec("int8")),
+  EXPECT_EQ(BoundExponents(ones, layout, *codec::ParseSpec("int8"), {}),
             (std::vector<int8_t>{2, 2, 2}));
-  EXPECT_EQ(DefaultBoundExponents(ones, layout, *codec::ParseSpec("int8,transform=dct")),
+  EXPECT_EQ(BoundExponents(ones, layout, *codec::ParseSpec("int8,transform=dct"), {}),
             (std::vector<int8_t>{4, 5, 2}));
 }
 
@@ -432,7 +464,7 @@ TEST(Fold_, Coefficients_AreSummedAndTransformedBackOnce) {
   }
   FoldOptions options;
   options.bound_exponents =
-      DefaultBoundExponents(std::vector<float>(layout.n(), 1.0f), layout, spec);
+      BoundExponents(std::vector<float>(layout.n(), 1.0f), layout, spec, {});
   options.cohort = 3;
   options.max_examples = 8;
   options.fraction_bits = *FractionBits(options.cohort, options.max_examples);
