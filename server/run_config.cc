@@ -397,10 +397,11 @@ void DeclareRound(app::Config& config, RunConfig* c) {
               {.min = aggregation::kBoundFactorMin, .max = aggregation::kBoundSpecMax},
               {.help = "An update whose values are larger than this times the largest of their "
                        "tensor is refused; rounded up to a power of two."});
-  config.Real("round.bound_min", &c->bound.least,
-              {.min = aggregation::kBoundLeastMin, .max = aggregation::kBoundSpecMax},
-              {.help = "Smaller values are not refused for their size, whatever their tensor holds: "
-                       "a fresh head and biases begin at or near 0."});
+  config.Real(
+      "round.bound_min", &c->bound.least,
+      {.min = aggregation::kBoundLeastMin, .max = aggregation::kBoundSpecMax},
+      {.help = "Smaller values are not refused for their size, whatever their tensor holds: "
+               "a fresh head and biases begin at or near 0."});
   config.Duration(
       "round.round_deadline_ms", &p->round_deadline, absl::Milliseconds(1), kLongest,
       {.help = "After it a round commits or is abandoned; put off, at most to twice its "

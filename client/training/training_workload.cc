@@ -17,7 +17,22 @@ namespace quantfl::training {
 using federation::Role;
 using federation::RunDescriptor;
 
+namespace {
+
 constexpr uint64_t kTorchScriptBytesMax = uint64_t{4} << 30;
+
+// Of what a network sees of its examples: all but the labels.
+base::Digest DigestOf(const data::Dataset& data) {
+  base::Sha256Hasher hasher;
+  hasher.Update(
+      absl::StrCat(data.count(), " of ", data.channels, "x", data.height, "x", data.width, "\n"));
+  hasher.Update({reinterpret_cast<const char*>(data.pixels.data()), data.pixels.size()});
+  hasher.Update(
+      {reinterpret_cast<const char*>(data.features.data()), data.features.size() * sizeof(float)});
+  return std::move(hasher).Finish();
+}
+
+}  // namespace
 
 // A learner for the time of one call.
 class TrainingWorkload::Lease {
@@ -142,13 +157,8 @@ absl::Status TrainingWorkload::Prepare(const RunDescriptor& run, const model::Sc
 void TrainingWorkload::UseCache(learn::ActivationCache* cache) {
   cache_ = cache;
   if (cache == nullptr) return;
-  base::Sha256Hasher hasher;
-  hasher.Update(absl::StrCat(dataset_.count(), " of ", dataset_.channels, "x", dataset_.height, "x",
-                             dataset_.width, "\n"));
-  hasher.Update({reinterpret_cast<const char*>(dataset_.pixels.data()), dataset_.pixels.size()});
-  hasher.Update({reinterpret_cast<const char*>(dataset_.features.data()),
-                 dataset_.features.size() * sizeof(float)});
-  dataset_digest_ = std::move(hasher).Finish();
+  dataset_digest_ = DigestOf(dataset_);
+  if (test_) test_digest_ = DigestOf(*test_);
 }
 
 absl::Status TrainingWorkload::CheckRole(Role wanted) const {
@@ -254,25 +264,25 @@ absl::StatusOr<daemon::EvaluateOutput> TrainingWorkload::Evaluate(
     std::optional<base::ClientIndex> client_index, const federation::EvaluateTask&,
     absl::string_view model, const std::atomic<bool>& cancelled) {
   QFL_RETURN_IF_ERROR(CheckRole(client_index ? Role::kTrainer : Role::kEvaluator));
-  const data::Dataset* on = test_ ? &*test_ : &dataset_;
-  data::Dataset held_out;
-  if (client_index && !test_) {
-    QFL_ASSIGN_OR_RETURN(const data::HeldOut parts, ExamplesOf(run, *client_index));
+  const data::Dataset& on = test_ ? *test_ : dataset_;
+  std::vector<uint32_t> examples;
+  if (test_ || !client_index) {
+    examples = data::AllExamples(on);
+  } else {
+    QFL_ASSIGN_OR_RETURN(data::HeldOut parts, ExamplesOf(run, *client_index));
     if (parts.held_out.empty()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "of ", parts.train.size(), " examples none is held out (data.holdout = ", holdout_,
           ", data.test_split = false): there is nothing to evaluate on"));
     }
-    held_out = data::Subset(dataset_, parts.held_out);
-    on = &held_out;
+    examples = std::move(parts.held_out);
   }
   QFL_ASSIGN_OR_RETURN(const std::vector<float> flat, model::LoadFlat(model, schema));
   QFL_ASSIGN_OR_RETURN(std::unique_ptr<learn::Learner> learner, TakeLearner(run, schema));
   Lease lease(*this, run, std::move(learner));
-  // The cache knows examples by their position in dataset_.
-  if (on != &dataset_) lease->UseCache(nullptr, base::Digest());
+  if (test_) lease->UseCache(cache_, test_digest_);
   QFL_ASSIGN_OR_RETURN(const learn::EvaluateResult result,
-                       lease->Evaluate(flat, *on, run.input, [&](uint64_t, uint64_t) {
+                       lease->Evaluate(flat, on, examples, run.input, [&](uint64_t, uint64_t) {
                          return !cancelled.load(std::memory_order_relaxed);
                        }));
   return daemon::EvaluateOutput{result.mean_loss, result.accuracy, result.examples};

@@ -110,7 +110,7 @@ class TrainingWorkload : public daemon::Workload {
   const data::Dataset dataset_;
   const std::optional<data::Dataset> test_;  // a trainer's own
   learn::ActivationCache* cache_ = nullptr;
-  base::Digest dataset_digest_;  // where there is a cache
+  base::Digest dataset_digest_, test_digest_;  // where there is a cache
 
   base::Mutex mutex_;
   // Of the newest spec; calls of an older run keep theirs alive.

@@ -36,6 +36,9 @@ struct Dataset {
   uint32_t classes() const;  // largest label + 1
 };
 
+// The indices of all examples, ascending.
+std::vector<uint32_t> AllExamples(const Dataset& dataset);
+
 enum class Split { kTrain, kTest };
 
 // idx files as MNIST publishes them, plain or .gz, found by their usual names in `folder`

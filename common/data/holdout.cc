@@ -33,32 +33,4 @@ HeldOut HoldOut(absl::Span<const uint32_t> examples, double fraction, uint64_t s
   return result;
 }
 
-Dataset Subset(const Dataset& dataset, absl::Span<const uint32_t> examples) {
-  Dataset subset;
-  subset.channels = dataset.channels;
-  subset.height = dataset.height;
-  subset.width = dataset.width;
-  const uint64_t values = dataset.example_values();
-  if (dataset.is_signals()) {
-    subset.features.reserve(examples.size() * values);
-  } else {
-    subset.pixels.reserve(examples.size() * values);
-  }
-  subset.labels.reserve(examples.size());
-  for (const uint32_t i : examples) {
-    const auto from = static_cast<ptrdiff_t>(i * values),
-               to = from + static_cast<ptrdiff_t>(values);
-    if (dataset.is_signals()) {
-      subset.features.insert(subset.features.end(), dataset.features.begin() + from,
-                             dataset.features.begin() + to);
-    } else {
-      subset.pixels.insert(subset.pixels.end(), dataset.pixels.begin() + from,
-                           dataset.pixels.begin() + to);
-    }
-    subset.labels.push_back(dataset.labels[i]);
-    if (!dataset.subjects.empty()) subset.subjects.push_back(dataset.subjects[i]);
-  }
-  return subset;
-}
-
 }  // namespace quantfl::data

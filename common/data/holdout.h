@@ -23,9 +23,6 @@ struct HeldOut {
 HeldOut HoldOut(absl::Span<const uint32_t> examples, double fraction, uint64_t seed,
                 uint32_t client_index);
 
-// A copy of some examples, in the order of `examples`, which are indices into `dataset`.
-Dataset Subset(const Dataset& dataset, absl::Span<const uint32_t> examples);
-
 }  // namespace quantfl::data
 
 #endif  // QUANTFL_COMMON_DATA_HOLDOUT_H_

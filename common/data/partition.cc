@@ -175,6 +175,12 @@ absl::StatusOr<std::vector<Indices>> Cut(absl::Span<const uint16_t> labels,
 
 }  // namespace
 
+std::vector<uint32_t> AllExamples(const Dataset& dataset) {
+  Indices all(dataset.count());
+  std::iota(all.begin(), all.end(), 0u);
+  return all;
+}
+
 absl::StatusOr<std::vector<Indices>> Partition(const Dataset& dataset, const PartitionSpec& spec) {
   return Cut(dataset.labels, dataset.subjects, spec);
 }

@@ -23,8 +23,8 @@ namespace quantfl::learn {
 
 // What an entry is of. Two entries of the same key hold the same bytes.
 struct ActivationKey {
-  base::Digest prefix;    // what computes: parameters, how an example enters, what a row is made of
-  base::Digest examples;  // which examples, in which order
+  base::Digest prefix;    // what computes: parameters, how an example enters
+  base::Digest examples;  // which examples, in which order, and what a row is made of
   uint64_t rows = 0;
   uint64_t row_bytes = 0;
 };

@@ -90,26 +90,21 @@ class TorchLearner : public Learner {
                        " is in an update"));
     }
     if (examples.empty()) return absl::InvalidArgumentError("no example to train on");
-    for (uint32_t i : examples) {
-      if (i >= data.count()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("example ", i, " of a data set of ", data.count()));
-      }
-      QFL_RETURN_IF_ERROR(CheckLabel(data, i));
-    }
+    QFL_RETURN_IF_ERROR(CheckExamples(data, examples));
     return CatchTorch("training", [&]() -> absl::StatusOr<TrainResult> {
       return TrainChecked(flat, {data, examples, input, transform}, training, key, progress);
     });
   }
 
   absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat, const data::Dataset& data,
+                                          absl::Span<const uint32_t> examples,
                                           const federation::InputSpec& input,
                                           const Progress& progress) override {
     QFL_ASSIGN_OR_RETURN(const data::Transform transform, CheckCall(flat, data, input));
-    if (data.count() == 0) return absl::InvalidArgumentError("no example to evaluate on");
-    for (uint64_t i = 0; i < data.count(); ++i) QFL_RETURN_IF_ERROR(CheckLabel(data, i));
+    if (examples.empty()) return absl::InvalidArgumentError("no example to evaluate on");
+    QFL_RETURN_IF_ERROR(CheckExamples(data, examples));
     return CatchTorch("evaluating", [&]() -> absl::StatusOr<EvaluateResult> {
-      return EvaluateChecked(flat, data, input, transform, progress);
+      return EvaluateChecked(flat, {data, examples, input, transform}, progress);
     });
   }
 
@@ -125,17 +120,26 @@ class TorchLearner : public Learner {
         const float* values = rows.data_ptr<float>();
         all.insert(all.end(), values, values + rows.numel());
       };
-      QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, transform, nullptr, collect));
+      const std::vector<uint32_t> examples = data::AllExamples(data);
+      QFL_RETURN_IF_ERROR(ForEachBatch(flat, {data, examples, input, transform}, nullptr, collect));
       return all;
     });
   }
 
  private:
-  absl::Status CheckLabel(const data::Dataset& data, uint64_t example) const {
-    if (data.labels[example] < classes_) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("example ", example, " has label ",
-                                                   data.labels[example], ", but the network has ",
-                                                   classes_, " classes"));
+  absl::Status CheckExamples(const data::Dataset& data, absl::Span<const uint32_t> examples) const {
+    for (const uint32_t i : examples) {
+      if (i >= data.count()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("example ", i, " of a data set of ", data.count()));
+      }
+      if (data.labels[i] >= classes_) {
+        return absl::InvalidArgumentError(absl::StrCat("example ", i, " has label ", data.labels[i],
+                                                       ", but the network has ", classes_,
+                                                       " classes"));
+      }
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<data::Transform> CheckCall(const std::vector<float>& flat,
@@ -287,6 +291,7 @@ class TorchLearner : public Learner {
     }
     Cached cached = {ActivationRows(prefix_output_, dtype), passes, nullptr};
     base::Sha256Hasher hasher;
+    hasher.Update(absl::StrCat(federation::ToString(dtype), "\n"));
     hasher.Update(cached_data_.AsBytes());
     hasher.Update(
         {reinterpret_cast<const char*>(indices.data()), indices.size() * sizeof(indices[0])});
@@ -295,7 +300,7 @@ class TorchLearner : public Learner {
       hasher.Update(absl::StrCat("crop ", augment.crop_padding, " flip ", augment.flip, " passes ",
                                  passes, " seed ", key.run_seed, " client ", key.client_index));
     }
-    const ActivationKey entry = {prefix_->Digest(schema_, tensors_, examples.input, dtype),
+    const ActivationKey entry = {prefix_->Digest(schema_, tensors_, examples.input),
                                  std::move(hasher).Finish(), rows, cached.layout.bytes()};
     const auto compute = [&](const ActivationCache::Append& append) -> absl::Status {
       for (uint64_t begin = 0; begin < rows; begin += batch_size) {
@@ -347,36 +352,35 @@ class TorchLearner : public Learner {
                       kEvaluateExamplesMax);
   }
 
-  // Runs `body(logits, labels)` on all of `data` in order, the network in evaluation, without
+  // Runs `body(logits, labels)` on all examples in order, the network in evaluation, without
   // gradients.
   template <typename Body>
-  absl::Status ForEachBatch(const std::vector<float>& flat, const data::Dataset& data,
-                            const federation::InputSpec& input, const data::Transform& transform,
+  absl::Status ForEachBatch(const std::vector<float>& flat, const Examples& examples,
                             const Progress& progress, Body body) {
     at::init_num_threads();
     SetTensors(flat);
     network_->SetTraining(false);
     const torch::NoGradGuard no_grad;
-    std::vector<uint32_t> all(data.count());
-    std::iota(all.begin(), all.end(), 0u);
-    QFL_ASSIGN_OR_RETURN(const std::optional<Cached> cached,
-                         CachePrefix({data, all, input, transform}, nullptr, {},
-                                     [&] { return !progress || progress(0, data.count()); }));
-    const uint64_t batch_size = std::min(EvaluationBatch(transform), data.count());
-    Batch batch(data, transform, batch_size);
-    for (uint64_t begin = 0; begin < data.count(); begin += batch_size) {
-      const uint64_t count = std::min(batch_size, data.count() - begin);
-      const auto example = [&](uint64_t i) { return begin + i; };
+    const uint64_t total = examples.indices.size();
+    QFL_ASSIGN_OR_RETURN(
+        const std::optional<Cached> cached,
+        CachePrefix(examples, nullptr, {}, [&] { return !progress || progress(0, total); }));
+    const uint64_t batch_size = std::min(EvaluationBatch(examples.transform), total);
+    Batch batch(examples.data, examples.transform, batch_size);
+    for (uint64_t begin = 0; begin < total; begin += batch_size) {
+      const uint64_t count = std::min(batch_size, total - begin);
+      const auto place = [&](uint64_t i) { return begin + i; };
+      const auto example = [&](uint64_t i) { return examples.indices[place(i)]; };
       torch::Tensor activations;
       if (cached.has_value()) {
         batch.FillLabels(count, example);
-        QFL_ASSIGN_OR_RETURN(activations, cached->Read(count, example));
+        QFL_ASSIGN_OR_RETURN(activations, cached->Read(count, place));
       } else {
         batch.Fill(count, example);
         activations = prefix_->Run(batch.images());
       }
       body(AfterPrefix(activations), batch.labels());
-      if (progress && !progress(begin + count, data.count())) {
+      if (progress && !progress(begin + count, total)) {
         return absl::CancelledError("evaluation was cancelled");
       }
     }
@@ -384,9 +388,7 @@ class TorchLearner : public Learner {
   }
 
   absl::StatusOr<EvaluateResult> EvaluateChecked(const std::vector<float>& flat,
-                                                 const data::Dataset& data,
-                                                 const federation::InputSpec& input,
-                                                 const data::Transform& transform,
+                                                 const Examples& examples,
                                                  const Progress& progress) {
     double loss_sum = 0;
     int64_t correct = 0;
@@ -396,12 +398,13 @@ class TorchLearner : public Learner {
               .template item<double>();
       correct += logits.argmax(1).eq(labels).sum().template item<int64_t>();
     };
-    QFL_RETURN_IF_ERROR(ForEachBatch(flat, data, input, transform, progress, count));
+    QFL_RETURN_IF_ERROR(ForEachBatch(flat, examples, progress, count));
     if (!std::isfinite(loss_sum)) {
       return absl::DataLossError("the model's loss is not finite: its weights are too large");
     }
-    const auto n = static_cast<double>(data.count());
-    return EvaluateResult{loss_sum / n, static_cast<double>(correct) / n, data.count()};
+    const uint64_t count_all = examples.indices.size();
+    const auto n = static_cast<double>(count_all);
+    return EvaluateResult{loss_sum / n, static_cast<double>(correct) / n, count_all};
   }
 
   const model::Schema schema_;

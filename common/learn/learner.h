@@ -97,12 +97,20 @@ class Learner {
                                             const federation::TrainingSpec& training,
                                             base::PrngKey key, const Progress& progress) = 0;
 
-  // Mean cross-entropy and accuracy over all of `data`, which is not augmented. INVALID_ARGUMENT as
-  // above; DATA_LOSS: the loss is not finite.
+  // Mean cross-entropy and accuracy over examples of `data`, which are not augmented.
+  //   examples  indices into `data`
+  // INVALID_ARGUMENT as above; DATA_LOSS: the loss is not finite.
   virtual absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat,
                                                   const data::Dataset& data,
+                                                  absl::Span<const uint32_t> examples,
                                                   const federation::InputSpec& input,
                                                   const Progress& progress) = 0;
+  // Over all of `data`.
+  absl::StatusOr<EvaluateResult> Evaluate(const std::vector<float>& flat, const data::Dataset& data,
+                                          const federation::InputSpec& input,
+                                          const Progress& progress) {
+    return Evaluate(flat, data, data::AllExamples(data), input, progress);
+  }
 
   // What the network answers in evaluation: float32[data.count() x classes], row-major. Labels are
   // not looked at. INVALID_ARGUMENT as above.

@@ -62,14 +62,13 @@ torch::Tensor FrozenPrefix::Run(const torch::Tensor& images) const {
 
 base::Digest FrozenPrefix::Digest(const model::Schema& schema,
                                   const std::vector<torch::Tensor>& tensors,
-                                  const federation::InputSpec& input,
-                                  federation::CacheDtype type) const {
+                                  const federation::InputSpec& input) const {
   base::Sha256Hasher hasher;
-  hasher.Update(absl::StrCat("activations 2, LibTorch ", TORCH_VERSION, "\n", schema.architecture(),
+  hasher.Update(absl::StrCat("activations 3, LibTorch ", TORCH_VERSION, "\n", schema.architecture(),
                              " ", stages_, "\n"));
-  hasher.Update(absl::StrCat(
-      "input ", federation::ToString(input.mean), " ", federation::ToString(input.stddev), " ",
-      input.channels, " ", input.height, " ", input.width, "\n", federation::ToString(type), "\n"));
+  hasher.Update(absl::StrCat("input ", federation::ToString(input.mean), " ",
+                             federation::ToString(input.stddev), " ", input.channels, " ",
+                             input.height, " ", input.width, "\n"));
   for (const size_t t : tensors_) {
     hasher.Update(absl::StrCat(schema.tensors()[t].name, "\n"));
     hasher.Update(Bytes(tensors[t]));

@@ -44,7 +44,7 @@ class FrozenPrefix {
   // Of everything that the activations of an example depend on.
   //   tensors  the schema's, with their values
   base::Digest Digest(const model::Schema& schema, const std::vector<torch::Tensor>& tensors,
-                      const federation::InputSpec& input, federation::CacheDtype type) const;
+                      const federation::InputSpec& input) const;
 
  private:
   FrozenPrefix(std::shared_ptr<const Network> network, size_t stages, std::vector<size_t> tensors)

@@ -23,16 +23,16 @@ namespace quantfl::aggregation {
 inline constexpr uint32_t kMaxExamplesLimit = 1u << 24;
 inline constexpr uint32_t kCohortLimit = 1u << 20;
 
-// How much a round accepts of a client, as magnitudes of values. What it costs to be generous is one
-// of some forty fraction bits for each factor of two, and a weaker check of what is sent.
+// How much a round accepts of a client, as magnitudes of values. What it costs to be generous is
+// one of some forty fraction bits for each factor of two, and a weaker check of what is sent.
 inline constexpr double kBoundFactorMin = 0x1p-10;
 inline constexpr double kBoundLeastMin = 0x1p-20;
 inline constexpr double kBoundSpecMax = 0x1p20;
 struct BoundSpec {
   // Times the largest magnitude of the broadcast tensor; kBoundFactorMin to kBoundSpecMax.
   double factor = 4;
-  // And at least this, for tensors that begin at or near 0; kBoundLeastMin to kBoundSpecMax. A fresh head's weights of
-  // 0.03 moved by 0.17 in a first local epoch (deploy/results).
+  // And at least this, for tensors that begin at or near 0; kBoundLeastMin to kBoundSpecMax. A
+  // fresh head's weights of 0.03 moved by 0.17 in a first local epoch (deploy/results).
   double least = 0.5;
 };
 // INVALID_ARGUMENT naming value and range.

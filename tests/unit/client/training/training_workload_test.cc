@@ -183,6 +183,32 @@ TEST_F(TrainingWorkloadTest, UseCache_GivesTheSameUpdatesAndAccuracy) {
   }
 }
 
+TEST_F(TrainingWorkloadTest, UseCache_ServesWhatATrainerEvaluatesOnToo) {
+  schema_ = *model::ApplyTrainable(schema_, "last:2");
+  const auto cache =
+      *learn::ActivationCache::Create({.bytes_max = 1u << 20}, env_, base::NullLogger());
+  for (const TrainingWorkloadOptions& options :
+       {TrainingWorkloadOptions{.data_dir = "data", .holdout = 0.25},
+        TrainingWorkloadOptions{.data_dir = "data", .test_split = true}}) {
+    const auto plain = *TrainingWorkload::Create(options, env_);
+    const auto cached = *TrainingWorkload::Create(options, env_);
+    cached->UseCache(cache.get());
+    for (int time = 0; time < 2; ++time) {
+      for (uint32_t client = 0; client < 2; ++client) {
+        const auto evaluate = [&](TrainingWorkload& workload) {
+          return workload.Evaluate(run_, schema_, base::ClientIndex(client), {}, model_,
+                                   cancelled_);
+        };
+        const absl::StatusOr<daemon::EvaluateOutput> got = evaluate(*cached);
+        ASSERT_TRUE(got.ok()) << got.status();
+        const absl::StatusOr<daemon::EvaluateOutput> expected = evaluate(*plain);
+        EXPECT_NEAR(got->mean_loss, expected->mean_loss, 1e-5);
+        EXPECT_EQ(got->examples, expected->examples);
+      }
+    }
+  }
+}
+
 TEST_F(TrainingWorkloadTest, Train_FromSeveralThreads_GivesWhatOneThreadGives) {
   const std::unique_ptr<TrainingWorkload> one = Make(), many = Make();
   std::vector<std::vector<float>> expected(4), got(4);

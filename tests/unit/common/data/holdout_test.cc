@@ -10,7 +10,6 @@ namespace quantfl::data {
 namespace {
 
 using testing::ElementsAre;
-using testing::IsEmpty;
 
 std::vector<uint32_t> Examples(uint32_t count) {
   std::vector<uint32_t> examples;
@@ -44,26 +43,6 @@ TEST(HoldOut_, TheSameEveryTime_AnotherForAnotherSeedOrClient) {
   EXPECT_EQ(HoldOut(examples, 0.3, 1, 0).held_out, held);
   EXPECT_NE(HoldOut(examples, 0.3, 2, 0).held_out, held);
   EXPECT_NE(HoldOut(examples, 0.3, 1, 1).held_out, held);
-}
-
-TEST(Subset_, CopiesExamplesWithAllThatBelongsToThem) {
-  Dataset dataset;
-  dataset.height = 1;
-  dataset.width = 2;
-  dataset.pixels = {1, 2, 3, 4, 5, 6};
-  dataset.labels = {7, 8, 9};
-  Dataset subset = Subset(dataset, std::vector<uint32_t>{2, 0});
-  EXPECT_THAT(subset.pixels, ElementsAre(5, 6, 1, 2));
-  EXPECT_THAT(subset.labels, ElementsAre(9, 7));
-  EXPECT_THAT(subset.subjects, IsEmpty());
-  EXPECT_EQ(subset.example_bytes(), 2u);
-  dataset.subjects = {20, 21, 22};
-  EXPECT_THAT(Subset(dataset, std::vector<uint32_t>{1}).subjects, ElementsAre(21));
-  dataset.pixels.clear();
-  dataset.features = {0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f};
-  subset = Subset(dataset, std::vector<uint32_t>{1, 1});
-  EXPECT_THAT(subset.features, ElementsAre(0.3f, 0.4f, 0.3f, 0.4f));
-  EXPECT_TRUE(subset.is_signals());
 }
 
 }  // namespace

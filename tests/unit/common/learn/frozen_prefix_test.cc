@@ -258,6 +258,53 @@ TEST_F(FrozenPrefixTest, Train_Augmented_CachesSoManyPasses) {
               plain_->Evaluate(start_, data_, input_, nullptr)->mean_loss, 1e-5);
 }
 
+TEST_F(FrozenPrefixTest, Evaluate_OfSomeExamples_IsCachedByWhichTheyAre) {
+  Use("lenet5", "last:2");
+  const std::vector<uint32_t> some = {5, 0, 11}, others = {1, 2};
+  int fills = 0;
+  const auto evaluate = [&](Learner& learner, const std::vector<uint32_t>& examples) {
+    const absl::StatusOr<EvaluateResult> result =
+        learner.Evaluate(start_, data_, examples, input_, [&](uint64_t done, uint64_t) {
+          fills += done == 0;
+          return true;
+        });
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->mean_loss : 0;
+  };
+  for (const int expected : {1, 0}) {  // fills of each
+    for (const std::vector<uint32_t>& examples : {some, others}) {
+      fills = 0;
+      EXPECT_NEAR(evaluate(*cached_, examples), evaluate(*plain_, examples), 1e-5);
+      EXPECT_EQ(fills, expected);
+    }
+  }
+  EXPECT_EQ(plain_->Evaluate(start_, data_, some, input_, nullptr)->examples, 3u);
+  EXPECT_THAT(
+      std::string(
+          plain_->Evaluate(start_, data_, {{static_cast<uint32_t>(data_.count())}}, input_, nullptr)
+              .status()
+              .message()),
+      HasSubstr("of a data set of"));
+}
+
+// A client that trains on fp16 and evaluates on fp32 keeps both.
+TEST_F(FrozenPrefixTest, TrainAndEvaluate_InTurn_RunThePrefixOnceEach) {
+  Use("lenet5", "last:2");
+  training_.cache_dtype = federation::CacheDtype::kFp16;
+  int fills = 0;
+  for (int round = 0; round < 2; ++round) {
+    Train(*cached_, &fills);
+    ASSERT_TRUE(cached_
+                    ->Evaluate(start_, data_, input_,
+                               [&](uint64_t done, uint64_t) {
+                                 fills += done == 0;
+                                 return true;
+                               })
+                    .ok());
+    EXPECT_EQ(fills, 2) << round;
+  }
+}
+
 // All that is trained, or a first layer that is, leaves nothing to cache.
 TEST_F(FrozenPrefixTest, Train_NoPrefix_CachesNothing) {
   for (const std::string trainable : {"all", "conv1.*"}) {

@@ -373,9 +373,8 @@ TEST(BoundExponents_, AreFourTimesTheLargest_AtLeastAHalf_RoundedUp) {
                                          {1e38f, 100}}) {
     const codec::Layout layout = *codec::Layout::Create(
         {{{2}, TensorPolicy::kQuantise}, {{1}, TensorPolicy::kFp32}}, kDigest);
-    EXPECT_EQ(
-        BoundExponents(std::vector<float>{0, row.largest, 1}, layout, codec::BuSpec(16), {}),
-        (std::vector<int8_t>{row.exponent, 10}))
+    EXPECT_EQ(BoundExponents(std::vector<float>{0, row.largest, 1}, layout, codec::BuSpec(16), {}),
+              (std::vector<int8_t>{row.exponent, 10}))
         << row.largest;
   }
 }
@@ -463,8 +462,7 @@ TEST(Fold_, Coefficients_AreSummedAndTransformedBackOnce) {
     }
   }
   FoldOptions options;
-  options.bound_exponents =
-      BoundExponents(std::vector<float>(layout.n(), 1.0f), layout, spec, {});
+  options.bound_exponents = BoundExponents(std::vector<float>(layout.n(), 1.0f), layout, spec, {});
   options.cohort = 3;
   options.max_examples = 8;
   options.fraction_bits = *FractionBits(options.cohort, options.max_examples);
