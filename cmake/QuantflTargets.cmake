@@ -69,6 +69,19 @@ function(quantfl_test name)
   endif()
 endfunction()
 
+# name_python_test.py holds an oracle in Python against name_peer.cc, which is linked with DEPS. It is called with
+# BEFORE, the peer and AFTER, and ends with 77 where what it needs is not installed.
+function(quantfl_python_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "DEPS;BEFORE;AFTER" ${ARGN})
+  add_executable(${name}_peer ${name}_peer.cc)
+  target_link_libraries(${name}_peer PRIVATE quantfl_build_flags ${A_DEPS})
+  set_target_properties(${name}_peer PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+  add_test(NAME ${name}_python_test
+           COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/${name}_python_test.py" ${A_BEFORE}
+                   $<TARGET_FILE:${name}_peer> ${A_AFTER})
+  set_tests_properties(${name}_python_test PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${A_TIMEOUT} LABELS unit)
+endfunction()
+
 function(quantfl_folder folder)
   if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/CMakeLists.txt")
     add_subdirectory(${folder})

@@ -3,7 +3,7 @@
 #   deploy/packages.sh list run|build|check|test|all     print names
 #   deploy/packages.sh install run|build|check|test|all  install what is missing, quietly; nothing missing: no output
 # `build` is what the programs are built from, `run` the demo's data, `check` adds what ctest needs, `test` the
-# fuzz targets' compiler, `all` what tests/run.sh --all needs.
+# fuzz targets' compiler and the oracles in Python, `all` what tests/run.sh --all needs.
 set -euo pipefail
 
 build=(g++ cmake ninja-build pkg-config ccache
@@ -17,7 +17,7 @@ run=(dataset-fashion-mnist openssl)
 test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iproute2 dpkg-dev file)
 # libFuzzer needs clang's runtime, which is a package of its own version.
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
-all=(clang-format clang-tidy python3-torch tmux tshark chromium chromium-driver python3-selenium
+all=(clang-format clang-tidy tmux tshark chromium chromium-driver python3-selenium
      debootstrap docker-compose)
 
 names() {
@@ -25,7 +25,7 @@ names() {
     build) printf '%s\n' "${build[@]}" ;;
     run) printf '%s\n' "${build[@]}" "${run[@]}" ;;
     check) printf '%s\n' "${build[@]}" "${run[@]}" "${test[@]}" ;;
-    test) names check; printf '%s\n' clang "libclang-rt-$(clang_version)-dev" ;;
+    test) names check; printf '%s\n' clang "libclang-rt-$(clang_version)-dev" python3-numpy python3-torch ;;
     all) names test; printf '%s\n' "${all[@]}" ;;
     *) echo "packages.sh: \"$1\": run, build, check, test or all" >&2; exit 64 ;;
   esac

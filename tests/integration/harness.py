@@ -4,10 +4,12 @@ Every process is ended by its pid when the test ends. Nothing polls on a timer: 
 the lines they log.
 """
 import collections
+import contextlib
 import json
 import os
 import pathlib
 import queue
+import random
 import re
 import shutil
 import signal
@@ -112,9 +114,13 @@ def run(name, *arguments, timeout=TIMEOUT_S, env=None, check=None):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Nobody listens there now, and the system gives it to no connection until somebody does."""
+    least = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, max(least, 11_000))
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class FederationTest(unittest.TestCase):
