@@ -59,33 +59,61 @@ Plan MakePlan(absl::Span<const Extent> extents, const Layout& layout,
 
 }  // namespace
 
-std::optional<ChunkSegments> FixedToRans(absl::string_view fixed, absl::Span<const Extent> extents,
-                                         const Spec& spec, const Layout& layout,
-                                         const ContextModel* contexts) {
-  QFL_CHECK(HasCodes(spec));
-  const Plan plan = MakePlan(extents, layout, contexts);
-  QFL_CHECK(fixed.size() == plan.fixed_bytes);
-  if (plan.codes == 0) return std::nullopt;
-  const int bits = BitsPerCode(spec);
-  std::vector<uint8_t> codes(plan.codes);
-  ChunkSegments segments;
-  size_t to = 0;
+std::string FixedSegments(absl::string_view plain, absl::Span<const uint8_t> codes,
+                          absl::Span<const Extent> extents, const Spec& spec) {
+  uint64_t size = 0;
+  for (const Extent& extent : extents) size += extent.bytes;
+  std::string bytes(size, '\0');
+  char* to = bytes.data();
   for (const Extent& extent : extents) {
     const uint64_t plain_bytes = PlainBytes(extent);
-    segments.bytes.append(fixed.data(), plain_bytes);
+    plain.copy(to, plain_bytes);
+    plain.remove_prefix(plain_bytes);
     if (!extent.is_fp32) {
-      UnpackBits(fixed.substr(plain_bytes, extent.bytes - plain_bytes), bits,
-                 absl::MakeSpan(codes).subspan(to, extent.count));
-      to += extent.count;
+      PackBits(codes.subspan(extent.first, extent.count), BitsPerCode(spec), to + plain_bytes);
     }
-    fixed.remove_prefix(extent.bytes);
+    to += extent.bytes;
   }
+  QFL_CHECK(plain.empty());
+  return bytes;
+}
+
+std::optional<ChunkSegments> RansSegments(absl::string_view plain, absl::Span<const uint8_t> codes,
+                                          absl::Span<const Extent> extents, const Spec& spec,
+                                          const Layout& layout, const ContextModel* contexts) {
+  QFL_CHECK(HasCodes(spec));
+  const Plan plan = MakePlan(extents, layout, contexts);
+  QFL_CHECK(plain.size() == plan.plain_bytes);
+  if (plan.codes == 0) return std::nullopt;
+  // One behind the other, as they mostly are already.
+  std::vector<uint8_t> gathered;
+  absl::Span<const uint8_t> of_chunk;
+  for (const Extent& extent : extents) {
+    if (extent.is_fp32) continue;
+    const absl::Span<const uint8_t> more = codes.subspan(extent.first, extent.count);
+    if (of_chunk.empty()) {
+      of_chunk = more;
+    } else if (gathered.empty() && of_chunk.end() == more.begin()) {
+      of_chunk = absl::MakeConstSpan(of_chunk.data(), of_chunk.size() + more.size());
+    } else {
+      if (gathered.empty()) {
+        gathered.reserve(plan.codes);
+        gathered.assign(of_chunk.begin(), of_chunk.end());
+      }
+      gathered.insert(gathered.end(), more.begin(), more.end());
+    }
+  }
+  if (!gathered.empty()) of_chunk = gathered;
   const uint64_t room = plan.fixed_bytes - plan.plain_bytes;
   const std::optional<RansStream> stream =
-      contexts != nullptr ? RansEncodeWith(codes, plan.classes, contexts->tables, contexts->scale,
-                                           1 + ((plan.codes * contexts->cost_per_code) >> 19), room)
-                          : RansEncode(codes, plan.classes, plan.class_count, spec.levels, room);
+      contexts != nullptr
+          ? RansEncodeWith(of_chunk, plan.classes, contexts->tables, contexts->scale,
+                           1 + ((plan.codes * contexts->cost_per_code) >> 19), room)
+          : RansEncode(of_chunk, plan.classes, plan.class_count, spec.levels, room);
   if (!stream.has_value()) return std::nullopt;
+  ChunkSegments segments;
+  segments.bytes.reserve(plain.size() + stream->bytes.size());
+  segments.bytes.assign(plain.data(), plain.size());
   segments.bytes.append(stream->bytes);
   segments.table_bytes = stream->table_bytes;
   return segments;

@@ -58,9 +58,20 @@ absl::Status CheckFinite(absl::Span<const float> values) {
 // decoded(i) is what value i decodes to. The difference is taken in fp32, as the kernels do.
 template <typename Decoded>
 void AddErrors(const float* values, size_t count, Decoded decoded, Sums& sums) {
-  for (size_t i = 0; i < count; ++i) {
+  size_t i = 0;
+  for (; i + kSumLanes <= count; i += kSumLanes) {
+    float errors[kSumLanes];
+    for (size_t lane = 0; lane < kSumLanes; ++lane) {
+      errors[lane] = decoded(i + lane) - values[i + lane];
+    }
+    double* const to = sums.data();
+    for (size_t lane = 0; lane < kSumLanes; ++lane) {
+      to[lane] += static_cast<double>(errors[lane]) * static_cast<double>(errors[lane]);
+    }
+  }
+  for (size_t lane = 0; i < count; ++i, ++lane) {
     const double error = static_cast<double>(decoded(i) - values[i]);
-    sums[i % kSumLanes] += error * error;
+    sums[lane] += error * error;
   }
 }
 
@@ -179,22 +190,27 @@ struct SummedBytes {
 // Shorter ones are sooner read again than joined.
 constexpr size_t kSummedBytesMin = 16384;
 
-// Writes the segments of chunks, one behind the other.
+// Writes the segments of chunks, one behind the other: in the fixed pack, or what is not a code
+// alone, with codes in a place of their own.
 class SegmentWriter {
  public:
+  //   codes  [delta.size()], or null for the fixed pack
   SegmentWriter(absl::Span<const float> delta, const Spec& spec, const base::PrngKey& key,
-                const std::vector<Fit>& fits, BlockScales& scales, bool exact_errors)
+                const std::vector<Fit>& fits, BlockScales& scales, bool exact_errors,
+                uint8_t* codes)
       : delta_(delta),
         spec_(spec),
         key_(key),
         fits_(fits),
         scales_(scales),
         bits_(BitsPerCode(spec)),
-        exact_errors_(exact_errors) {}
+        exact_errors_(exact_errors),
+        all_codes_(codes) {}
 
-  // Appends extent.bytes, for which there is room.
+  // Appends extent.bytes or those of them that are not codes, for which there is room.
   absl::Status Write(const Extent& extent, std::string& out) {
     const float* const values = delta_.data() + extent.first;
+    if (all_codes_ != nullptr) next_code_ = all_codes_ + extent.first;
     if (extent.is_fp32) {
       const char* const bytes = reinterpret_cast<const char*>(values);
       out.append(bytes, extent.bytes);
@@ -279,17 +295,19 @@ class SegmentWriter {
   // By way of packed_: a string would first fill what it grows by with zeros.
   void WritePacked(size_t count, std::string& out) {
     AddToChecksum(codes_.data(), count);
+    if (all_codes_ != nullptr) {
+      std::memcpy(next_code_, codes_.data(), count);
+      next_code_ += count;
+      return;
+    }
     PackBits(absl::MakeConstSpan(codes_.data(), count), bits_, packed_.data());
     const absl::string_view packed(packed_.data(), PackedBytes(count, bits_));
-    // Another pack replaces these bytes.
-    if (spec_.pack == Pack::kFixed) {
-      if (summed_.empty() || summed_.back().begin + summed_.back().size != out.size()) {
-        summed_.push_back({out.size(), 0, 0});
-      }
-      SummedBytes& last = summed_.back();
-      last.crc32c = base::ExtendCrc32c(last.crc32c, packed);
-      last.size += packed.size();
+    if (summed_.empty() || summed_.back().begin + summed_.back().size != out.size()) {
+      summed_.push_back({out.size(), 0, 0});
     }
+    SummedBytes& last = summed_.back();
+    last.crc32c = base::ExtendCrc32c(last.crc32c, packed);
+    last.size += packed.size();
     out.append(packed.data(), packed.size());
   }
 
@@ -307,9 +325,10 @@ class SegmentWriter {
           kernels::AddErrors(values + done, codes_.data(), count,
                              {fit.range.lo, fit.range.step, spec_.levels}, squared_error_.data());
         } else {
-          AddErrors(
-              values + done, count, [&](size_t i) { return fit.codebook[codes_[i]]; },
-              squared_error_);
+          const auto decoded = [codebook = fit.codebook.data(), codes = codes_.data()](size_t i) {
+            return codebook[codes[i]];
+          };
+          AddErrors(values + done, count, decoded, squared_error_);
         }
       }
       WritePacked(count, out);
@@ -373,6 +392,8 @@ class SegmentWriter {
   BlockScales& scales_;
   const int bits_;
   const bool exact_errors_;
+  uint8_t* const all_codes_;
+  uint8_t* next_code_ = nullptr;
   uint32_t codes_crc32c_ = 0;
   std::vector<SummedBytes> summed_;
   Sums squared_error_{};
@@ -381,9 +402,11 @@ class SegmentWriter {
   std::array<char, kBlock> packed_;
 };
 
-// An update's chunks in the fixed pack, and what its header will say.
-struct FixedUpdate {
+// An update's chunks in the fixed pack, and what its header will say. For pack rans the chunks hold
+// their plain bytes alone.
+struct WrittenUpdate {
   std::vector<std::string> chunks;               // with room for their own fields
+  std::vector<uint8_t> codes;                    // for pack rans, by parameter
   std::vector<std::vector<SummedBytes>> summed;  // of each chunk
   uint64_t block_side_bytes = 0;
   std::string side;  // of the header
@@ -416,43 +439,46 @@ void FinishChunk(uint32_t index, Pack pack, absl::Span<const SummedBytes> summed
   wire::Store(chunk, end, base::ExtendCrc32c(crc, bytes.substr(done, end - done)));
 }
 
-absl::StatusOr<FixedUpdate> WriteFixed(absl::Span<const float> delta, const Layout& layout,
-                                       const Spec& spec, const base::PrngKey& key,
-                                       uint32_t params_per_chunk, bool exact_errors,
-                                       BlockScales& scales) {
+absl::StatusOr<WrittenUpdate> WriteUpdate(absl::Span<const float> delta, const Layout& layout,
+                                          const Spec& spec, const base::PrngKey& key,
+                                          uint32_t params_per_chunk, bool exact_errors,
+                                          BlockScales& scales) {
   const uint64_t chunk_count = (layout.n() + params_per_chunk - 1) / params_per_chunk;
-  FixedUpdate fixed;
-  fixed.chunks.resize(chunk_count);
-  fixed.summed.resize(chunk_count);
+  const bool is_fixed = spec.pack == Pack::kFixed;
+  WrittenUpdate written;
+  written.chunks.resize(chunk_count);
+  written.summed.resize(chunk_count);
+  if (!is_fixed) written.codes.resize(layout.n());
   ScopeFitter scopes(delta, layout, spec, key);
-  SegmentWriter writer(delta, spec, key, scopes.fits(), scales, exact_errors);
+  SegmentWriter writer(delta, spec, key, scopes.fits(), scales, exact_errors,
+                       is_fixed ? nullptr : written.codes.data());
   for (uint32_t index = 0; index < chunk_count; ++index) {
     QFL_RETURN_IF_ERROR(scopes.FitUpTo((uint64_t{index} + 1) * params_per_chunk));
     const std::vector<Extent> extents = ChunkExtents(spec, layout, params_per_chunk, index);
     uint64_t segment_bytes = 0;
     for (const Extent& extent : extents) {
-      segment_bytes += extent.bytes;
-      fixed.block_side_bytes += extent.side_bytes;
+      segment_bytes += is_fixed || extent.is_fp32 ? extent.bytes : extent.side_bytes;
+      written.block_side_bytes += extent.side_bytes;
     }
-    std::string& chunk = fixed.chunks[index];
+    std::string& chunk = written.chunks[index];
     chunk.reserve(wire::kChunkFixedBytes + segment_bytes);
     chunk.resize(wire::kChunkCodes);
     for (const Extent& extent : extents) QFL_RETURN_IF_ERROR(writer.Write(extent, chunk));
     QFL_CHECK(chunk.size() == wire::kChunkCodes + segment_bytes);
     chunk.resize(wire::kChunkFixedBytes + segment_bytes);
-    fixed.summed[index] = writer.TakeSummed();
+    written.summed[index] = writer.TakeSummed();
   }
-  for (const Fit& fit : scopes.fits()) fixed.side += fit.side;
+  for (const Fit& fit : scopes.fits()) written.side += fit.side;
   if (StreamsBlocks(spec)) {
     for (uint32_t range = 0; range < layout.quantised_count(); ++range) {
       const float scale = scales.scale(range);
-      fixed.side.append(reinterpret_cast<const char*>(&scale), sizeof(scale));
+      written.side.append(reinterpret_cast<const char*>(&scale), sizeof(scale));
     }
   }
-  fixed.codes_crc32c = writer.codes_crc32c();
-  fixed.squared_error = Total(writer.squared_error());
-  fixed.squared_norm = Total(scopes.squares()) + Total(writer.squares());
-  return fixed;
+  written.codes_crc32c = writer.codes_crc32c();
+  written.squared_error = Total(writer.squared_error());
+  written.squared_norm = Total(scopes.squares()) + Total(writer.squares());
+  return written;
 }
 
 // `spec` has no rate control; delta and spec are checked. A target for the error wants it exactly;
@@ -463,49 +489,50 @@ absl::StatusOr<EncodedUpdate> EncodeOnce(absl::Span<const float> delta, const La
   const uint32_t params_per_chunk = ParamsPerChunk(spec, layout);
   BlockScales scales(layout.quantised_count());
   const auto write = [&] {
-    return WriteFixed(delta, layout, spec, key, params_per_chunk, exact_errors, scales);
+    return WriteUpdate(delta, layout, spec, key, params_per_chunk, exact_errors, scales);
   };
-  QFL_ASSIGN_OR_RETURN(FixedUpdate fixed, write());
+  QFL_ASSIGN_OR_RETURN(WrittenUpdate written, write());
   if (!scales.Unify()) {
-    QFL_ASSIGN_OR_RETURN(fixed, write());
+    QFL_ASSIGN_OR_RETURN(written, write());
     scales.Unify();
   }
 
   EncodedUpdate update;
-  update.chunks = std::move(fixed.chunks);
+  update.chunks = std::move(written.chunks);
   const uint32_t chunk_count = static_cast<uint32_t>(update.chunks.size());
   PackedUpdate packed;
   packed.spec = spec;
   if (spec.pack == Pack::kRans) {
-    std::vector<absl::string_view> segments;
-    segments.reserve(chunk_count);
-    for (const std::string& chunk : update.chunks) segments.push_back(SegmentsOf(chunk));
-    packed = PackUpdate(segments, layout, spec, params_per_chunk);
+    std::vector<absl::string_view> plain;
+    plain.reserve(chunk_count);
+    for (const std::string& chunk : update.chunks) plain.push_back(SegmentsOf(chunk));
+    packed = PackUpdate(plain, written.codes, layout, spec, params_per_chunk);
   }
   for (uint32_t index = 0; index < chunk_count; ++index) {
     std::string& chunk = update.chunks[index];
     uint64_t table_bytes = 0;
-    const bool is_packed = spec.pack == Pack::kRans && packed.chunks[index].has_value();
-    if (is_packed) {
-      const ChunkSegments& segments = *packed.chunks[index];
-      chunk.resize(wire::kChunkFixedBytes + segments.bytes.size());
-      chunk.replace(wire::kChunkCodes, segments.bytes.size(), segments.bytes);
-      table_bytes = segments.table_bytes;
+    Pack pack = Pack::kFixed;
+    if (spec.pack == Pack::kRans) {
+      const PackedChunk& from = packed.chunks[index];
+      pack = from.pack;
+      chunk.resize(wire::kChunkFixedBytes + from.segments.bytes.size());
+      chunk.replace(wire::kChunkCodes, from.segments.bytes.size(), from.segments.bytes);
+      table_bytes = from.segments.table_bytes;
     }
-    FinishChunk(index, is_packed ? Pack::kRans : Pack::kFixed, fixed.summed[index], chunk);
+    FinishChunk(index, pack, written.summed[index], chunk);
     update.payload.codes += chunk.size() - wire::kChunkFixedBytes - table_bytes;
     update.payload.tables += table_bytes;
     update.payload.headers += wire::kChunkFixedBytes;
   }
-  update.payload.codes -= fixed.block_side_bytes;  // among the segments
-  const std::string side = fixed.side + packed.section;
+  update.payload.codes -= written.block_side_bytes;  // among the segments
+  const std::string side = written.side + packed.section;
   update.payload.tables += packed.table_bytes;
-  update.payload.side_information = fixed.block_side_bytes + side.size() - packed.table_bytes;
+  update.payload.side_information = written.block_side_bytes + side.size() - packed.table_bytes;
   update.header =
-      HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count, fixed.codes_crc32c, side);
+      HeaderBytes(packed.spec, layout, params_per_chunk, chunk_count, written.codes_crc32c, side);
   update.payload.headers += wire::kHeaderFixedBytes;
-  update.squared_error = fixed.squared_error;
-  update.squared_norm = fixed.squared_norm;
+  update.squared_error = written.squared_error;
+  update.squared_norm = written.squared_norm;
   return update;
 }
 

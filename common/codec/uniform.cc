@@ -11,13 +11,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "common/codec/half.h"
+#include "common/codec/kernels.h"
 #include "common/codec/wire.h"
 
 namespace quantfl::codec {
 namespace {
 
 // Sums are taken over fixed lanes: the compiler may vectorise them without changing a bit.
-constexpr size_t kLanes = 16;
+constexpr size_t kLanes = kernels::kSumLanes;
 constexpr size_t kBlock = 4096;
 constexpr double kGainMin = 0x1p-4;
 constexpr double kGainMax = 0x1p4;
@@ -36,12 +37,11 @@ class LaneSum {
 };
 
 double SquaresOf(absl::Span<const float> values) {
-  LaneSum sum;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const double x = static_cast<double>(values[i]);
-    sum.Add(i, x * x);
-  }
-  return sum.total();
+  std::array<double, kernels::kSumLanes> lanes{};
+  (void)kernels::SurveyValues(values.data(), values.size(), lanes.data());
+  double total = 0;
+  for (const double lane : lanes) total += lane;
+  return total;
 }
 
 float StepOf(Parts parts, const Spec& spec) {
