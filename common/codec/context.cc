@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "common/base/check.h"
 #include "common/base/status.h"
+#include "common/codec/kernels.h"
 #include "common/codec/rans.h"
 
 namespace quantfl::codec {
@@ -208,14 +209,12 @@ void FillClasses(const ContextModel& model, const Layout& layout, const Extent& 
                  uint8_t* classes) {
   const Layout::Tensor& tensor = layout.tensors()[extent.tensor];
   const ContextTensor& context = model.tensors[tensor.quantised_index];
-  const int first = context.first;
-  const int last = context.last;
   const std::vector<int8_t>& rows = context.exponents[0];
   const std::vector<int8_t>& columns = context.exponents[1];
   const std::vector<int8_t>& positions = context.exponents[2];
-  const int base = first + context.base;
+  const int base = context.first + context.base;
   if (rows.empty() && columns.empty() && positions.empty()) {
-    std::fill_n(classes, extent.count, static_cast<uint8_t>(std::min(base, last)));
+    std::fill_n(classes, extent.count, static_cast<uint8_t>(std::min<int>(base, context.last)));
     return;
   }
   const FactorSizes sizes = FactorsOf(tensor);
@@ -230,18 +229,12 @@ void FillClasses(const ContextModel& model, const Layout& layout, const Extent& 
   }
   uint64_t at = extent.first - tensor.offset;
   const uint64_t end = at + extent.count;
-  const int16_t least = static_cast<int16_t>(first);
-  const int16_t most = static_cast<int16_t>(last);
   while (at < end) {
     const uint64_t row = at / row_size;
     const uint64_t from = at % row_size;
     const uint64_t count = std::min(end - at, row_size - from);
-    const int16_t e = rows.empty() ? int16_t{0} : int16_t{rows[row]};
-    const int16_t* const sum = sums.data() + from;
-    for (uint64_t i = 0; i < count; ++i) {
-      const int16_t s = static_cast<int16_t>(sum[i] + e);
-      classes[i] = static_cast<uint8_t>(std::min(std::max(s, least), most));
-    }
+    kernels::LimitedSums(sums.data() + from, count, rows.empty() ? int16_t{0} : int16_t{rows[row]},
+                         context.first, context.last, classes);
     classes += count;
     at += count;
   }

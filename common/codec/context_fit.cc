@@ -1,19 +1,22 @@
 #include "common/codec/context_fit.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "common/base/check.h"
+#include "common/codec/kernels.h"
 
 namespace quantfl::codec {
 namespace {
 
-// A code's deviation is its distance from the tensor's commonest code, at most this.
-constexpr int kDeviations = 16;
+// A code's deviation is its distance from the tensor's commonest code, limited.
+constexpr int kDeviations = kernels::kDeviationMax + 1;
 // Classes are octaves of variance. With one zero code for all tensors they share one interval of
 // classes, from variance 2^kLeastLevel on; one code in so many deviates there.
 constexpr int kLeastLevel = -10;
@@ -26,16 +29,18 @@ constexpr struct {
 constexpr int kRefinements = 2;
 // Exponents are tried up to this far from what they are.
 constexpr int kReach = 3;
-constexpr int kTried = 8;  // 2 * kReach + 1, and one more: a whole vector
+static_assert(2 * kReach + 1 <= static_cast<int>(kernels::kTrials));
 // Costs are in 1/16 bit, so that the sums of a row of this many codes fit 31 bits.
 constexpr uint32_t kCostBits = 4;
 constexpr uint64_t kRefinedMax = uint64_t{1} << 21;
-// An exponent is chosen by at least so many of its codes; what a class costs is told from so many
-// codes of a tensor, of at least so many rows.
-constexpr uint64_t kRefinedEnough = 512;
-constexpr uint64_t kCodesEnough = 1u << 18;
+// An exponent is chosen by at least so many of its codes that deviate, in each refinement; what a
+// class costs is told from so many of a tensor, of at least so many rows.
+constexpr uint64_t kRefinedEnough[kRefinements] = {48, 96};
+constexpr uint64_t kCodesEnough = 1u << 15;
 constexpr uint64_t kRowsEnough = 64;
-constexpr uint64_t kCodesMax = uint64_t{1} << 28;  // a place and a deviation fit 32 bits
+// How common the codes of a tensor are is told from at least so many.
+constexpr uint64_t kCountedEnough = 1u << 16;
+constexpr uint64_t kCodesMax = uint64_t{1} << 28;  // places and counts fit 32 bits
 
 // log2(x) in 1/16 bit, for x >= 1: the mantissa's logarithm by a parabola, right to 1/100 bit.
 uint32_t Log2(uint64_t x) {
@@ -63,7 +68,9 @@ uint64_t ExactLog2(uint64_t x) {
 }
 
 // What one table costs, itself not counted, in 2^-16 bit.
-uint64_t Entropy(const std::array<uint64_t, 256>& histogram, uint64_t total) {
+uint64_t Entropy(const std::array<uint64_t, 256>& histogram) {
+  uint64_t total = 0;
+  for (const uint64_t count : histogram) total += count;
   const uint64_t all = ExactLog2(total);
   uint64_t entropy = 0;
   for (const uint64_t count : histogram) {
@@ -86,85 +93,76 @@ int Level(uint64_t numerator, uint64_t denominator) {
 // Of a set with this sum of squared deviations. A quarter stands for what rounding hid.
 int VarianceLevel(uint64_t squares, uint64_t count) { return Level(4 * squares + 1, 4 * count); }
 
+using Histogram = std::array<uint64_t, 256>;
+
 struct Tensor {
   const uint8_t* codes = nullptr;
   uint64_t size = 0;
   FactorSizes sizes{1, 1, 1};
   uint8_t zero = 0;
-  std::vector<uint32_t> deviations;  // in_row * 16 + size, row by row
-  std::vector<uint32_t> row_ends;    // in deviations
+  std::array<uint64_t, kDeviations> deviations{};  // how often each occurs; of a sample if large
   uint64_t squares = 0;
   int first = 0;
   int classes = 1;
   int least = 0;  // level of class `first`
   bool has_exponents = false;
   std::array<std::vector<int>, kFactors> levels;  // exponents: about 0 but for rows
+  // By place in a row, where it has several positions; else places are columns.
+  std::vector<uint32_t> columns;
+  std::vector<uint32_t> positions;
+  std::vector<int16_t> inner;  // by place in a row: the levels of its column and position together
   uint64_t row_size() const { return sizes[1] * sizes[2]; }
+  // So many codes that about so many of them deviate.
+  uint64_t Enough(uint64_t deviating) const {
+    const uint64_t all = size - std::min(size, deviations[0]) + 1;
+    return static_cast<uint64_t>(static_cast<unsigned __int128>(deviating) * size / all);
+  }
   int Class(int level) const { return first + std::min(std::max(level - least, 0), classes - 1); }
 };
 
-uint8_t Commonest(const std::array<uint64_t, 256>& histogram) {
+uint8_t Commonest(const Histogram& histogram) {
   return static_cast<uint8_t>(std::max_element(histogram.begin(), histogram.end()) -
                               histogram.begin());
 }
 
-void Count(const uint8_t* codes, uint64_t size, std::array<uint64_t, 256>& histogram) {
-  std::array<std::array<uint32_t, 256>, 4> parts;
-  for (uint64_t done = 0; done < size;) {
-    const uint64_t count = std::min<uint64_t>(size - done, uint64_t{1} << 30);
-    for (auto& part : parts) part.fill(0);
-    uint64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-      for (uint64_t j = 0; j < 4; ++j) ++parts[j][codes[done + i + j]];
-    }
-    for (; i < count; ++i) ++parts[0][codes[done + i]];
-    for (const auto& part : parts) {
-      for (size_t c = 0; c < part.size(); ++c) histogram[c] += part[c];
-    }
-    done += count;
-  }
+// How often `available` can be halved while `enough` are left.
+int HalvingsTo(uint64_t enough, uint64_t available) {
+  return available < 2 * enough ? 0 : static_cast<int>(std::bit_width(available / enough)) - 1;
 }
 
-void FindDeviations(Tensor& tensor) {
-  const uint64_t row_size = tensor.has_exponents ? tensor.row_size() : tensor.size;
-  const uint8_t zero = tensor.zero;
-  const uint64_t zeros = 0x0101010101010101u * zero;
-  tensor.row_ends.reserve(tensor.size / row_size);
-  size_t found = 0;
-  uint64_t squares = 0;
-  const auto add = [&](const uint8_t* row, uint64_t j) {
-    const int d = std::min(kDeviations - 1, std::abs(int{row[j]} - int{zero}));
-    tensor.deviations[found++] = static_cast<uint32_t>(j << 4) | static_cast<uint32_t>(d);
-    squares += static_cast<uint64_t>(d * d);
-  };
-  for (uint64_t i = 0; i < tensor.size; i += row_size) {
-    const uint8_t* const row = tensor.codes + i;
-    uint64_t j = 0;
-    // Room for a row, and for as many again of what comes.
-    if (tensor.deviations.size() < found + row_size) {
-      tensor.deviations.resize(std::min(2 * found + row_size + tensor.size / 8, tensor.size));
+// Of a tensor's codes: of all, or of runs that lie evenly in it, each counted as often as it stands
+// for others, so that the sum is about its size.
+Histogram Count(const uint8_t* codes, uint64_t size) {
+  constexpr uint64_t kRun = 64;
+  const int halvings = HalvingsTo(kCountedEnough, size);
+  const uint64_t stride = kRun << halvings;
+  // Four counters a code: equal codes in a row would wait for each other.
+  std::array<std::array<uint32_t, 256>, 4> parts{};
+  for (uint64_t from = 0; from < size; from += stride) {
+    const uint64_t end = std::min(size, from + kRun);
+    uint64_t i = from;
+    for (; i + 4 <= end; i += 4) {
+      for (uint64_t j = 0; j < 4; ++j) ++parts[j][codes[i + j]];
     }
-    for (; j + 8 <= row_size; j += 8) {
-      uint64_t word;
-      std::memcpy(&word, row + j, sizeof(word));
-      uint64_t different = word ^ zeros;
-      while (different != 0) {
-        const uint64_t byte = static_cast<uint64_t>(std::countr_zero(different)) / 8;
-        add(row, j + byte);
-        different &= ~(uint64_t{255} << (8 * byte));
-      }
-    }
-    for (; j < row_size; ++j) {
-      if (row[j] != zero) add(row, j);
-    }
-    tensor.row_ends.push_back(static_cast<uint32_t>(found));
+    for (; i < end; ++i) ++parts[0][codes[i]];
   }
-  tensor.deviations.resize(found);
-  tensor.squares += squares;
+  Histogram histogram{};
+  for (const auto& part : parts) {
+    for (size_t c = 0; c < part.size(); ++c) histogram[c] += uint64_t{part[c]} << halvings;
+  }
+  return histogram;
+}
+
+void SetDeviations(const Histogram& histogram, Tensor& tensor) {
+  for (size_t c = 0; c < histogram.size(); ++c) {
+    const int d = std::min(std::abs(static_cast<int>(c) - int{tensor.zero}), kDeviations - 1);
+    tensor.deviations[static_cast<size_t>(d)] += histogram[c];
+    tensor.squares += static_cast<uint64_t>(d * d) * histogram[c];
+  }
 }
 
 // A part of a large tensor stands for all of it: of rows one in 2^rows_log2, of columns one in
-// 2^columns_log2 runs of kColumnRun, which a branch predicts.
+// 2^columns_log2 runs of kColumnRun.
 constexpr size_t kColumnRun = 64;
 struct Sample {
   int rows_log2 = 0;
@@ -177,41 +175,64 @@ struct Sample {
   bool Has(size_t f, size_t i) const { return f == 0 ? HasRow(i) : f != 1 || HasColumn(i); }
 };
 
-// How often `available` can be halved while `enough` are left.
-int HalvingsTo(uint64_t enough, uint64_t available) {
-  return available < 2 * enough ? 0 : static_cast<int>(std::bit_width(available / enough)) - 1;
+// Calls visit(row, place, deviation) for each code of one row in 2^rows_log2 that deviates.
+template <typename Visit>
+void ForEach(const Tensor& tensor, int rows_log2, Visit visit) {
+  const size_t row_size = tensor.row_size();
+  const uint8_t zero = tensor.zero;
+  const uint64_t zeros = 0x0101010101010101u * zero;
+  for (size_t row = 0; row < tensor.sizes[0]; row += size_t{1} << rows_log2) {
+    const uint8_t* const codes = tensor.codes + row * row_size;
+    const auto see = [&](size_t place) {
+      const int d = std::abs(int{codes[place]} - int{zero});
+      visit(row, place, static_cast<size_t>(std::min(d, kernels::kDeviationMax)));
+    };
+    size_t i = 0;
+    for (; i + 8 <= row_size; i += 8) {
+      uint64_t word;
+      std::memcpy(&word, codes + i, sizeof(word));
+      uint64_t different = word ^ zeros;
+      while (different != 0) {
+        const size_t byte = static_cast<size_t>(std::countr_zero(different)) / 8;
+        see(i + byte);
+        different &= ~(uint64_t{255} << (8 * byte));
+      }
+    }
+    for (; i < row_size; ++i) {
+      if (codes[i] != zero) see(i);
+    }
+  }
 }
 
-// Calls visit(row, column, position, deviation) for each code of the sample that deviates; all of a
-// tensor without exponents are in row 0, column 0.
-template <typename Visit>
-void ForEach(const Tensor& tensor, Visit visit, Sample sample = {}) {
-  if (!tensor.has_exponents) {
-    for (const uint32_t deviation : tensor.deviations) {
-      visit(size_t{0}, size_t{0}, size_t{0}, static_cast<size_t>(deviation & 15u));
-    }
-    return;
-  }
-  const uint32_t positions = static_cast<uint32_t>(tensor.sizes[2]);
-  for (size_t i = 0; i < tensor.row_ends.size(); i += size_t{1} << sample.rows_log2) {
-    for (size_t at = i == 0 ? 0 : tensor.row_ends[i - 1]; at < tensor.row_ends[i]; ++at) {
-      const uint32_t in_row = tensor.deviations[at] >> 4;
-      const uint32_t column = positions == 1 ? in_row : in_row / positions;
-      if (!sample.HasColumn(column)) continue;
-      visit(i, size_t{column}, size_t{in_row - column * positions},
-            static_cast<size_t>(tensor.deviations[at] & 15u));
-    }
+void SetInner(Tensor& tensor) {
+  const std::vector<int>& positions = tensor.levels[2];
+  int16_t* to = tensor.inner.data();
+  for (const int column : tensor.levels[1]) {
+    for (const int position : positions) *to++ = static_cast<int16_t>(column + position);
   }
 }
 
 void FirstLevels(Tensor& tensor) {
+  const size_t row_size = tensor.row_size();
   std::array<std::vector<uint64_t>, kFactors> squares;
   for (size_t f = 0; f < kFactors; ++f) squares[f].resize(tensor.sizes[f]);
-  ForEach(tensor, [&](size_t i, size_t j, size_t k, size_t d) {
-    squares[0][i] += d * d;
-    squares[1][j] += d * d;
-    squares[2][k] += d * d;
-  });
+  std::vector<uint64_t> by_place(row_size);
+  std::vector<uint16_t> some(row_size);  // of a few rows
+  for (size_t i = 0; i < tensor.sizes[0]; ++i) {
+    squares[0][i] =
+        kernels::AddSquares(tensor.codes + i * row_size, row_size, tensor.zero, some.data());
+    if (i % kernels::kSquaresMax != kernels::kSquaresMax - 1 && i + 1 != tensor.sizes[0]) continue;
+    for (size_t j = 0; j < row_size; ++j) by_place[j] += some[j];
+    std::fill(some.begin(), some.end(), uint16_t{0});
+  }
+  tensor.squares = 0;
+  for (const uint64_t of_row : squares[0]) tensor.squares += of_row;
+  for (size_t j = 0, at = 0; j < tensor.sizes[1]; ++j) {
+    for (size_t k = 0; k < tensor.sizes[2]; ++k, ++at) {
+      squares[1][j] += by_place[at];
+      squares[2][k] += by_place[at];
+    }
+  }
   const int mean = VarianceLevel(tensor.squares, tensor.size);
   for (size_t f = 0; f < kFactors; ++f) {
     tensor.levels[f].resize(tensor.sizes[f]);
@@ -224,29 +245,39 @@ void FirstLevels(Tensor& tensor) {
           VarianceLevel(squares[f][i], tensor.size / tensor.sizes[f]) - (f == 0 ? 0 : mean);
     }
   }
+  tensor.inner.resize(row_size);
+  SetInner(tensor);
+  if (tensor.sizes[2] == 1) return;
+  tensor.columns.reserve(row_size);
+  tensor.positions.reserve(row_size);
+  for (uint32_t j = 0; j < tensor.sizes[1]; ++j) {
+    for (uint32_t k = 0; k < tensor.sizes[2]; ++k) {
+      tensor.columns.push_back(j);
+      tensor.positions.push_back(k);
+    }
+  }
 }
 
-using LevelCounts = std::array<uint64_t, 256>;  // of levels -128..127
+// How many there are of each level.
+struct LevelCounts {
+  int least = 0;
+  std::vector<uint64_t> counts = std::vector<uint64_t>(1);
+};
 
 LevelCounts CountLevels(const std::vector<int>& levels, size_t f, Sample sample) {
-  LevelCounts counts{};
+  const auto [least, most] = std::minmax_element(levels.begin(), levels.end());
+  LevelCounts counted{*least, std::vector<uint64_t>(static_cast<size_t>(*most - *least) + 1)};
   for (size_t i = 0; i < levels.size(); ++i) {
-    if (!sample.Has(f, i)) continue;
-    ++counts[static_cast<size_t>(std::min(std::max(levels[i], -128), 127) + 128)];
+    if (sample.Has(f, i)) ++counted.counts[static_cast<size_t>(levels[i] - counted.least)];
   }
-  return counts;
+  return counted;
 }
 
-// Of the sums of one level of each; what leaves the range is counted at its end.
+// Of the sums of one level of each.
 LevelCounts Sums(const LevelCounts& a, const LevelCounts& b) {
-  LevelCounts sums{};
-  for (int i = -128; i < 128; ++i) {
-    if (a[static_cast<size_t>(i + 128)] == 0) continue;
-    for (int j = -128; j < 128; ++j) {
-      const int sum = std::min(std::max(i + j, -128), 127);
-      sums[static_cast<size_t>(sum + 128)] +=
-          a[static_cast<size_t>(i + 128)] * b[static_cast<size_t>(j + 128)];
-    }
+  LevelCounts sums{a.least + b.least, std::vector<uint64_t>(a.counts.size() + b.counts.size() - 1)};
+  for (size_t i = 0; i < a.counts.size(); ++i) {
+    for (size_t j = 0; j < b.counts.size(); ++j) sums.counts[i + j] += a.counts[i] * b.counts[j];
   }
   return sums;
 }
@@ -257,27 +288,30 @@ using Costs = std::vector<std::array<uint32_t, kDeviations>>;
 Costs MakeCosts(const std::vector<Tensor>& tensors, size_t class_count) {
   std::vector<std::array<uint64_t, kDeviations>> counts(class_count);
   for (const Tensor& tensor : tensors) {
+    if (!tensor.has_exponents) {
+      auto& of_class = counts[static_cast<size_t>(tensor.Class(tensor.levels[0][0]))];
+      for (size_t d = 0; d < kDeviations; ++d) of_class[d] += tensor.deviations[d];
+      continue;
+    }
     // Weighted by how many each row stands for.
-    const Sample sample{tensor.has_exponents ? std::min(HalvingsTo(kRowsEnough, tensor.sizes[0]),
-                                                        HalvingsTo(kCodesEnough, tensor.size))
-                                             : 0,
+    const Sample sample{std::min(HalvingsTo(kRowsEnough, tensor.sizes[0]),
+                                 HalvingsTo(tensor.Enough(kCodesEnough), tensor.size)),
                         0};
     LevelCounts levels = CountLevels(tensor.levels[0], 0, sample);
     for (size_t f = 1; f < kFactors; ++f) {
       levels = Sums(levels, CountLevels(tensor.levels[f], f, sample));
     }
     const uint64_t each = uint64_t{1} << sample.rows_log2;
-    for (int level = -128; level < 128; ++level) {
-      counts[static_cast<size_t>(tensor.Class(level))][0] +=
-          each * levels[static_cast<size_t>(level + 128)];
+    for (size_t i = 0; i < levels.counts.size(); ++i) {
+      counts[static_cast<size_t>(tensor.Class(levels.least + static_cast<int>(i)))][0] +=
+          each * levels.counts[i];
     }
-    const auto count = [&](size_t i, size_t j, size_t k, size_t d) {
-      auto& of_class = counts[static_cast<size_t>(
-          tensor.Class(tensor.levels[0][i] + tensor.levels[1][j] + tensor.levels[2][k]))];
+    ForEach(tensor, sample.rows_log2, [&](size_t i, size_t place, size_t d) {
+      auto& of_class =
+          counts[static_cast<size_t>(tensor.Class(tensor.levels[0][i] + tensor.inner[place]))];
       of_class[0] -= each;
       of_class[d] += each;
-    };
-    ForEach(tensor, count, sample);
+    });
   }
   Costs costs(class_count);
   for (size_t c = 0; c < class_count; ++c) {
@@ -290,7 +324,7 @@ Costs MakeCosts(const std::vector<Tensor>& tensors, size_t class_count) {
   return costs;
 }
 
-// What each exponent of factor `f` costs, from how common it is, around the tensors' own means.
+// The middle of a tensor's levels: exponents are around it.
 int Centre(const std::vector<int>& levels) {
   int64_t sum = 0;
   for (const int level : levels) sum += level;
@@ -298,134 +332,123 @@ int Centre(const std::vector<int>& levels) {
   return static_cast<int>((2 * sum + size + 256 * size) / (2 * size) - 128);
 }
 
-using Priors = std::array<uint32_t, 2 * 128>;  // of levels less the centre, -128..127
+using Priors = std::array<uint32_t, kExponentLevels>;  // of exponents, from the least on
 
+// What each exponent of factor `f` costs, from how common it is, around the tensors' own centres.
 Priors MakePriors(const std::vector<Tensor>& tensors, size_t f) {
-  LevelCounts counts{};
+  Priors priors{};
   uint64_t total = 0;
   for (const Tensor& tensor : tensors) {
     if (!tensor.has_exponents || tensor.sizes[f] == 1) continue;
     const int centre = Centre(tensor.levels[f]);
     for (const int level : tensor.levels[f]) {
-      ++counts[static_cast<size_t>(std::min(std::max(level - centre, -128), 127) + 128)];
+      const int e = std::min(std::max(level - centre, -kExponentBias), kExponentBias - 1);
+      ++priors[static_cast<size_t>(e + kExponentBias)];
       ++total;
     }
   }
-  Priors priors;
-  for (size_t i = 0; i < priors.size(); ++i) {
-    priors[i] = Log2(3 * total + 32) - Log2(3 * counts[i] + 1);
-  }
+  for (uint32_t& prior : priors) prior = Log2(3 * total + 32) - Log2(3 * uint64_t{prior} + 1);
   return priors;
 }
 
-// Chooses the exponents of factor `f` anew: each the one that costs least, its own bytes included.
-void Refine(Tensor& tensor, size_t f, const Costs& costs, const Priors& priors) {
+// Chooses the exponents of factor `f` anew: each the one that costs least, its own bytes included,
+// by at least `enough` codes that deviate.
+void Refine(Tensor& tensor, size_t f, uint64_t enough, const Costs& costs, const Priors& priors) {
   const uint64_t codes_each = tensor.size / tensor.sizes[f];
   if (tensor.sizes[f] == 1 || codes_each > kRefinedMax) return;
   const int centre = Centre(tensor.levels[f]);
   // Rows are judged by a part of their columns, all else by a part of the rows.
-  const int halvings = HalvingsTo(kRefinedEnough, codes_each);
+  const int halvings = HalvingsTo(tensor.Enough(enough), codes_each);
   const Sample sample =
       f != 0 ? Sample{std::min(halvings, HalvingsTo(kRowsEnough, tensor.sizes[0])), 0}
              : Sample{0, std::min(halvings, HalvingsTo(4 * kColumnRun, tensor.sizes[1]))};
   const int64_t each = int64_t{1} << (sample.rows_log2 + sample.columns_log2);
   // The codes of a row (or column, position), by the sum of their other exponents.
-  LevelCounts others{};
-  others[128] = 1;
+  LevelCounts others{0, {1}};
   for (size_t g = 0; g < kFactors; ++g) {
     if (g != f) others = Sums(others, CountLevels(tensor.levels[g], g, sample));
   }
-  // As if none deviated, for each level of the row.
-  std::array<uint64_t, 256> zeros{};
-  for (int other = -128; other < 128; ++other) {
-    const uint64_t count = others[static_cast<size_t>(other + 128)];
-    if (count == 0) continue;
-    for (int level = -128; level < 128; ++level) {
-      zeros[static_cast<size_t>(level + 128)] +=
-          count * costs[static_cast<size_t>(tensor.Class(level + other))][0];
+  // What a row costs with each exponent if none deviates, and the exponent with which that is
+  // least.
+  std::array<int64_t, kExponentLevels> zeros{};
+  size_t quiet = 0;
+  for (size_t e = 0; e < zeros.size(); ++e) {
+    const int level = centre + static_cast<int>(e) - kExponentBias;
+    for (size_t i = 0; i < others.counts.size(); ++i) {
+      const int other = others.least + static_cast<int>(i);
+      zeros[e] += static_cast<int64_t>(others.counts[i]) *
+                  int64_t{costs[static_cast<size_t>(tensor.Class(level + other))][0]};
     }
+    zeros[e] = each * zeros[e] + int64_t{priors[e]};
+    if (zeros[e] < zeros[quiet]) quiet = e;
   }
-  // What a deviation adds to that, for a run of levels of which all but the ends are alike.
-  const int lowest = tensor.least - kReach - 1;
-  const int width = tensor.classes + 2 * (kReach + 1);
-  std::vector<int32_t> extra(static_cast<size_t>(kDeviations) *
-                             static_cast<size_t>(width + 2 * kTried));
-  const size_t stride = static_cast<size_t>(width + 2 * kTried);
+  // What a deviation adds to that, by level from `lowest` on; beyond the ends all are alike.
+  const int lowest = tensor.least - 2 * kReach - 1;
+  const size_t stride = static_cast<size_t>(tensor.classes + 4 * kReach + 2) + kernels::kTrials;
+  std::vector<int32_t> extra(static_cast<size_t>(kDeviations) * stride);
   for (size_t d = 0; d < kDeviations; ++d) {
     for (size_t x = 0; x < stride; ++x) {
-      const auto& of_class =
-          costs[static_cast<size_t>(tensor.Class(lowest - kReach + static_cast<int>(x)))];
+      const auto& of_class = costs[static_cast<size_t>(tensor.Class(lowest + static_cast<int>(x)))];
       extra[d * stride + x] = static_cast<int32_t>(of_class[d]) - static_cast<int32_t>(of_class[0]);
     }
   }
-  std::vector<std::array<int32_t, kTried>> sums(tensor.sizes[f]);
-  const auto add = [&](size_t index, int level, size_t d) {
-    // levels level - kReach, ..., level + kReach + 1
-    const int x = std::min(std::max(level, lowest), lowest + width) - lowest;
-    const int32_t* const from = &extra[d * stride + static_cast<size_t>(x)];
-    for (size_t t = 0; t < kTried; ++t) sums[index][t] += from[t];
-  };
-  const auto visit = [&](size_t i, size_t j, size_t k, size_t d) {
-    add(f == 0   ? i
-        : f == 1 ? j
-                 : k,
-        tensor.levels[0][i] + tensor.levels[1][j] + tensor.levels[2][k], d);
-  };
-  ForEach(tensor, visit, sample);
-  // Where nothing deviates the best level is the same for all.
-  int quiet = centre;
-  uint64_t quiet_cost = std::numeric_limits<uint64_t>::max();
-  for (int e = -kExponentBias; e < kExponentBias; ++e) {
-    const int level = std::min(std::max(centre + e, -128), 127);
-    const uint64_t cost = static_cast<uint64_t>(each) * zeros[static_cast<size_t>(level + 128)] +
-                          priors[static_cast<size_t>(e + 128)];
-    if (cost < quiet_cost) {
-      quiet_cost = cost;
-      quiet = level;
-    }
-  }
-  for (size_t i = 0; i < tensor.sizes[f]; ++i) {
-    int& level = tensor.levels[f][i];
+  // Of levels - kReach and on.
+  const kernels::Trials trials{extra.data(), stride, lowest + kReach};
+  using Tried = std::array<int32_t, kernels::kTrials>;
+  const auto choose = [&](const Tried& sums, int& level) {
     const bool is_quiet =
-        std::all_of(sums[i].begin(), sums[i].end(), [](int32_t sum) { return sum == 0; });
+        std::all_of(sums.begin(), sums.end(), [](int32_t sum) { return sum == 0; });
     if (is_quiet) {
-      level = quiet;
-      continue;
+      level = centre + static_cast<int>(quiet) - kExponentBias;
+      return;
     }
     int best = level;
     int64_t best_cost = std::numeric_limits<int64_t>::max();
     for (int t = 0; t <= 2 * kReach; ++t) {
       const int tried = level - kReach + t;
-      if (tried < centre - kExponentBias || tried >= centre + kExponentBias || tried < -128 ||
-          tried > 127) {
-        continue;
-      }
-      const int64_t cost = each * (int64_t{sums[i][static_cast<size_t>(t)]} +
-                                   static_cast<int64_t>(zeros[static_cast<size_t>(tried + 128)])) +
-                           int64_t{priors[static_cast<size_t>(tried - centre + 128)]};
+      if (tried < centre - kExponentBias || tried >= centre + kExponentBias) continue;
+      const int64_t cost = each * int64_t{sums[static_cast<size_t>(t)]} +
+                           zeros[static_cast<size_t>(tried - centre + kExponentBias)];
       if (cost < best_cost) {
         best_cost = cost;
         best = tried;
       }
     }
     level = best;
+  };
+  const size_t row_size = tensor.row_size();
+  const int16_t* const inner = tensor.inner.data();
+  if (f == 0) {
+    const size_t run = sample.columns_log2 == 0 ? row_size : kColumnRun * tensor.sizes[2];
+    for (size_t i = 0; i < tensor.sizes[0]; ++i) {
+      Tried sums{};
+      for (size_t from = 0; from < row_size; from += run << sample.columns_log2) {
+        kernels::AddTrials(tensor.codes + i * row_size + from, std::min(run, row_size - from),
+                           tensor.zero, tensor.levels[0][i], inner + from, trials, sums.data());
+      }
+      choose(sums, tensor.levels[0][i]);
+    }
+    return;
   }
+  const std::vector<uint32_t>& places = f == 1 ? tensor.columns : tensor.positions;
+  std::vector<Tried> sums(tensor.sizes[f]);
+  for (size_t i = 0; i < tensor.sizes[0]; i += size_t{1} << sample.rows_log2) {
+    kernels::AddTrialsByPlace(tensor.codes + i * row_size, row_size, tensor.zero,
+                              tensor.levels[0][i], inner, trials,
+                              places.empty() ? nullptr : places.data(), sums[0].data());
+  }
+  for (size_t i = 0; i < tensor.sizes[f]; ++i) choose(sums[i], tensor.levels[f][i]);
+  SetInner(tensor);
 }
 
 // The one class that codes the whole tensor best, as a level.
 int BestLevel(const Tensor& tensor, const Costs& costs) {
-  std::array<uint64_t, kDeviations> counts{};
-  counts[0] = tensor.size;
-  ForEach(tensor, [&](size_t, size_t, size_t, size_t d) {
-    --counts[0];
-    ++counts[d];
-  });
   int best = tensor.least;
   uint64_t best_cost = std::numeric_limits<uint64_t>::max();
   for (int c = 0; c < tensor.classes; ++c) {
     uint64_t cost = 0;
     for (size_t d = 0; d < kDeviations; ++d) {
-      cost += counts[d] * costs[static_cast<size_t>(tensor.first + c)][d];
+      cost += tensor.deviations[d] * costs[static_cast<size_t>(tensor.first + c)][d];
     }
     if (cost < best_cost) {
       best_cost = cost;
@@ -524,18 +547,18 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
   // Where 0 has the same code in all tensors they share tables.
   const bool shares = spec.scope == Scope::kModel || spec.quantiser == QuantiserId::kInt8 ||
                       spec.quantiser == QuantiserId::kUniform;
-  std::array<uint64_t, 256> all{};
+  std::vector<Histogram> histograms;
+  Histogram all{};
   uint64_t entropy = 0;
-  for (Tensor& tensor : tensors) {
-    std::array<uint64_t, 256> own{};
-    Count(tensor.codes, tensor.size, own);
-    tensor.zero = Commonest(own);
-    entropy += Entropy(own, tensor.size);
-    for (size_t c = 0; c < own.size(); ++c) all[c] += own[c];
+  for (const Tensor& tensor : tensors) {
+    histograms.push_back(Count(tensor.codes, tensor.size));
+    entropy += Entropy(histograms.back());
+    for (size_t c = 0; c < all.size(); ++c) all[c] += histograms.back()[c];
   }
-  for (Tensor& tensor : tensors) {
-    if (shares) tensor.zero = Commonest(all);
-    FindDeviations(tensor);
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    Tensor& tensor = tensors[t];
+    tensor.zero = Commonest(shares ? all : histograms[t]);
+    SetDeviations(histograms[t], tensor);
     if (tensor.has_exponents) {
       FirstLevels(tensor);
     } else {
@@ -546,12 +569,12 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
   size_t class_count = 0;
   if (!AssignClasses(tensors, shares, class_count)) return std::nullopt;
 
-  for (int round = 0; round < kRefinements; ++round) {
+  for (const uint64_t enough : kRefinedEnough) {
     const Costs costs = MakeCosts(tensors, class_count);
     for (size_t f = 0; f < kFactors; ++f) {
       const Priors priors = MakePriors(tensors, f);
       for (Tensor& tensor : tensors) {
-        if (tensor.has_exponents) Refine(tensor, f, costs, priors);
+        if (tensor.has_exponents) Refine(tensor, f, enough, costs, priors);
       }
     }
     for (Tensor& tensor : tensors) {
@@ -561,9 +584,10 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
 
   ContextFit fit;
   for (const Tensor& tensor : tensors) fit.model.tensors.push_back(ToContext(tensor));
-  std::vector<RansHistogram> histograms(class_count);
-  // Codes at odd places: equal ones in a row would wait for each other.
-  std::vector<RansHistogram> odd(class_count);
+  // Four counters a code: equal ones in a row would wait for each other.
+  constexpr size_t kCounters = 4;
+  std::array<std::vector<RansHistogram>, kCounters> counted;
+  for (std::vector<RansHistogram>& one : counted) one.resize(class_count);
   std::vector<uint8_t> classes;
   uint64_t coded = 0;
   for (uint32_t t = 0; t < layout.tensors().size(); ++t) {
@@ -580,21 +604,22 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
       FillClasses(fit.model, layout, extent, classes.data());
       const uint8_t* const part = codes.data() + extent.first;
       uint64_t i = 0;
-      for (; i + 2 <= count; i += 2) {
-        ++histograms[classes[i]][part[i]];
-        ++odd[classes[i + 1]][part[i + 1]];
+      for (; i + kCounters <= count; i += kCounters) {
+        for (size_t j = 0; j < kCounters; ++j) ++counted[j][classes[i + j]][part[i + j]];
       }
-      for (; i < count; ++i) ++histograms[classes[i]][part[i]];
+      for (; i < count; ++i) ++counted[0][classes[i]][part[i]];
     }
     coded += tensor.size;
   }
-  for (size_t c = 0; c < class_count; ++c) {
-    for (size_t code = 0; code < kRansSymbols; ++code) histograms[c][code] += odd[c][code];
+  for (size_t j = 1; j < kCounters; ++j) {
+    for (size_t c = 0; c < class_count; ++c) {
+      for (size_t code = 0; code < kRansSymbols; ++code) counted[0][c][code] += counted[j][c][code];
+    }
   }
   RansTables tables;
   for (const int scale : {12, 14}) {
     if (scale != 12 && codes.size() < (1u << 15)) break;
-    RansTables tried = ChooseRansTables(histograms, spec.levels, scale);
+    RansTables tried = ChooseRansTables(counted[0], spec.levels, scale);
     const uint64_t bytes = tried.bytes.size() + (tried.code_cost >> 19);
     // A hundredth is not worth the slower table.
     if (scale != 12 && bytes + bytes / 100 >= fit.expected_bytes) continue;

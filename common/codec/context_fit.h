@@ -21,14 +21,14 @@ struct ContextFit {
   // Of the section and all codes together, without states and chunk fields; exact to the coder's
   // rounding of a few bytes a chunk. What a rate control wants to know.
   uint64_t expected_bytes = 0;
-  // What one table for each tensor would take without contexts, the tables not counted.
+  // About what one table for each tensor would take without contexts, the tables not counted.
   uint64_t plain_bytes = 0;
 };
 
 // Nothing if the layout has more tensors than there are classes to give them, or 2^28 parameters.
 //   codes  [layout.n()], below spec.levels; at the places of fp32 tensors anything
-// Two passes over the codes and a few over those that are not the commonest. Memory: 4 bytes for
-// each of these, 16 for each row, column and position.
+// Two passes over the codes, and a few over a sample of those that are not the commonest. Memory:
+// some tens of bytes for each row, column, position, and place in a row.
 std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Layout& layout,
                                       const Spec& spec);
 

@@ -118,7 +118,7 @@ void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_cod
 // means[i] = fp32(fp64(sums[i]) / weight * unit), each operation rounded.
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 
-// The entropy decoder's states, and how many codes it decodes at a time.
+// The entropy coder's states, and how many codes it codes at a time.
 inline constexpr size_t kRansStates = 32;
 
 struct RansRounds {
@@ -134,6 +134,44 @@ struct RansRounds {
 // that were: 0 where the machine has no gathers. Code i takes state i mod kRansStates; all at or
 // above 2^16 before and after. The caller decodes the rest.
 size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes, size_t* words_used);
+
+// Whether the machine encodes by vectors; if it does not, EncodeRansRounds is not to be called.
+bool HasRansEncoder();
+// Room that a round wants in front of its words: it may write there what does not stay.
+inline constexpr size_t kRansRoundBytes = 2 * kRansStates + 16;
+// Encodes rounds of kRansStates codes from the last to the first, with words from `end` downwards,
+// and gives the first of these; null, with states that are not to be used, if they reach `begin`.
+//   entries  of the codes, count, whole rounds: (f - 1) | start << 16
+//   scale    10..14: frequencies sum to 2^scale
+char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
+                       char* begin, char* end);
+
+// A code's deviation is its distance from the code of zero, at most this.
+inline constexpr int kDeviationMax = 15;
+// Gives the sum of the deviations' squares, and adds each to its place: by_place[count], which has
+// room for kSquaresMax of them.
+inline constexpr size_t kSquaresMax = 291;
+uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place);
+// sums[i] = min(max(terms[i] + term, least), most); no sum is beyond 16 bits.
+void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+                 uint8_t* sums);
+
+// What codes would cost with each of kTrials neighbouring levels, as a sum over those that deviate.
+inline constexpr size_t kTrials = 8;
+struct Trials {
+  // By deviation, `stride` a deviation; in them by level from `lowest` on.
+  const int32_t* costs;
+  size_t stride;
+  int lowest;
+};
+// For each code that is not `zero`, at a level of row_level + levels[i], limited so that kTrials
+// levels follow: adds their costs to sums[kTrials].
+void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+               const int16_t* levels, const Trials& trials, int32_t* sums);
+// The same to sums[places[i] * kTrials] and on; to those of i where `places` is null.
+void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+                      const int16_t* levels, const Trials& trials, const uint32_t* places,
+                      int32_t* sums);
 
 namespace reference {
 
@@ -159,6 +197,14 @@ void Unpack(const char* packed, size_t count, int bits, uint8_t* codes);
 uint8_t LargestCode(const uint8_t* codes, size_t count);
 void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums);
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
+uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place);
+void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+                 uint8_t* sums);
+void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+               const int16_t* levels, const Trials& trials, int32_t* sums);
+void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+                      const int16_t* levels, const Trials& trials, const uint32_t* places,
+                      int32_t* sums);
 
 }  // namespace reference
 }  // namespace quantfl::codec::kernels

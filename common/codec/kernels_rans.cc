@@ -1,4 +1,4 @@
-// The entropy decoder's inner loop, where the machine gathers.
+// The entropy coder's inner loops, where the machine has vectors that are wide enough.
 
 #include <bit>
 #include <cstring>
@@ -33,6 +33,21 @@ struct TurnTable {
   }
 };
 [[maybe_unused]] constexpr TurnTable kTurns;
+
+// For each set of 8 lanes: the lanes of the set in order, at the end of 8.
+struct LastTable {
+  alignas(8) uint8_t lanes[256][8];
+
+  constexpr LastTable() : lanes() {
+    for (unsigned set = 0; set < 256; ++set) {
+      unsigned to = 8 - static_cast<unsigned>(std::popcount(set));
+      for (unsigned lane = 0; lane < 8; ++lane) {
+        if ((set >> lane & 1u) != 0) lanes[set][to++] = static_cast<uint8_t>(lane);
+      }
+    }
+  }
+};
+[[maybe_unused]] constexpr LastTable kLast;
 
 }  // namespace
 }  // namespace quantfl::codec::kernels
@@ -78,6 +93,34 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
   states.x = _mm512_mask_or_epi32(states.x, low, _mm512_slli_epi32(states.x, kWordBits),
                                   _mm512_maskz_expand_epi32(low, words));
   return static_cast<size_t>(std::popcount(static_cast<unsigned>(low)));
+}
+
+// Puts the words of states that are full in front of `to`, and the codes into the states.
+HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char* to) {
+  const __m128i shift = _mm_cvtsi32_si128(scale);
+  const __m512i entry = _mm512_loadu_si512(entries);
+  const __m512i f =
+      _mm512_add_epi32(_mm512_and_si512(entry, _mm512_set1_epi32(0xffff)), _mm512_set1_epi32(1));
+  const __m512i high = _mm512_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
+  const __mmask16 full = _mm512_cmpge_epu32_mask(high, f);
+  const unsigned count = static_cast<unsigned>(std::popcount(static_cast<unsigned>(full)));
+  to -= 2 * count;
+  // No more bytes than there are words: those behind them are there already.
+  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1u),
+                           _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, states.x)));
+  const __m512i x = _mm512_mask_srli_epi32(states.x, full, states.x, kWordBits);
+  // The quotient is below 2^22, so that in floats it is at most one away.
+  __m512i q = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepu32_ps(x), _mm512_cvtepi32_ps(f)));
+  __m512i r = _mm512_sub_epi32(x, _mm512_mullo_epi32(q, f));
+  const __mmask16 over = _mm512_cmplt_epi32_mask(r, _mm512_setzero_si512());
+  q = _mm512_mask_sub_epi32(q, over, q, _mm512_set1_epi32(1));
+  r = _mm512_mask_add_epi32(r, over, r, f);
+  const __mmask16 under = _mm512_cmpge_epi32_mask(r, f);
+  q = _mm512_mask_add_epi32(q, under, q, _mm512_set1_epi32(1));
+  r = _mm512_mask_sub_epi32(r, under, r, f);
+  states.x = _mm512_add_epi32(_mm512_sll_epi32(q, shift),
+                              _mm512_add_epi32(r, _mm512_srli_epi32(entry, kWordBits)));
+  return to;
 }
 
 #elif HWY_TARGET == HWY_AVX2
@@ -132,6 +175,42 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
   return static_cast<size_t>(std::popcount(set));
 }
 
+HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char* to) {
+  const __m128i shift = _mm_cvtsi32_si128(scale);
+  const __m256i one = _mm256_set1_epi32(1);
+  const __m256i entry = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(entries));
+  const __m256i f = _mm256_add_epi32(_mm256_and_si256(entry, _mm256_set1_epi32(0xffff)), one);
+  // Both are below 2^15: the comparison with signs is as good.
+  const __m256i high = _mm256_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
+  const __m256i full = _mm256_cmpgt_epi32(_mm256_add_epi32(high, one), f);
+  const auto set = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(full)));
+  // Eight words, of which the last ones count; what is in front of them is written over later.
+  const __m256i order =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLast.lanes[set])));
+  const __m256i words =
+      _mm256_and_si256(_mm256_permutevar8x32_epi32(states.x, order), _mm256_set1_epi32(0xffff));
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(to - 16),
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  to -= 2 * std::popcount(set);
+  const __m256i x = _mm256_blendv_epi8(states.x, _mm256_srli_epi32(states.x, kWordBits), full);
+  // Floats are of numbers with signs: of half of x, whose last bit only matters where f is 1, and
+  // x then below 2^22. The quotient is below 2^22 too, so that it is at most one away.
+  const __m256 quotient =
+      _mm256_div_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), _mm256_cvtepi32_ps(f));
+  __m256i q = _mm256_cvttps_epi32(_mm256_add_ps(quotient, quotient));
+  __m256i r = _mm256_sub_epi32(x, _mm256_mullo_epi32(q, f));
+  const __m256i over = _mm256_cmpgt_epi32(_mm256_setzero_si256(), r);  // all ones are -1
+  q = _mm256_add_epi32(q, over);
+  r = _mm256_add_epi32(r, _mm256_and_si256(over, f));
+  const __m256i under = _mm256_cmpgt_epi32(_mm256_add_epi32(r, one), f);
+  q = _mm256_sub_epi32(q, under);
+  r = _mm256_sub_epi32(r, _mm256_and_si256(under, f));
+  states.x = _mm256_add_epi32(_mm256_sll_epi32(q, shift),
+                              _mm256_add_epi32(r, _mm256_srli_epi32(entry, kWordBits)));
+  return to;
+}
+
 #endif
 
 size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* codes,
@@ -165,6 +244,28 @@ size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* cod
 #endif
 }
 
+char* EncodeRansRoundsHere(const uint32_t* entries, size_t count, int scale, uint32_t* states,
+                           char* begin, char* to) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+  constexpr size_t kVectors = kRansStates / kLanes;
+  States x[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
+  for (size_t i = count; i != 0; i -= kRansStates) {
+    if (to - begin < static_cast<ptrdiff_t>(kRansRoundBytes)) return nullptr;
+    for (size_t v = kVectors; v-- > 0;) {
+      to = Encode(x[v], entries + i - kRansStates + v * kLanes, scale, to);
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kLanes);
+  return to;
+#else
+  (void)entries, (void)count, (void)scale, (void)states, (void)begin, (void)to;
+  return nullptr;
+#endif
+}
+
+bool HasRansEncoderHere() { return HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2; }
+
 }  // namespace HWY_NAMESPACE
 }  // namespace quantfl::codec::kernels
 HWY_AFTER_NAMESPACE();
@@ -173,10 +274,19 @@ HWY_AFTER_NAMESPACE();
 namespace quantfl::codec::kernels {
 
 HWY_EXPORT(DecodeRansRoundsHere);
+HWY_EXPORT(EncodeRansRoundsHere);
+HWY_EXPORT(HasRansEncoderHere);
 
 size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes,
                         size_t* words_used) {
   return HWY_DYNAMIC_DISPATCH(DecodeRansRoundsHere)(in, states, codes, words_used);
+}
+
+bool HasRansEncoder() { return HWY_DYNAMIC_DISPATCH(HasRansEncoderHere)(); }
+
+char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
+                       char* begin, char* end) {
+  return HWY_DYNAMIC_DISPATCH(EncodeRansRoundsHere)(entries, count, scale, states, begin, end);
 }
 
 }  // namespace quantfl::codec::kernels

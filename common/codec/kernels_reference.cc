@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "common/codec/half.h"
@@ -212,6 +213,46 @@ void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_cod
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means) {
   for (size_t i = 0; i < count; ++i) {
     means[i] = static_cast<float>(static_cast<double>(sums[i]) / weight * unit);
+  }
+}
+
+uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const int d = std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero}));
+    by_place[i] = static_cast<uint16_t>(by_place[i] + d * d);
+    sum += static_cast<uint64_t>(d * d);
+  }
+  return sum;
+}
+
+void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+                 uint8_t* sums) {
+  for (size_t i = 0; i < count; ++i) {
+    const int sum = terms[i] + term;
+    sums[i] = static_cast<uint8_t>(std::min<int>(std::max<int>(sum, least), most));
+  }
+}
+
+void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+                      const int16_t* levels, const Trials& trials, const uint32_t* places,
+                      int32_t* sums) {
+  const int last = static_cast<int>(trials.stride - kTrials);
+  for (size_t i = 0; i < count; ++i) {
+    if (codes[i] == zero) continue;
+    const size_t d =
+        static_cast<size_t>(std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero})));
+    const int at = std::min(std::max(row_level + levels[i] - trials.lowest, 0), last);
+    const int32_t* const costs = trials.costs + d * trials.stride + at;
+    int32_t* const to = sums + (places == nullptr ? i : places[i]) * kTrials;
+    for (size_t t = 0; t < kTrials; ++t) to[t] += costs[t];
+  }
+}
+
+void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+               const int16_t* levels, const Trials& trials, int32_t* sums) {
+  for (size_t i = 0; i < count; ++i) {
+    reference::AddTrialsByPlace(codes + i, 1, zero, row_level, levels + i, trials, nullptr, sums);
   }
 }
 

@@ -110,6 +110,53 @@ char* EncodeWords(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> cla
   return to;
 }
 
+// The same with kernels::kRansStates states, where the machine encodes by vectors.
+char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
+                           const std::vector<RansFrequencies>& tables, int scale, uint32_t* states,
+                           char* begin, char* end) {
+  constexpr size_t kLanes = kernels::kRansStates;
+  std::vector<uint32_t> by_code(tables.size() * kRansSymbols);  // f - 1 and start
+  for (size_t t = 0; t < tables.size(); ++t) {
+    uint32_t start = 0;
+    for (size_t c = 0; c < kRansSymbols; ++c) {
+      const uint32_t f = tables[t][c];
+      if (f == 0) continue;
+      by_code[t * kRansSymbols + c] = (f - 1) | start << 16;
+      start += f;
+    }
+  }
+  const auto entry_of = [of_code = by_code.data(), code = codes.data(),
+                         of_class = classes.empty() ? nullptr : classes.data()](size_t i) {
+    return of_code[(of_class == nullptr ? 0 : of_class[i] * kRansSymbols) + code[i]];
+  };
+  char* to = end;
+  size_t i = codes.size();
+  for (; i % kLanes != 0; --i) {
+    const uint32_t entry = entry_of(i - 1);
+    const uint32_t f = (entry & 0xffff) + 1;
+    uint32_t& x = states[(i - 1) % kLanes];
+    if (x >> (32 - scale) >= f) {
+      if (to < begin + kWordBytes) return nullptr;
+      to -= kWordBytes;
+      const uint16_t word = static_cast<uint16_t>(x);
+      std::memcpy(to, &word, kWordBytes);
+      x >>= kWordBits;
+    }
+    x = (x / f << scale) + x % f + (entry >> 16);
+  }
+  // Entries are gathered a few rounds at a time, which stay in cache.
+  std::array<uint32_t, 32 * kLanes> entries;
+  while (i != 0) {
+    const size_t count = std::min(i, entries.size());
+    i -= count;
+    uint32_t* const entry = entries.data();
+    for (size_t j = 0; j < count; ++j) entry[j] = entry_of(i + j);
+    to = kernels::EncodeRansRounds(entry, count, scale, states, begin, to);
+    if (to == nullptr) return nullptr;
+  }
+  return to;
+}
+
 // A code's entry for each value of a state's low bits. Up to kPackedScale: code, f - 1, and the
 // place in the code's interval. Above: the code alone, with f and start by code.
 struct PackedTable {
@@ -229,18 +276,23 @@ std::optional<RansStream> EncodeStream(absl::Span<const uint8_t> codes,
   const size_t front = 1 + table_bytes.size() + lanes * kStateBytes;
   if (front >= bytes_limit) return std::nullopt;
 
-  // Room for one word more than there may be: the coder writes it before it knows whether it
-  // counts.
-  std::string bytes(std::max(bytes_limit, front) + kWordBytes * (lanes + 1), '\0');
+  // Room for a round more than there may be: the coder writes words before it knows which count.
+  std::string bytes(std::max(bytes_limit, front) + kernels::kRansRoundBytes, '\0');
   std::array<uint32_t, kLanesMax> states;
   states.fill(kLow);
-  const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, scale);
+  char* const begin = bytes.data() + front;
   char* const end = bytes.data() + bytes.size();
-  const char* const words = tables.size() == 1
-                                ? EncodeWords<true>(codes, classes, entries, lanes, states.data(),
-                                                    bytes.data() + front, end)
-                                : EncodeWords<false>(codes, classes, entries, lanes, states.data(),
-                                                     bytes.data() + front, end);
+  const auto encode = [&]() -> const char* {
+    if (lanes == kernels::kRansStates && kernels::HasRansEncoder()) {
+      return EncodeWordsByVectors(codes, tables.size() == 1 ? absl::Span<const uint8_t>() : classes,
+                                  tables, scale, states.data(), begin, end);
+    }
+    const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, scale);
+    return tables.size() == 1
+               ? EncodeWords<true>(codes, classes, entries, lanes, states.data(), begin, end)
+               : EncodeWords<false>(codes, classes, entries, lanes, states.data(), begin, end);
+  };
+  const char* const words = encode();
   if (words == nullptr) return std::nullopt;
   const size_t word_bytes = static_cast<size_t>(end - words);
   if (front + word_bytes >= bytes_limit) return std::nullopt;

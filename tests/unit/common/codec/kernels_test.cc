@@ -457,5 +457,144 @@ TEST_P(Kernels, RansDecode_OfChangedWords_IsThePlainCodes) {
   }
 }
 
+// Tables of every shape: even, one code that has all but what the others need, one that has all.
+std::vector<RansFrequencies> MakeTables(int scale, base::Prng& prng) {
+  const uint32_t all = 1u << scale;
+  std::vector<RansFrequencies> tables(4);
+  tables[0].fill(static_cast<uint16_t>(all / kRansSymbols));
+  tables[1].fill(1);
+  tables[1][77] = static_cast<uint16_t>(all - kRansSymbols + 1);
+  tables[2][3] = static_cast<uint16_t>(all);
+  uint32_t left = all;
+  for (size_t c = 0; c < 15; ++c) {
+    const uint32_t f = static_cast<uint32_t>(prng.Below(left - (15 - c))) + 1;
+    tables[3][c] = static_cast<uint16_t>(f);
+    left -= f;
+  }
+  tables[3][15] = static_cast<uint16_t>(left);
+  return tables;
+}
+
+TEST_P(Kernels, RansEncode_GivesThePlainCodesBytes_ForEveryTable) {
+  base::Prng prng({.run_seed = 10});
+  for (int scale = kRansScaleMin; scale <= kRansScaleMax; ++scale) {
+    for (int round = 0; round < 8; ++round) {
+      const std::vector<RansFrequencies> tables = MakeTables(scale, prng);
+      for (const size_t n : {32u, 5000u, 40001u, 40031u}) {
+        std::vector<uint8_t> codes(n), classes(n);
+        for (size_t i = 0; i < n; ++i) {
+          classes[i] = static_cast<uint8_t>(prng.Below(tables.size()));
+          do {
+            codes[i] = static_cast<uint8_t>(prng.NextU32());
+            if (classes[i] == 2) codes[i] = 3;
+            if (classes[i] == 3) codes[i] &= 15;
+            if (classes[i] == 1 && i % 4 != 0) codes[i] = 77;
+          } while (tables[classes[i]][codes[i]] == 0);
+        }
+        // Expected to be large: as many states as there are.
+        const auto encode = [&](size_t limit) {
+          return RansEncodeWith(codes, classes, tables, scale, 1u << 20, limit);
+        };
+        const auto here = encode(4 * n + 1000);
+        ASSERT_TRUE(here.has_value());
+        // The least limit that it fits, and one that it does not.
+        EXPECT_TRUE(encode(here->bytes.size() + 1).has_value());
+        EXPECT_FALSE(encode(here->bytes.size()).has_value());
+        EXPECT_FALSE(encode(here->bytes.size() / 2).has_value());
+        hwy::SetSupportedTargetsForTest(HWY_STATIC_TARGET);
+        hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+        const auto plain = encode(4 * n + 1000);
+        SetUp();
+        ASSERT_EQ(here->bytes, plain->bytes) << scale << ", " << n;
+        std::vector<uint8_t> decoded(n);
+        ASSERT_TRUE(
+            RansDecodeWith(here->bytes, classes, tables, scale, absl::MakeSpan(decoded)).ok());
+        ASSERT_EQ(decoded, codes);
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, AddSquares_AreTheReferences) {
+  base::Prng prng({.run_seed = 11});
+  for (const size_t n : kSizes) {
+    for (const uint8_t zero : {uint8_t{0}, uint8_t{7}, uint8_t{127}, uint8_t{255}}) {
+      std::vector<uint8_t> codes(n);
+      for (uint8_t& code : codes) code = static_cast<uint8_t>(prng.NextU32() >> prng.Below(9));
+      std::vector<uint16_t> expected(n, 3), sums(n + 1, 3);
+      uint64_t all = 0;
+      for (size_t i = 0; i < kSquaresMax; ++i) {
+        const uint64_t sum = AddSquares(codes.data(), n, zero, sums.data());
+        ASSERT_EQ(sum, reference::AddSquares(codes.data(), n, zero, expected.data()));
+        all += sum;
+        if (i == 0) {
+          ASSERT_TRUE(std::equal(expected.begin(), expected.end(), sums.begin())) << n;
+        }
+        std::rotate(codes.begin(), codes.begin() + static_cast<ptrdiff_t>(n / 3), codes.end());
+      }
+      ASSERT_EQ(sums[n], 3);
+      sums.resize(n);
+      ASSERT_EQ(sums, expected);
+      // None has overflowed.
+      ASSERT_EQ(std::accumulate(sums.begin(), sums.end(), uint64_t{0}), all + 3 * n);
+    }
+  }
+  // More codes than one lane's sum has room for.
+  const std::vector<uint8_t> far(size_t{1} << 22, 255);
+  std::vector<uint16_t> sums(far.size());
+  EXPECT_EQ(AddSquares(far.data(), far.size(), 0, sums.data()), far.size() * 225);
+}
+
+TEST_P(Kernels, LimitedSums_AreTheReferences) {
+  base::Prng prng({.run_seed = 12});
+  for (const size_t n : kSizes) {
+    std::vector<int16_t> terms(n);
+    for (int16_t& term : terms) term = static_cast<int16_t>(prng.Below(400)) - 200;
+    for (const int16_t term : {int16_t{-300}, int16_t{0}, int16_t{9}, int16_t{300}}) {
+      std::vector<uint8_t> expected(n), sums(n + kGuard, kUntouched);
+      reference::LimitedSums(terms.data(), n, term, 3, 60, expected.data());
+      LimitedSums(terms.data(), n, term, 3, 60, sums.data());
+      ASSERT_TRUE(std::equal(expected.begin(), expected.end(), sums.begin())) << n;
+      ASSERT_EQ(sums[n], kUntouched);
+    }
+  }
+}
+
+TEST_P(Kernels, AddTrials_AreTheReferences) {
+  base::Prng prng({.run_seed = 13});
+  constexpr size_t kStride = 25;
+  std::vector<int32_t> costs((kDeviationMax + 1) * kStride);
+  for (int32_t& cost : costs) cost = static_cast<int32_t>(prng.Below(1000)) - 500;
+  const Trials trials{costs.data(), kStride, -4};
+  for (const size_t n : kSizes) {
+    for (const uint64_t zeros_in_8 : {0, 4, 8}) {
+      std::vector<uint8_t> codes(n, 7);
+      std::vector<int16_t> levels(n);
+      std::vector<uint32_t> places(n);
+      for (size_t i = 0; i < n; ++i) {
+        if (prng.Below(8) >= zeros_in_8) codes[i] = static_cast<uint8_t>(prng.NextU32());
+        // Also beyond what there are costs for, to both sides.
+        levels[i] = static_cast<int16_t>(static_cast<int>(prng.Below(60)) - 30);
+        places[i] = static_cast<uint32_t>(i % 5);
+      }
+      for (const uint8_t zero : {uint8_t{7}, uint8_t{0}, uint8_t{255}}) {
+        std::vector<int32_t> expected(kTrials, 5), sums(kTrials + 1, 5);
+        reference::AddTrials(codes.data(), n, zero, 3, levels.data(), trials, expected.data());
+        AddTrials(codes.data(), n, zero, 3, levels.data(), trials, sums.data());
+        ASSERT_EQ(sums.back(), 5);
+        sums.pop_back();
+        ASSERT_EQ(sums, expected) << n;
+        for (const uint32_t* const of : {places.data(), static_cast<uint32_t*>(nullptr)}) {
+          std::vector<int32_t> by_place(n * kTrials + 5 * kTrials, 2), expected_by_place = by_place;
+          reference::AddTrialsByPlace(codes.data(), n, zero, -2, levels.data(), trials, of,
+                                      expected_by_place.data());
+          AddTrialsByPlace(codes.data(), n, zero, -2, levels.data(), trials, of, by_place.data());
+          ASSERT_EQ(by_place, expected_by_place) << n;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quantfl::codec::kernels
