@@ -1,6 +1,7 @@
 // codec_size FILE SPEC...: what the tensors of a safetensors file take as an update in each of the
 // codecs, headers included, checked by decoding. One line of JSON a codec. FILE is a delta that
-// `quantfl-client --dump_deltas` wrote; tests/benchmark/compare_nncodec.py reads the lines.
+// `quantfl-client --dump_deltas` wrote; statistics of normalisation, which travel in full
+// precision, are left out. compare_nncodec.py and real_runs.py read the lines.
 
 #include <cstdio>
 #include <ctime>
@@ -8,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "common/base/env.h"
 #include "common/codec/update.h"
 #include "common/model/safetensors.h"
@@ -28,6 +30,7 @@ absl::Status Run(const std::string& path, const std::vector<std::string>& specs)
   std::vector<codec::TensorLayout> tensors;
   std::vector<float> delta;
   for (const auto& [name, tensor] : view->tensors) {
+    if (absl::StrContains(name, ".running_")) continue;  // statistics, which travel as fp32
     if (tensor.dtype != model::DType::kF32) {
       return absl::InvalidArgumentError(name + " is not F32: a delta is");
     }
