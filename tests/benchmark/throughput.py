@@ -5,7 +5,7 @@
 Both train the same network on one thread, with SGD and momentum, from images in memory as bytes, an epoch
 each in turn; medians of the CPU seconds of an epoch, and of the ratios of two epochs that stood side by side. Also
 what the cache of a frozen prefix saves: an epoch with it against one without, and whether they end with the same
-parameters. The Python networks are those of ../shared/simulation (QUANTFL_SHARED_DIR).
+parameters; and what it could save at most, were the trained stages as fast as a matrix product. The Python networks are those of ../shared/simulation (QUANTFL_SHARED_DIR).
 """
 import argparse
 import os
@@ -111,10 +111,39 @@ def against_python(folder, rounds, names):
         print("%-36s %14.0f %14.0f %7.2f" % (case[0], ours, theirs, ratio), flush=True)
 
 
+def flop_an_image():
+    """Of the trained stages, forward and backward: a multiply-add is two, and backward is twice forward but for the
+    gradient of what is cached."""
+    done = []
+    net = LastStages(FROZEN[1])
+
+    def count(module, inputs, output):
+        weight = module.weight
+        positions = output[0, 0].numel() if output.dim() == 4 else 1
+        done.append(2 * weight.numel() * positions)
+
+    for module in net.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        net(torch.zeros(1, 160, 4, 4))
+    return 3 * sum(done) - done[0]
+
+
+def matrix_product(size=1024):
+    """FLOP a CPU second."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    begin = time.process_time()
+    torch.mm(a, b)
+    return 2 * size**3 / (time.process_time() - begin)
+
+
 def cache(folder, rounds):
     clients = {mode: Client(folder, *FROZEN, mode) for mode in ("off", "fp16", "fp32")}
     times, same = {mode: [] for mode in clients}, {mode: True for mode in clients}
+    products = []
     for epoch in range(rounds + 1):
+        products.append(matrix_product())
         for mode, client in clients.items():
             seconds = client.epoch()
             if epoch > 0:  # the first one fills the cache
@@ -128,6 +157,11 @@ def cache(folder, rounds):
         faster = statistics.median(off / with_it for off, with_it in zip(times["off"], times[mode]))
         print("%-36s %14.0f %14.1f %16s" % ("cache " + mode, FROZEN[4] / statistics.median(times[mode]), faster,
                                             "yes" if same[mode] else "no"), flush=True)
+    flop, bound = flop_an_image(), statistics.median(products)
+    off, cached = (statistics.median(times[mode]) / FROZEN[4] for mode in ("off", "fp32"))
+    print("the trained stages: %.0f MFLOP an image, %.0f GFLOP/s, a matrix product %.0f; as fast as that, the cache "
+          "would make an epoch %.1f times as fast" % (flop / 1e6, flop / cached / 1e9, bound / 1e9,
+                                                      (off - cached + flop / bound) / (flop / bound)))
 
 
 def main():
