@@ -422,6 +422,11 @@ void Core::Do(Client& client, const session::RunOver& effect) {
   });
 }
 
+void Core::Do(Client& client, const session::RunGoesOn& effect) {
+  deps_.logger->Info("run_goes_on", {{"client", client.name}, {"run", effect.run_id}});
+  --client.runs_done;
+}
+
 void Core::Do(Client& client, const session::GiveUp& effect) {
   deps_.logger->Error("giving_up", {{"client", client.name}, {"reason", effect.status.ToString()}});
   client.ended = true;

@@ -108,6 +108,7 @@ class Core : public std::enable_shared_from_this<Core> {
   void Do(Client& client, const session::Wait& effect);
   void Do(Client& client, const session::Disconnect& effect);
   void Do(Client& client, const session::RunOver& effect);
+  void Do(Client& client, const session::RunGoesOn& effect);
   void Do(Client& client, const session::GiveUp& effect);
 
   // core_fetch.cc

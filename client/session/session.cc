@@ -186,7 +186,6 @@ absl::Status ClientSession::CheckAnswer(const federation::JoinAnswer& answer) co
 
 void ClientSession::EnterRun(const federation::JoinAnswer& answer) {
   const std::string& run_id = answer.run.run_id;
-  if (IsOver(run_id)) return Rejoin(absl::StrCat("run ", run_id, " is over; looking for the next"));
   if (run_id == unfit_run_) {
     return Rejoin(
         absl::StrCat("this process cannot take part in run ", run_id, "; looking for another"));
@@ -243,7 +242,13 @@ void ClientSession::On(const Instructed& event) {
   if (sequence_.has_value() && event.instruction.sequence < *sequence_) return;
   sequence_ = event.instruction.sequence;
   desired_ = event.instruction;
-  link_failures_ = 0;
+  if (!IsOver(run_->run_id)) {
+    link_failures_ = 0;
+  } else if (!std::holds_alternative<Finished>(event.instruction.what)) {
+    // A coordinator that came back goes on with it.
+    link_failures_ = 0;
+    Reopen(run_->run_id);
+  }
 }
 
 void ClientSession::On(const TasksEnded& event) {
@@ -299,14 +304,23 @@ void ClientSession::Rest(const WaitUntil& wait) {
 void ClientSession::FinishRun(const std::string& run_id, const std::string& reason) {
   Abandon();
   if (spooled_.has_value() && spooled_->run_id == run_id) DropSpooled();
-  MarkOver(run_id, reason);
-  Rejoin(absl::StrCat("run ", run_id, " is over"));
+  if (!IsOver(run_id)) MarkOver(run_id, reason);
+  Rejoin(absl::StrCat("run ", run_id, " is over; looking for the next"));
 }
 
 void ClientSession::MarkOver(const std::string& run_id, absl::string_view reason) {
   runs_over_.push_back(run_id);
   if (runs_over_.size() > kRunsRemembered) runs_over_.pop_front();
+  hearsay_.reset();
   Emit(RunOver{run_id, std::string(reason.substr(0, kReasonBytesMax))});
+}
+
+void ClientSession::Reopen(const std::string& run_id) {
+  runs_over_.erase(std::find(runs_over_.begin(), runs_over_.end(), run_id));
+  hearsay_.reset();
+  // Whoever asks for it again has not got it.
+  done_task_ = base::TaskId();
+  Emit(RunGoesOn{run_id});
 }
 
 void ClientSession::On(const RunIsOver& event) {

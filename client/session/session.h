@@ -48,7 +48,7 @@ struct SessionOptions {
 inline constexpr int kCorruptFetchesMax = 3;   // of one task's model, before the task is failed
 inline constexpr int kReportTriesMax = 5;      // of a training report; it is a record, not a result
 inline constexpr int kUploadRejoinsMax = 3;    // FAILED_PRECONDITION answers to one task's offers
-inline constexpr size_t kRunsRemembered = 16;  // finished runs that are not joined again
+inline constexpr size_t kRunsRemembered = 16;  // finished runs, so that each counts once
 inline constexpr size_t kReasonBytesMax = 512;  // of a text that is sent
 // A coordinator cannot send a client away for longer than this.
 inline constexpr absl::Duration kRestMax = absl::Hours(1);
@@ -200,18 +200,23 @@ struct Wait {
 struct Disconnect {
   std::string reason;
 };
-// Once a run.
+// Once a run, unless it goes on.
 struct RunOver {
   std::string run_id;
   std::string reason;
+};
+// A run that was over is not: its coordinator had failed, was started again and goes on with it.
+struct RunGoesOn {
+  std::string run_id;
 };
 // No later try can mend this; the session has ended.
 struct GiveUp {
   absl::Status status;
 };
 
-using Effect = std::variant<Join, OpenTasks, Fetch, Prepare, Train, Evaluate, CancelWork, Spool,
-                            DropSpool, Upload, Report, FailTask, Wait, Disconnect, RunOver, GiveUp>;
+using Effect =
+    std::variant<Join, OpenTasks, Fetch, Prepare, Train, Evaluate, CancelWork, Spool, DropSpool,
+                 Upload, Report, FailTask, Wait, Disconnect, RunOver, RunGoesOn, GiveUp>;
 
 // Not thread-safe: owned by one loop. Deterministic: equal options and events give equal effects.
 class ClientSession {
@@ -287,6 +292,7 @@ class ClientSession {
   void Rest(const federation::WaitUntil& wait);
   void FinishRun(const std::string& run_id, const std::string& reason);
   void MarkOver(const std::string& run_id, absl::string_view reason);
+  void Reopen(const std::string& run_id);
   void EndWith(absl::Status status);
 
   // Moves the work towards the instruction, then takes the next step of the task.

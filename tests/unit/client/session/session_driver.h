@@ -220,6 +220,7 @@ class SessionDriver {
   }
   std::string Word(const Disconnect&) { return "disconnect"; }
   std::string Word(const RunOver& e) { return absl::StrCat("over ", e.run_id.substr(14)); }
+  std::string Word(const RunGoesOn& e) { return absl::StrCat("goes on ", e.run_id.substr(14)); }
   std::string Word(const GiveUp& e) {
     give_up = e.status;
     return "give up";

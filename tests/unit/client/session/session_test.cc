@@ -243,13 +243,71 @@ TEST(ClientSession, Finished_LeavesAndLooksForTheNextRun) {
   d.Enter();
   EXPECT_THAT(d.Told(ToFinish()), ElementsAre("over aa", "disconnect", "wait"));
   EXPECT_THAT(d.TimePasses(), ElementsAre("join"));
-  // The coordinator of the old run is still there.
-  EXPECT_THAT(d.Joined(kRunA, "s2"), ElementsAre("disconnect", "wait"));
+  // The coordinator of the old run is still there, and says so again: that counts once.
+  EXPECT_THAT(d.Joined(kRunA, "s2"), ElementsAre("tasks"));
+  EXPECT_THAT(d.Told(ToFinish()), ElementsAre("disconnect", "wait"));
   EXPECT_THAT(d.TimePasses(), ElementsAre("join"));
   EXPECT_THAT(d.Joined(kRunB, "s3"), ElementsAre("fetch schema"));
   d.Fetched();
   EXPECT_THAT(d.Prepared(), ElementsAre("tasks"));
   EXPECT_EQ(d.used_session, "s3");
+}
+
+TEST(ClientSession, FinishedAgainAndAgain_IsAskedEverMoreRarely) {
+  SessionDriver d;
+  d.Enter();
+  d.Told(ToFinish());
+  absl::Duration longest;
+  for (int i = 0; i < 20; ++i) {
+    longest = std::max(longest, d.timer_at - d.now);
+    d.TimePasses();
+    d.Joined(kRunA, "s");
+    d.Told(ToFinish());
+  }
+  EXPECT_GT(longest, absl::Seconds(4));  // of retry_max = 8 s
+}
+
+// As after a full disk: the coordinator failed, said that the run is over, and was started again.
+TEST(ClientSession, ARunThatWasOver_AndGoesOn_IsTakenPartInAgain) {
+  for (const federation::Instruction& instruction :
+       {ToTrain(7, 1), ToStandBy(1), ToWait(absl::Seconds(1), absl::Seconds(2), 1)}) {
+    SessionDriver d;
+    d.Enter();
+    d.Told(ToFinish(9));
+    d.TimePasses();
+    EXPECT_THAT(d.Joined(kRunA, "s2"), ElementsAre("tasks"));
+    EXPECT_EQ(d.Told(instruction).front(), "goes on aa");
+  }
+  SessionDriver d;
+  d.Enter();
+  d.Told(ToFinish(9));
+  d.TimePasses();
+  d.Joined(kRunA, "s2");
+  EXPECT_THAT(d.Told(ToTrain(7, 1)), ElementsAre("goes on aa", "fetch model"));
+  // And is over again, which counts again.
+  EXPECT_THAT(d.Told(ToFinish(2)), ElementsAre("over aa", "disconnect", "wait"));
+}
+
+TEST(ClientSession, ATaskThatWasTooLateForARunThatFailed_IsDoneAgain) {
+  SessionDriver d;
+  d.UntilUpload(7);
+  d.Verdict(Verdict::kStale);
+  d.Told(ToFinish(9));
+  d.TimePasses();
+  d.Joined(kRunA, "s2");
+  EXPECT_THAT(d.Told(ToTrain(7, 1)), ElementsAre("goes on aa", "fetch model"));
+}
+
+// What a sibling heard of the run's first end is not believed of its second life.
+TEST(ClientSession, ARunThatGoesOn_IsNotOverByHearsay) {
+  SessionDriver d;
+  d.Enter();
+  d.Give(RunIsOver{kRunA, "failed"});
+  d.StreamEnds(absl::UnavailableError("gone"));
+  d.TimePasses();
+  EXPECT_THAT(d.Joined(kRunA, "s2"), ElementsAre("tasks"));
+  EXPECT_THAT(d.Told(ToTrain(7)), ElementsAre("goes on aa", "fetch model"));
+  EXPECT_THAT(d.StreamEnds(absl::UnavailableError("cut")), ElementsAre("wait"));
 }
 
 TEST(ClientSession, FinishedWhileTraining_Cancels) {
