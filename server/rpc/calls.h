@@ -23,6 +23,7 @@
 #include "common/rpc/peer.h"
 #include "common/rpc/status.h"
 #include "server/coordinator/coordinator.h"
+#include "server/rpc/open_calls.h"
 #include "server/rpc/server.h"
 
 namespace quantfl::rpc {
@@ -40,12 +41,26 @@ class Gate {
   Gate(Admission admission, For whom)
       : state_(std::make_shared<State>(std::move(admission))), whom_(whom) {}
 
-  // For the calls that begin from here on.
+  // For the calls that begin from here on; those that last are judged again, and cancelled where
+  // they would not be let in. Their next call is told why.
   void Set(Admission admission) const {
-    base::MutexLock lock(state_->mutex);
-    QFL_CHECK((admission.tokens == nullptr) == (state_->admission.tokens == nullptr));
-    QFL_CHECK((admission.clients == nullptr) == (state_->admission.clients == nullptr));
-    state_->admission = std::move(admission);
+    {
+      base::MutexLock lock(state_->mutex);
+      QFL_CHECK((admission.tokens == nullptr) == (state_->admission.tokens == nullptr));
+      QFL_CHECK((admission.clients == nullptr) == (state_->admission.clients == nullptr));
+      state_->admission = std::move(admission);
+    }
+    state_->calls->Review(
+        [this](const grpc::ServerContextBase& context) { return Admit(context).ok(); });
+  }
+
+  // For a call that lasts, before Admit: so none that was let in by what held before Set is left
+  // out there.
+  OpenCalls::Place Stay(const grpc::ServerContextBase& context) const {
+    // Both are made when they are first asked for, which two threads must not do at once.
+    (void)context.auth_context();
+    (void)context.client_metadata();
+    return state_->calls->Add(&context);
   }
 
   // UNAUTHENTICATED: no credential, or none that is known; PERMISSION_DENIED: one for the other
@@ -84,6 +99,7 @@ class Gate {
     explicit State(Admission a) : admission(std::move(a)) {}
     base::Mutex mutex;
     Admission admission QFL_GUARDED_BY(mutex);
+    const std::shared_ptr<OpenCalls> calls = std::make_shared<OpenCalls>();
   };
   Admission Get() const {
     base::MutexLock lock(state_->mutex);

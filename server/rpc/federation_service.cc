@@ -21,7 +21,8 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
                           public coordinator::InstructionSink,
                           public std::enable_shared_from_this<TasksStream> {
  public:
-  explicit TasksStream(const FederationContext& context) : context_(context) {}
+  TasksStream(const FederationContext& context, OpenCalls::Place stay)
+      : context_(context), stay_(std::move(stay)) {}
 
   void Open(absl::StatusOr<Caller> caller, uint64_t request_bytes) {
     self_ = shared_from_this();
@@ -72,6 +73,7 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
   }
 
   void OnDone() override {
+    stay_.Reset();
     Leave();
     self_.reset();
   }
@@ -105,6 +107,7 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
   }
 
   const FederationContext& context_;
+  OpenCalls::Place stay_;
   Caller caller_;
   std::shared_ptr<TasksStream> self_;  // until OnDone
 
@@ -122,9 +125,11 @@ class TasksStream final : public grpc::ServerWriteReactor<v1::Instruction>,
 // memory.
 class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
  public:
-  FetchStream(const FederationContext& context, base::MemberId member, StreamPlaces::Place place,
+  FetchStream(const FederationContext& context, OpenCalls::Place stay, base::MemberId member,
+              StreamPlaces::Place place,
               const std::shared_ptr<const coordinator::Artifact>& artifact, uint64_t offset)
       : context_(context),
+        stay_(std::move(stay)),
         member_(member),
         place_(std::move(place)),
         artifact_(artifact),
@@ -177,6 +182,7 @@ class FetchStream final : public grpc::ServerWriteReactor<v1::FetchResponse> {
   }
 
   const FederationContext& context_;
+  const OpenCalls::Place stay_;
   base::MemberId member_;
   const StreamPlaces::Place place_;
   std::weak_ptr<const coordinator::Artifact> artifact_;
@@ -238,7 +244,7 @@ grpc::ServerUnaryReactor* FederationService::Join(grpc::CallbackServerContext* c
 
 grpc::ServerWriteReactor<v1::Instruction>* FederationService::Tasks(
     grpc::CallbackServerContext* context, const v1::TasksRequest* request) {
-  auto stream = std::make_shared<TasksStream>(context_);
+  auto stream = std::make_shared<TasksStream>(context_, context_.gate.Stay(*context));
   absl::StatusOr<coordinator::Peer> peer = context_.gate.Admit(*context);
   stream->Open(peer.ok() ? context_.Identify(*peer, PeerOf(*context), request->session())
                          : absl::StatusOr<Caller>(peer.status()),
@@ -251,6 +257,7 @@ grpc::ServerWriteReactor<v1::FetchResponse>* FederationService::Fetch(
   const auto refuse = [this](const absl::Status& status) {
     return new FetchStream(context_, status);
   };
+  OpenCalls::Place stay = context_.gate.Stay(*context);
   absl::StatusOr<coordinator::Peer> peer = context_.gate.Admit(*context);
   if (!peer.ok()) return refuse(peer.status());
   absl::StatusOr<Caller> caller = context_.Identify(*peer, PeerOf(*context), request->session());
@@ -268,7 +275,8 @@ grpc::ServerWriteReactor<v1::FetchResponse>* FederationService::Fetch(
   }
   absl::StatusOr<StreamPlaces::Place> place = context_.places->Take(caller->member);
   if (!place.ok()) return refuse(place.status());
-  return new FetchStream(context_, caller->member, *std::move(place), *artifact, request->offset());
+  return new FetchStream(context_, std::move(stay), caller->member, *std::move(place), *artifact,
+                         request->offset());
 }
 
 grpc::ServerBidiReactor<v1::SubmitUpdateRequest, v1::SubmitUpdateResponse>*

@@ -18,7 +18,8 @@ class EventStream final : public grpc::ServerWriteReactor<v1::Event>,
                           public coordinator::EventSink,
                           public std::enable_shared_from_this<EventStream> {
  public:
-  explicit EventStream(coordinator::Coordinator* coordinator) : coordinator_(coordinator) {}
+  EventStream(coordinator::Coordinator* coordinator, OpenCalls::Place stay)
+      : coordinator_(coordinator), stay_(std::move(stay)) {}
 
   void Open(const absl::Status& admitted, uint64_t after) {
     self_ = shared_from_this();
@@ -70,6 +71,7 @@ class EventStream final : public grpc::ServerWriteReactor<v1::Event>,
   }
 
   void OnDone() override {
+    stay_.Reset();
     Leave();
     self_.reset();
   }
@@ -106,6 +108,7 @@ class EventStream final : public grpc::ServerWriteReactor<v1::Event>,
   }
 
   coordinator::Coordinator* const coordinator_;
+  OpenCalls::Place stay_;
   std::shared_ptr<EventStream> self_;  // until OnDone
 
   base::Mutex mutex_;
@@ -160,7 +163,7 @@ grpc::ServerUnaryReactor* OperatorService::ListClients(grpc::CallbackServerConte
 
 grpc::ServerWriteReactor<v1::Event>* OperatorService::WatchEvents(
     grpc::CallbackServerContext* context, const v1::WatchEventsRequest* request) {
-  auto stream = std::make_shared<EventStream>(coordinator_);
+  auto stream = std::make_shared<EventStream>(coordinator_, gate_.Stay(*context));
   stream->Open(gate_.Admit(*context).status(), request->after());
   return stream.get();
 }

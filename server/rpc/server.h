@@ -71,9 +71,10 @@ class Server {
 
   virtual uint16_t port() const = 0;           // the federation's
   virtual uint16_t operator_port() const = 0;  // 0: there is none
-  // For calls that begin from here on; those under way go on. Of the same kind as at the start, so
-  // that nobody is let in without a credential who was asked for one before: CHECKed. Operators'
-  // only where there is such a listener.
+  // For calls that begin from here on; streams under way go on where their caller would be let in,
+  // else they are cancelled. Of the same kind as at the start, so that nobody is let in without a
+  // credential who was asked for one before: CHECKed. Operators' only where there is such a
+  // listener.
   virtual void SetAdmission(Admission federation, std::optional<Admission> operators) = 0;
   // Accepts nothing more, lets calls end until `grace` has passed, then cancels them. Blocks;
   // idempotent.

@@ -33,7 +33,10 @@ class SubmitUpdateStream final
       public std::enable_shared_from_this<SubmitUpdateStream> {
  public:
   SubmitUpdateStream(const FederationContext& context, grpc::CallbackServerContext* call)
-      : context_(context), connection_(PeerOf(*call)), peer_(context.gate.Admit(*call)) {}
+      : context_(context),
+        connection_(PeerOf(*call)),
+        stay_(context.gate.Stay(*call)),
+        peer_(context.gate.Admit(*call)) {}
 
   void Open() {
     self_ = shared_from_this();
@@ -78,7 +81,10 @@ class SubmitUpdateStream final
     if (end_) std::exchange(end_, nullptr)();
   }
 
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    stay_.Reset();
+    self_.reset();
+  }
 
  private:
   // A stream that is opened and left so holds no place among the uploads, but one of its
@@ -293,6 +299,7 @@ class SubmitUpdateStream final
 
   const FederationContext& context_;
   const std::string connection_;
+  OpenCalls::Place stay_;  // before the next
   const absl::StatusOr<coordinator::Peer> peer_;
   std::shared_ptr<SubmitUpdateStream> self_;  // until OnDone
 

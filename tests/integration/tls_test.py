@@ -161,6 +161,19 @@ class MutualTls(FederationTest):
         self.assertEqual(coordinator.wait(), 0, coordinator.tail())
         self.assertEqual(self.summary()["rounds"][-1]["accepted"], 3)
 
+    def test_revoked_while_its_stream_is_silent_is_out_within_seconds(self):
+        coordinator, ready = self.secured(evaluation__enabled=False, round__min_clients=3, round__linger_ms=3_600_000)
+        clients = [self.synthetic(ready["federation"], f"client-{i}", "--first-index", i, *self.identity(f"client-{i}"))
+                   for i in range(2)]
+        for i in range(2):
+            coordinator.wait_for("joined", client=f"client-{i}/0")
+        # The file is looked at every two seconds; nobody calls, and no round can begin.
+        run("quantflctl", "certs", "revoke", "client-0", "--dir", self.certs, "--reason", "lost", check=0)
+        self.refused(clients[0], "was revoked")
+        for i in (2, 3):
+            self.synthetic(ready["federation"], f"client-{i}", "--first-index", i, *self.identity(f"client-{i}"))
+        coordinator.wait_for("update_accepted", client="client-1/0")
+
     def test_new_server_certificate_is_served_without_a_restart(self):
         _, ready = self.secured()
         host, port = ready["federation"].rsplit(":", 1)

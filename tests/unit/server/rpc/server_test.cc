@@ -18,6 +18,7 @@
 #include "common/rpc/connect.h"
 #include "common/rpc/convert.h"
 #include "quantfl/v1/federation.grpc.pb.h"
+#include "quantfl/v1/operator.grpc.pb.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/operator_client.h"
 #include "tests/unit/common/rpc/test_certificate.h"
@@ -258,6 +259,129 @@ TEST_F(CertificateServerTest, Revoked_IsRefusedAtTheNextCallOfTheSameConnection)
   server->SetAdmission(Admits(certs::ReadCertificate(pi.certificate, "")->serial), std::nullopt);
   ExpectStatus(Join(channel), grpc::StatusCode::UNAUTHENTICATED, "was revoked");
   EXPECT_TRUE(Join(other).ok()) << "the device's other certificate";
+}
+
+// A stream of instructions that nobody has to say anything on.
+class OpenStream {
+ public:
+  OpenStream(const std::shared_ptr<grpc::Channel>& channel, uint32_t ordinal)
+      : stub_(v1::Federation::NewStub(channel)) {
+    grpc::ClientContext joining;
+    federation::JoinRequest join;
+    join.name = {"pi", ordinal};
+    v1::JoinResponse joined;
+    const grpc::Status status = stub_->Join(&joining, ToProto(join), &joined);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    v1::TasksRequest request;
+    request.set_session(session_ = testing::FakeCoordinator::SessionOf(join.name));
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    reader_ = stub_->Tasks(&context_, request);
+  }
+  const std::string& session() const { return session_; }
+  // Blocks.
+  grpc::Status End() {
+    v1::Instruction instruction;
+    while (reader_->Read(&instruction)) {
+    }
+    return reader_->Finish();
+  }
+
+ private:
+  const std::unique_ptr<v1::Federation::Stub> stub_;
+  std::string session_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::Instruction>> reader_;
+};
+
+TEST_F(CertificateServerTest, Revoked_ItsOpenStreamsEnd_TheOthersGoOn) {
+  const auto server = StartWithCertificates();
+  const certs::KeyPair pi = Issue(authority_, "trainer", "pi");
+  const auto channel = ChannelOf(*server, pi);
+  OpenStream revoked(channel, 0), another(channel, 1),
+      stays(ChannelOf(*server, Issue(authority_, "trainer", "pi")), 2);
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.sinks.size() == 3; }));
+  const std::string denied = certs::ReadCertificate(pi.certificate, "")->serial;
+  server->SetAdmission(Admits(), std::nullopt);
+  server->SetAdmission(Admits(denied), std::nullopt);
+  EXPECT_EQ(revoked.End().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(another.End().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.closed_streams == 2; }));
+  ExpectStatus(Join(channel), grpc::StatusCode::UNAUTHENTICATED, "was revoked");
+  coordinator_.CloseStream(stays.session(), absl::OkStatus());
+  EXPECT_TRUE(stays.End().ok()) << "the device's other certificate";
+  // What has ended is not looked at.
+  server->SetAdmission(Admits(denied), std::nullopt);
+}
+
+TEST_F(CertificateServerTest, Revoked_AnUploadAndAnOperatorsEventsEnd) {
+  const auto server = StartWithCertificates();
+  const certs::KeyPair pi = Issue(authority_, "trainer", "pi"),
+                       alice = Issue(authority_, "operator", "alice");
+  const auto channel = ChannelOf(*server, pi);
+  ASSERT_TRUE(Join(channel).ok());
+  const auto stub = v1::Federation::NewStub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto upload = stub->SubmitUpdate(&context);
+  v1::SubmitUpdateRequest request;
+  v1::UpdateOffer* offer = request.mutable_offer();
+  offer->set_session(testing::FakeCoordinator::SessionOf({"pi", 0}));
+  offer->set_task_id(1);
+  offer->set_digest(std::string(32, 'd'));
+  offer->set_codec_header("header");
+  offer->set_codec_header_bytes(6);
+  offer->set_payload_bytes(16);
+  offer->set_chunk_count(1);
+  offer->set_examples(1);
+  v1::SubmitUpdateResponse response;
+  ASSERT_TRUE(upload->Write(request));
+  ASSERT_TRUE(upload->Read(&response));
+  ASSERT_TRUE(response.has_continue_from());
+  const auto operators =
+      MakeChannel(absl::StrCat("dns:///127.0.0.1:", server->operator_port()),
+                  ClientTls{authority_.certificate, "", alice.certificate, alice.private_key},
+                  OperatorChannelArguments());
+  const auto watcher = v1::Operator::NewStub(operators);
+  grpc::ClientContext watching;
+  watching.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto events = watcher->WatchEvents(&watching, v1::WatchEventsRequest());
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.event_sink != nullptr; }));
+  const Admission none =
+      Admits(absl::StrCat(certs::ReadCertificate(pi.certificate, "")->serial, "\n",
+                          certs::ReadCertificate(alice.certificate, "")->serial));
+  server->SetAdmission(none, none);
+  EXPECT_EQ(upload->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  for (v1::Event event; events->Read(&event);) {
+  }
+  EXPECT_EQ(events->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(ServerTest, TokenThatIsGone_ItsOpenStreamsEnd) {
+  const testing::TestCertificate pair = testing::MakeTestCertificate();
+  const auto table = [](const std::string& token) {
+    return std::make_shared<TokenTable>(
+        *TokenTable::Parse(absl::StrCat("pi trainer ", base::Sha256(token).Hex()), "tokens"));
+  };
+  ServerOptions options = Options();
+  options.federation.tls = ServerTls{pair.certificate, pair.private_key};
+  options.federation.tokens = table("token-of-pi");
+  auto server = Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto stub = v1::Federation::NewStub(Channel(**server, ClientTls{pair.certificate, ""}));
+  grpc::ClientContext joining, context;
+  AddToken(joining, "token-of-pi");
+  AddToken(context, "token-of-pi");
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  federation::JoinRequest join;
+  join.name = {"pi", 0};
+  v1::JoinResponse joined;
+  ASSERT_TRUE(stub->Join(&joining, ToProto(join), &joined).ok());
+  v1::TasksRequest request;
+  request.set_session(testing::FakeCoordinator::SessionOf(join.name));
+  const auto reader = stub->Tasks(&context, request);
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.sinks.size() == 1; }));
+  (*server)->SetAdmission({table("another-token"), nullptr}, std::nullopt);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 TEST_F(ServerTest, CertificatesWithoutTls_AreRefusedAtStart) {
