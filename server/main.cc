@@ -194,6 +194,12 @@ int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfi
   const coordinator::RunStatus status = ended.get_future().get();
   stop.Detach();
   app::NotifyServiceManager("STOPPING=1").IgnoreError();
+  if (status.goes_on) {
+    // No records: they would say that it is over, and the next process would not begin.
+    std::fprintf(stderr, "%s: run %s failed: %s; started again, it goes on where it was\n",
+                 kProgram, status.run.name.c_str(), status.reason.c_str());
+    return app::kExitRunFailed;
+  }
   const auto model = run.Find(status.model);
   const absl::Status written = model.ok()
                                    ? coordinator::WriteRecords(env, c.results_dir, status, options,

@@ -183,6 +183,9 @@ struct RunStatus {
   federation::RunDescriptor run;
   std::string state;  // "waiting_for_clients", "running", "paused", "finished", "stopped", "failed"
   std::string reason;
+  // It failed for want of storage, and gave nothing up: a coordinator that is started again goes
+  // on.
+  bool goes_on = false;
   std::string phase;  // "idle", "collecting", "folding", "committing", "evaluating"
   base::RoundId round;
   uint32_t rounds_total = 0;

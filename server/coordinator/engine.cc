@@ -300,6 +300,7 @@ void Engine::Apply(round::StoreTasks& e) {
     const std::string why = estimate ? CheckBudget(*estimate) : "";
     if (!why.empty()) return Post([this, batch = e.batch, why] { EndForBudget(batch, why); });
     const absl::Status status = deps_.store->RecordTasks(rows);
+    SeeStore(status);
     Post([this, e, status] {
       if (!e.evaluation && machine_.phase() == round::Phase::kAssigning) NoteRoundStarted(e);
       Dispatch(round::TasksStored{e.batch, status});
@@ -372,6 +373,7 @@ RunStatus Engine::StatusWithoutRounds() const {
   status.run = options_.run;
   status.state = std::string(round::ToString(machine_.state()));
   status.reason = machine_.reason();
+  status.goes_on = machine_.storage_failed();
   status.phase = std::string(round::ToString(machine_.phase()));
   status.round = machine_.round();
   status.rounds_total = options_.policy.rounds;

@@ -208,6 +208,8 @@ class Engine final : public Coordinator {
   uint64_t BytesUnderWay() const;
   // Whether an update of so many bytes may begin.
   absl::Status CheckDisk(uint64_t bytes) const;
+  // After every call of the store that writes rows: whether it is the last.
+  void SeeStore(const absl::Status& status);  // storage executor
   void LookAtDisk();
   void SeeDisk();  // storage executor
   void DiskSeen(uint64_t free_bytes);

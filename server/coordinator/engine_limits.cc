@@ -100,6 +100,15 @@ void Engine::Readmit(federation::ClientName name, Callback<absl::Status> done) {
 
 // ---- disk ----
 
+// A store that is broken acknowledges nothing more. A run that went on would wait for updates that
+// it cannot take.
+void Engine::SeeStore(const absl::Status& status) {
+  if (status.ok()) return;
+  const absl::Status broken = deps_.store->Broken();
+  if (broken.ok()) return;
+  Post([this, reason = std::string(broken.message())] { Dispatch(round::StorageFailed{reason}); });
+}
+
 uint64_t Engine::BytesUnderWay() const {
   uint64_t bytes = 0;
   for (const base::TaskId task : active_) {

@@ -168,6 +168,7 @@ void Engine::HandleJoins() {
   }
   deps_.storage->Post([this, batch = std::move(batch), rows = std::move(rows)]() mutable {
     const absl::Status status = deps_.store->RecordMembers(rows);
+    SeeStore(status);
     Post([this, batch = std::move(batch), status] { MembersStored(batch, status); });
   });
 }
@@ -458,6 +459,7 @@ void Engine::EvictMember(MemberId id, const std::string& reason, Callback<absl::
 void Engine::StoreMember(MemberId id, absl::string_view what, Callback<absl::Status> done) {
   deps_.storage->Post([this, row = RowOf(id), what = std::string(what), done = std::move(done)] {
     const absl::Status status = deps_.store->RecordMembers({row});
+    SeeStore(status);
     if (!status.ok()) {
       deps_.logger->Warning("not_kept", {{"what", what}, {"reason", status.message()}});
     }

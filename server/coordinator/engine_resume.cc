@@ -112,6 +112,7 @@ void Engine::NoteResumed() {
 void Engine::Keep(store::Notes notes, bool durable, Callback<absl::Status> done) {
   deps_.storage->Post([this, notes = std::move(notes), durable, done = std::move(done)] {
     const absl::Status status = deps_.store->Put(notes, durable);
+    SeeStore(status);
     if (!status.ok()) {
       deps_.logger->Warning("not_kept",
                             {{"what", notes.begin()->first}, {"reason", status.message()}});

@@ -128,6 +128,7 @@ void Engine::Apply(round::AbandonRound& e) {
       notes.insert(weights.begin(), weights.end());
       absl::Status status = deps_.store->Put(notes, /*durable=*/true);
       if (status.ok()) status = deps_.store->AbandonRound(round);
+      SeeStore(status);
       if (!status.ok()) {
         deps_.logger->Warning("discard_failed",
                               {{"round", round.value()}, {"reason", status.message()}});
@@ -264,6 +265,7 @@ void Engine::Apply(round::CommitRound& e) {
       }
     }
     const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
+    SeeStore(status);
     Post([this, status, totals] { Stored(status, totals); });
   });
 }

@@ -344,9 +344,14 @@ void Engine::CommitBatch() {
     commit_posted_ = !commits_.empty();
     if (commit_posted_) deps_.storage->Post([this] { CommitBatch(); });
   }
-  Post([this, batch = std::move(batch), statuses = CommitRows(rows)] {
+  std::vector<absl::Status> statuses = CommitRows(rows);
+  absl::Status worst;
+  for (const absl::Status& status : statuses) worst.Update(status);
+  Post([this, batch = std::move(batch), statuses = std::move(statuses)] {
     BatchCommitted(batch, statuses);
   });
+  // After the answers: who is told to offer again keeps what it has.
+  SeeStore(worst);
 }
 
 std::vector<absl::Status> Engine::CommitRows(const std::vector<store::AcceptedUpdate>& rows) {

@@ -165,6 +165,26 @@ void RoundMachine::On(const Stop& e) {
   End(RunState::kStopped, e.reason);
 }
 
+void RoundMachine::On(const StorageFailed& e) {
+  switch (phase_) {
+    case Phase::kOver:
+      return;
+    case Phase::kAssigning:
+    case Phase::kCollecting:
+    case Phase::kFolding:
+    case Phase::kCommitting:
+      Abandon(e.reason);
+      break;
+    case Phase::kEvaluating:
+      UnassignEvaluator();
+      ForgetClientEvaluations();
+      break;
+    case Phase::kIdle:
+      break;
+  }
+  EndForStorage(e.reason);
+}
+
 void RoundMachine::MaybeBegin() {
   if (!started_ || paused_ || phase_ != Phase::kIdle || trainers_ < policy_.min_clients) return;
   if (!initial_evaluated_) {
@@ -283,9 +303,7 @@ void RoundMachine::On(const TasksStored& e) {
       e.batch == evaluation_.batch) {
     if (!e.status.ok()) {
       UnassignEvaluator();
-      End(RunState::kFailed,
-          absl::StrCat("an evaluation could not be stored: ", e.status.message()));
-      return;
+      return EndForStorage(absl::StrCat("an evaluation could not be stored: ", e.status.message()));
     }
     evaluation_.stored = true;
     Refresh(evaluation_.evaluator);
@@ -295,9 +313,7 @@ void RoundMachine::On(const TasksStored& e) {
     if (!e.status.ok()) {
       UnassignEvaluator();
       ForgetClientEvaluations();
-      End(RunState::kFailed,
-          absl::StrCat("an evaluation could not be stored: ", e.status.message()));
-      return;
+      return EndForStorage(absl::StrCat("an evaluation could not be stored: ", e.status.message()));
     }
     clients_stored_ = true;
     WakeBy(now_ + policy_.idle_timeout);
@@ -311,8 +327,7 @@ void RoundMachine::On(const TasksStored& e) {
   if (!e.status.ok()) {
     const std::string why = absl::StrCat("tasks could not be stored: ", e.status.message());
     Abandon(why);
-    End(RunState::kFailed, why);
-    return;
+    return EndForStorage(why);
   }
   BeginCollecting(absl::ZeroDuration());
   for (const TrainingTask& task : tasks_) Refresh(task.member);
@@ -443,7 +458,7 @@ void RoundMachine::On(const RoundStored& e) {
     const std::string why = absl::StrCat("the model after round ", round_.value(),
                                          " could not be stored: ", e.status.message());
     Abandon(why);
-    return End(RunState::kFailed, why);
+    return EndForStorage(why);
   }
   if (stop_) return End(RunState::kStopped, *stop_);
   if (EvaluatesAfter(round_)) return BeginEvaluation();
@@ -540,6 +555,11 @@ void RoundMachine::End(RunState state, const std::string& reason) {
   Emit(RunEnded{reason});
   for (size_t i = 0; i < members_.size(); ++i) Refresh(MemberId(static_cast<uint32_t>(i)));
   MaybeOver();
+}
+
+void RoundMachine::EndForStorage(const std::string& reason) {
+  storage_failed_ = true;
+  End(RunState::kFailed, reason);
 }
 
 void RoundMachine::MaybeOver() {

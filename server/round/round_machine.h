@@ -111,6 +111,10 @@ struct FoldDone {
 struct RoundStored {
   absl::Status status;
 };
+// Nothing is stored any more: the run fails, and nothing that was stored is given up.
+struct StorageFailed {
+  std::string reason;
+};
 struct Pause {};
 struct Resume {};
 struct Stop {
@@ -129,8 +133,8 @@ struct Tick {};
 using Event =
     std::variant<Start, MemberJoined, StreamOpened, StreamClosed, UploadOffered, UploadStarted,
                  UploadProgress, UploadStopped, UploadRefused, UpdateReceived, UpdateStored,
-                 TaskFailed, Evaluated, TasksStored, BudgetReached, FoldDone, RoundStored, Pause,
-                 Resume, Stop, Evict, Readmit, Tick>;
+                 TaskFailed, Evaluated, TasksStored, BudgetReached, FoldDone, RoundStored,
+                 StorageFailed, Pause, Resume, Stop, Evict, Readmit, Tick>;
 
 // ---- effects: what is to be done, in order ----
 
@@ -319,6 +323,8 @@ class RoundMachine {
   Phase phase() const { return phase_; }
   RunState state() const;
   const std::string& reason() const { return reason_; }  // of the end, else empty
+  // Failed for want of storage: whoever opens it again goes on.
+  bool storage_failed() const { return storage_failed_; }
   base::RoundId round() const { return round_; }  // the one under way or last ended; 0 before
   uint32_t attempt() const { return attempt_; }
   uint32_t cohort() const { return static_cast<uint32_t>(tasks_.size()); }
@@ -411,6 +417,7 @@ class RoundMachine {
   void On(const BudgetReached& e);
   void On(const FoldDone& e);
   void On(const RoundStored& e);
+  void On(const StorageFailed& e);
   void On(const Pause&);
   void On(const Resume&);
   void On(const Stop& e);
@@ -456,6 +463,7 @@ class RoundMachine {
   uint32_t AverageWeight() const;
   federation::WaitUntil Pace() const;
   void End(RunState state, const std::string& reason);
+  void EndForStorage(const std::string& reason);
   void MaybeOver();
   void CheckLiveness();
   void CheckLinger();
@@ -485,6 +493,7 @@ class RoundMachine {
   std::optional<std::string> stop_;  // asked for while a round folds or commits
   Phase phase_ = Phase::kIdle;
   std::optional<RunState> end_;
+  bool storage_failed_ = false;
   std::string reason_;
   bool over_ = false;
   base::SteadyTime farewell_until_;

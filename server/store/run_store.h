@@ -148,6 +148,11 @@ class RunStore {
   virtual absl::Status CommitRound(const CommittedRound& round, absl::string_view safetensors) = 0;
   // A round that was given up: its uploads are dropped.
   virtual absl::Status AbandonRound(base::RoundId round) = 0;
+
+  // Why nothing is stored any more: the disk failed in a way that leaves open what it has kept
+  // (a failed fsync of the rows). What was answered with OK is there, and every later call that
+  // writes rows returns this; another process, with the folder opened anew, goes on. OK: it works.
+  virtual absl::Status Broken() const { return absl::OkStatus(); }
 };
 
 // In `folder` (created): round-000001.segment (see upload_segments.h),

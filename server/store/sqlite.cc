@@ -10,6 +10,9 @@
 namespace quantfl::store {
 namespace {
 
+// Of the log: more are moved to the database.
+constexpr int kLogPagesMax = 1000;
+
 absl::Status StatusOf(sqlite3* database, int code) {
   if (code == SQLITE_OK || code == SQLITE_DONE || code == SQLITE_ROW) return absl::OkStatus();
   const char* path = database == nullptr ? nullptr : sqlite3_db_filename(database, "main");
@@ -101,7 +104,7 @@ void Statement::Reset() {
 absl::StatusOr<bool> Statement::Step() {
   const int code = bind_error_ != SQLITE_OK ? bind_error_ : sqlite3_step(statement_);
   if (code == SQLITE_ROW) return true;
-  const absl::Status status = StatusOf(database_, code);
+  const absl::Status status = database_->Judge(code);
   Reset();
   if (!status.ok()) return status;
   return false;
@@ -143,6 +146,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
     return status;
   }
   auto database = std::unique_ptr<Database>(new Database(handle));
+  sqlite3_extended_result_codes(handle, 1);
   // One process alone, before WAL: then there is no shared memory file either.
   QFL_RETURN_IF_ERROR(database->Execute("PRAGMA locking_mode = EXCLUSIVE"));
   // A new database becomes one with a log under a rollback journal, whose removal must be durable:
@@ -158,6 +162,14 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
     }
   }
   QFL_RETURN_IF_ERROR(database->SetDurable(true));
+  // In the place of SQLite's own checkpoints, which say nothing of a sync that failed.
+  sqlite3_wal_hook(
+      handle,
+      [](void* pages, sqlite3*, const char*, int count) {
+        *static_cast<int*>(pages) = count;
+        return SQLITE_OK;
+      },
+      &database->log_pages_);
   // The lock is taken by the first transaction that writes.
   QFL_RETURN_IF_ERROR(database->Execute("BEGIN EXCLUSIVE; COMMIT"));
   return database;
@@ -172,10 +184,17 @@ absl::StatusOr<std::unique_ptr<Database>> Database::InMemory() {
   return status;
 }
 
-Database::~Database() { sqlite3_close_v2(database_); }
+Database::~Database() {
+  if (!broken_.ok()) KeepLog();
+  sqlite3_close_v2(database_);
+}
+
+void Database::KeepLog() {
+  sqlite3_db_config(database_, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+}
 
 absl::Status Database::Execute(const char* sql) {
-  return StatusOf(database_, sqlite3_exec(database_, sql, nullptr, nullptr, nullptr));
+  return Judge(sqlite3_exec(database_, sql, nullptr, nullptr, nullptr));
 }
 
 absl::StatusOr<std::string> Database::Bytes() {
@@ -190,8 +209,8 @@ absl::StatusOr<std::string> Database::Bytes() {
 absl::StatusOr<Statement> Database::Prepare(const char* sql) {
   sqlite3_stmt* statement = nullptr;
   const int code = sqlite3_prepare_v2(database_, sql, -1, &statement, nullptr);
-  if (code != SQLITE_OK) return StatusOf(database_, code);
-  return Statement(database_, statement);
+  if (code != SQLITE_OK) return Judge(code);
+  return Statement(this, statement);
 }
 
 absl::Status Database::SetDurable(bool durable) {
@@ -203,12 +222,35 @@ absl::Status Database::SetDurable(bool durable) {
 }
 
 absl::Status Database::InTransaction(bool durable, const std::function<absl::Status()>& body) {
+  if (!broken_.ok()) return broken_;
   QFL_RETURN_IF_ERROR(SetDurable(durable));
   QFL_RETURN_IF_ERROR(Execute("BEGIN IMMEDIATE"));
   absl::Status status = body();
   if (status.ok()) status = Execute("COMMIT");
-  // An error may have rolled it back already; then there is nothing to roll back.
-  if (!status.ok()) sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
+  if (!status.ok()) {
+    // An error may have rolled it back already; then there is nothing to roll back.
+    sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr);
+    return broken_.ok() ? status : broken_;
+  }
+  if (log_pages_ > kLogPagesMax) Checkpoint();
+  return status;
+}
+
+// The transaction before it is what it is, whatever comes of this.
+void Database::Checkpoint() {
+  const int code =
+      sqlite3_wal_checkpoint_v2(database_, nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  Judge(code).IgnoreError();
+}
+
+absl::Status Database::Judge(int code) {
+  const absl::Status status = StatusOf(database_, code);
+  if ((code & 0xff) == SQLITE_IOERR && broken_.ok()) {
+    broken_ = absl::InternalError(
+        absl::StrCat(status.message(), " (SQLite's ", code,
+                     "): what was written last may be lost, so nothing is written any more; what "
+                     "was acknowledged is there: look after the disk, and start again"));
+  }
   return status;
 }
 

@@ -18,6 +18,8 @@ struct sqlite3_stmt;
 
 namespace quantfl::store {
 
+class Database;
+
 // A prepared statement. Bind in order, then Step until it says false, which resets it. The texts
 // that are bound live until then.
 class Statement {
@@ -43,17 +45,22 @@ class Statement {
 
  private:
   friend class Database;
-  Statement(sqlite3* database, sqlite3_stmt* statement)
+  Statement(Database* database, sqlite3_stmt* statement)
       : database_(database), statement_(statement) {}
   void Reset();
 
-  sqlite3* database_ = nullptr;
+  Database* database_ = nullptr;
   sqlite3_stmt* statement_ = nullptr;
   int next_ = 1;
   int bind_error_ = 0;
 };
 
 // In a file: WAL, opened for this process alone. Not thread-safe.
+//
+// After a sync that failed, nothing that is written to the same file can be relied on: Linux says
+// so once, and calls the pages clean that it could not write. So the first error of the disk is the
+// last word: every later InTransaction returns it, and nothing is written any more, also not when
+// the database is closed. Whoever opens it again has to write its files anew first.
 class Database {
  public:
   // Created if it is missing. Errors as OpenSqliteRunStore's.
@@ -70,13 +77,23 @@ class Database {
   // `body` in one transaction: all of it or, if it or the commit fails, nothing. `durable`: synced
   // when it returns OK.
   absl::Status InTransaction(bool durable, const std::function<absl::Status()>& body);
+  // Closing it will not move the log to the database.
+  void KeepLog();
+  // The error of the disk after which nothing is written; OK until then.
+  const absl::Status& broken() const { return broken_; }
 
  private:
   explicit Database(sqlite3* database) : database_(database) {}
   absl::Status SetDurable(bool durable);
+  void Checkpoint();
+  // A result of SQLite's as a status; it may be the last word.
+  absl::Status Judge(int code);
 
+  friend class Statement;
   sqlite3* const database_;
   std::optional<bool> durable_;
+  int log_pages_ = 0;
+  absl::Status broken_;
 };
 
 }  // namespace quantfl::store

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -42,6 +43,16 @@ CREATE TABLE notes(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = 1;
 )";
 
+// Whether a file in the folder is one that a store makes, its temporary ones included.
+bool IsOurs(absl::string_view name) {
+  return (absl::StartsWith(name, "round-") && absl::StrContains(name, ".segment")) ||
+         (absl::StartsWith(name, "checkpoint-") && absl::StrContains(name, ".safetensors")) ||
+         (absl::StartsWith(name, "moments-") && absl::StrContains(name, ".safetensors")) ||
+         (absl::StartsWith(name, "broadcast-") && absl::StrContains(name, ".safetensors")) ||
+         (absl::StartsWith(name, "step-") && absl::StrContains(name, ".qflf")) ||
+         absl::StartsWith(name, kLatestName) || absl::StartsWith(name, kDatabaseName);
+}
+
 std::string PackExtents(const std::vector<Extent>& extents) {
   std::string packed;
   packed.reserve(kExtentBytes * extents.size());
@@ -82,6 +93,7 @@ class SqliteRunStore final : public RunStore {
 
   absl::Status Open() {
     QFL_RETURN_IF_ERROR(env_.CreateDirs(folder_));
+    QFL_RETURN_IF_ERROR(WriteAnew());
     QFL_ASSIGN_OR_RETURN(database_, Database::Open(PathOf(kDatabaseName)));
     QFL_ASSIGN_OR_RETURN(Statement read, database_->Prepare("PRAGMA user_version"));
     QFL_ASSIGN_OR_RETURN(const bool row, read.Step());
@@ -117,13 +129,43 @@ class SqliteRunStore final : public RunStore {
   }
   absl::Status CommitRound(const CommittedRound& round, absl::string_view safetensors) override;
   absl::Status AbandonRound(RoundId round) override;
+  absl::Status Broken() const override { return database_->broken(); }
 
  private:
+  // What an earlier process left is what can be read, not what is durable, if one of its syncs had
+  // failed: the system calls pages clean that it could not write. So that nothing is promised on
+  // what a power cut would take back, the database and its log are written once more, as they are.
+  absl::Status WriteAnew() {
+    if (!env_.Exists(PathOf(kDatabaseName))) return absl::OkStatus();
+    // Nobody else has it, and it is one.
+    {
+      QFL_ASSIGN_OR_RETURN(const auto looked_at, Database::Open(PathOf(kDatabaseName)));
+      looked_at->KeepLog();
+    }
+    QFL_RETURN_IF_ERROR(RemoveTemporary());
+    for (const char* suffix : {"-wal", ""}) {
+      const std::string path = PathOf(absl::StrCat(kDatabaseName, suffix));
+      if (!env_.Exists(path)) continue;
+      QFL_ASSIGN_OR_RETURN(const std::string bytes,
+                           env_.ReadFile(path, std::numeric_limits<uint64_t>::max()));
+      QFL_RETURN_IF_ERROR(env_.WriteFileAtomically(path, bytes));
+    }
+    return absl::OkStatus();
+  }
   std::string PathOf(absl::string_view name) const { return absl::StrCat(folder_, "/", name); }
   absl::Status Damaged(absl::string_view what) const {
     return absl::DataLossError(absl::StrCat(
         PathOf(kDatabaseName), ": ", what,
         ": the state is damaged; restore the folder, or begin the run anew (--fresh)"));
+  }
+  // Files that a process was killed over; a model's may be large.
+  absl::Status RemoveTemporary() {
+    QFL_ASSIGN_OR_RETURN(const std::vector<std::string> names, env_.List(folder_));
+    for (const std::string& name : names) {
+      if (!IsOurs(name) || !absl::StrContains(name, ".tmp-")) continue;
+      QFL_RETURN_IF_ERROR(env_.RemoveFile(PathOf(name)));
+    }
+    return absl::OkStatus();
   }
   absl::Status PutNotes(const Notes& notes);
   // The last attempt's tasks and uploads are of no more use.
@@ -431,14 +473,7 @@ absl::Status RemoveRun(base::Env& env, const std::string& folder) {
   }
   QFL_ASSIGN_OR_RETURN(const std::vector<std::string> names, env.List(folder));
   for (const std::string& name : names) {
-    const bool ours =
-        (absl::StartsWith(name, "round-") && absl::StrContains(name, ".segment")) ||
-        (absl::StartsWith(name, "checkpoint-") && absl::StrContains(name, ".safetensors")) ||
-        (absl::StartsWith(name, "moments-") && absl::StrContains(name, ".safetensors")) ||
-        (absl::StartsWith(name, "broadcast-") && absl::StrContains(name, ".safetensors")) ||
-        (absl::StartsWith(name, "step-") && absl::StrContains(name, ".qflf")) ||
-        absl::StartsWith(name, kLatestName);
-    if (ours) QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", name)));
+    if (IsOurs(name)) QFL_RETURN_IF_ERROR(env.RemoveFile(absl::StrCat(folder, "/", name)));
   }
   return absl::OkStatus();
 }

@@ -19,6 +19,13 @@ BUGS = {
     "acknowledge_before_the_row_is_synced": ("Simulation.FaultsOfTheCoordinatorsDisk_*", [
         ("server/store/sqlite.cc", 'durable ? "PRAGMA synchronous = FULL"', 'durable ? "PRAGMA synchronous = OFF"'),
     ]),
+    "go_on_after_a_failed_sync": ("Simulation.FaultsOfTheCoordinatorsDisk_*", [
+        ("server/store/sqlite.cc", "  if ((code & 0xff) == SQLITE_IOERR && broken_.ok()) {\n",
+         "  if (code == SQLITE_OK && broken_.ok()) {\n"),
+    ]),
+    "believe_what_a_failed_sync_left": ("Simulation.FaultsOfTheCoordinatorsDisk_*", [
+        ("server/store/sqlite_run_store.cc", "    QFL_RETURN_IF_ERROR(WriteAnew());\n", ""),
+    ]),
     "duplicate_counted_twice": ("Simulation.FaultsOnTheNetwork_*", [
         ("server/round/machine_uploads.cc",
          '  if (At(member).last_accepted == task_id) return answer(Verdict::kAlreadyAccepted, "");\n', ""),

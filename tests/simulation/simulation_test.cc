@@ -125,33 +125,28 @@ struct Trouble {
 
 // What was counted over all seeds, so that a test knows that it tests something.
 struct Harm {
-  uint64_t deaths = 0, cuts = 0, torn = 0, recovered_updates = 0, full = 0,
+  uint64_t deaths = 0, cuts = 0, torn = 0, recovered_updates = 0, full = 0, failed_syncs = 0,
            cut_while_recovering = 0;
   size_t failed_runs = 0;  // of this world: told to be over, and gone on with
 };
 
-// Whether clients have been told that the run is over. A coordinator that dies then, before it has
-// left, would come back to clients that look for the next run.
-bool IsTold(const FederationWorld& world, const Harm& harm) {
-  return world.log().Count("run_finished") > harm.failed_runs;
+bool IsFailed(const FederationWorld& world) {
+  return world.IsOver() && world.IsCoordinatorUp() && world.status().goes_on;
 }
 
-// As an operator would who goes on with a run that clients were told is over.
-void RestartDaemons(FederationWorld& world, Harm& harm) {
-  ++harm.failed_runs;
-  for (size_t daemon = 0; daemon < world.daemons(); ++daemon) {
-    if (world.IsUp(daemon)) world.Kill(daemon);
-    world.Restart(daemon);
-  }
-}
-
-// From now on the coordinator is up, or the run over.
+// From now on the coordinator is up, or the run over. Of a run that its disk has ended the clients
+// were told that it is over: an operator starts it again, they hear that it goes on.
 void Revive(FederationWorld& world, base::Prng& prng, Harm& harm) {
-  if (!world.IsCoordinatorUp() && IsTold(world, harm)) RestartDaemons(world, harm);
+  if (IsFailed(world)) {
+    ++harm.failed_runs;
+    // Perhaps the machine is started again too.
+    prng.Below(2) == 0 ? world.KillCoordinator() : world.CutCoordinatorsPower();
+  }
   for (int tries = 0; !world.IsCoordinatorUp(); ++tries) {
     ASSERT_LT(tries, 100);
-    // Recovery may be cut short too.
+    // Recovery may be cut short too, or a sync of its own fail.
     if (tries < 3 && prng.Below(4) == 0) world.CutCoordinatorsPowerAt(1 + prng.Below(12));
+    if (tries < 3 && prng.Below(4) == 0) world.coordinators_disk().FailSyncAt(1 + prng.Below(8));
     const absl::Status restarted = world.RestartCoordinator();
     if (restarted.ok()) return;
     ASSERT_FALSE(world.IsCoordinatorUp()) << restarted;
@@ -163,14 +158,9 @@ void Revive(FederationWorld& world, base::Prng& prng, Harm& harm) {
 // Until the run is over, or patience is.
 bool RunToItsEnd(FederationWorld& world, base::Prng& prng, Harm& harm, absl::Duration patience) {
   const base::SteadyTime until = world.loop().Now() + patience;
-  while (!world.IsOver() && world.loop().Now() < until) {
-    world.RunUntil(
-        [&] { return world.IsOver() || !world.IsCoordinatorUp() || IsTold(world, harm); },
-        until - world.loop().Now());
-    if (IsTold(world, harm)) {
-      world.coordinators_disk().Spare();
-      world.RunUntilOver(until - world.loop().Now());
-    }
+  while ((!world.IsOver() || IsFailed(world)) && world.loop().Now() < until) {
+    world.RunUntil([&] { return world.IsOver() || !world.IsCoordinatorUp(); },
+                   until - world.loop().Now());
     Revive(world, prng, harm);
     if (::testing::Test::HasFatalFailure()) return false;
   }
@@ -178,9 +168,9 @@ bool RunToItsEnd(FederationWorld& world, base::Prng& prng, Harm& harm, absl::Dur
 }
 
 void HarmCoordinator(FederationWorld& world, base::Prng& prng, Harm& harm) {
-  if (!world.IsCoordinatorUp() || IsTold(world, harm)) return;
+  if (!world.IsCoordinatorUp() || world.IsOver()) return;
   ++harm.deaths;
-  switch (prng.Below(4)) {
+  switch (prng.Below(5)) {
     case 0:
       world.KillCoordinator();
       break;
@@ -189,22 +179,18 @@ void HarmCoordinator(FederationWorld& world, base::Prng& prng, Harm& harm) {
       break;
     case 2:
       world.CutCoordinatorsPowerAt(1 + prng.Below(40));
-      world.RunUntil([&] { return !world.IsCoordinatorUp() || IsTold(world, harm); },
-                     absl::Minutes(1));
-      if (!world.IsCoordinatorUp() || IsTold(world, harm)) break;
-      world.CutCoordinatorsPower();
+      world.RunUntil([&] { return !world.IsCoordinatorUp() || world.IsOver(); }, absl::Minutes(1));
+      if (world.IsCoordinatorUp()) world.CutCoordinatorsPower();
+      break;
+    case 3:
+      world.coordinators_disk().FailSyncAt(1 + prng.Below(20));
+      world.RunUntil([&] { return world.IsOver(); }, absl::Seconds(40) * prng.Uniform());
       break;
     default:
       ++harm.full;
       world.coordinators_disk().SetFull(true);
       world.RunFor(absl::Seconds(20) * prng.Uniform());
       world.coordinators_disk().SetFull(false);
-      if (!IsTold(world, harm)) return;
-      world.coordinators_disk().Spare();
-      ASSERT_TRUE(world.RunUntilOver(absl::Hours(1)));
-      if (world.status().state != "failed") return;
-      world.KillCoordinator();
-      RestartDaemons(world, harm);
   }
 }
 
@@ -222,9 +208,11 @@ Outcome RunPatiently(uint64_t seed, const Trouble& trouble, Harm* total = nullpt
   Harm harm;
   if (trouble.clients_die || trouble.coordinator_dies) {
     const uint64_t daemons = shape.trainers / shape.clients_per_daemon;
-    for (int times = 0; times < 12 && !IsTold(world, harm); ++times) {
-      world.RunUntil([&] { return IsTold(world, harm); }, absl::Seconds(15) * prng.Uniform());
-      if (IsTold(world, harm)) break;
+    for (int times = 0; times < 12 && !world.IsOver(); ++times) {
+      world.RunUntil([&] { return world.IsOver(); }, absl::Seconds(15) * prng.Uniform());
+      Revive(world, prng, harm);
+      if (::testing::Test::HasFatalFailure()) return outcome;
+      if (world.IsOver()) break;
       const bool client = trouble.clients_die && (!trouble.coordinator_dies || prng.Below(3) == 0);
       const size_t victim = prng.Below(daemons);
       if (client) world.Kill(victim);
@@ -261,6 +249,8 @@ Outcome RunPatiently(uint64_t seed, const Trouble& trouble, Harm* total = nullpt
   if (total != nullptr) {
     total->deaths += harm.deaths;
     total->full += harm.full;
+    total->failed_runs += harm.failed_runs;
+    total->failed_syncs += world.coordinators_disk().failed_syncs();
     total->cut_while_recovering += harm.cut_while_recovering;
     total->cuts += world.coordinators_disk().cuts();
     total->torn += world.coordinators_disk().torn();
@@ -295,8 +285,8 @@ TEST(Simulation, KilledClients_DoNotChangeABitOfTheModel) {
 }
 
 // The coordinator is killed, loses its power in the middle of what it writes, which is torn or gone
-// as far as it was not synced, or has no space left: nothing that it acknowledged is gone, and the
-// model is the undisturbed run's.
+// as far as it was not synced, has no space left, or learns that a sync has failed: nothing that it
+// acknowledged is gone, and the model is the undisturbed run's.
 TEST(Simulation, FaultsOfTheCoordinatorsDisk_DoNotChangeABitOfTheModel) {
   Harm harm;
   for (const uint64_t seed : Seeds()) {
@@ -315,6 +305,8 @@ TEST(Simulation, FaultsOfTheCoordinatorsDisk_DoNotChangeABitOfTheModel) {
   EXPECT_GT(harm.torn, Seeds().size() / 4);
   EXPECT_GT(harm.recovered_updates, Seeds().size() / 4);
   EXPECT_GT(harm.full, Seeds().size() / 4);
+  EXPECT_GT(harm.failed_syncs, Seeds().size() / 4);
+  EXPECT_GT(harm.failed_runs, 0u);
   EXPECT_GT(harm.cut_while_recovering, 0u);
 }
 
@@ -365,7 +357,8 @@ TEST(Simulation, ClientsThatVanish_EveryRoundEnds) {
     base::Prng prng(base::PrngKey{seed, 0, 3, base::PrngPurpose::kSimulation});
     const uint64_t daemons = shape.trainers / shape.clients_per_daemon;
     const double vanish = 0.6 * prng.Uniform();  // at each look, of the daemon looked at
-    while (!world.IsOver() && world.loop().Now().since_origin() < absl::Hours(3)) {
+    while ((!world.IsOver() || IsFailed(world)) &&
+           world.loop().Now().since_origin() < absl::Hours(3)) {
       world.RunFor(absl::Seconds(30) * prng.Uniform());
       const size_t daemon = prng.Below(daemons);
       if (prng.Below(8) == 0) HarmCoordinator(world, prng, harm);

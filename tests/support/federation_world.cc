@@ -88,6 +88,7 @@ class WatchedStore : public store::RunStore {
     witness_->committed.push_back(round);
     return absl::OkStatus();
   }
+  absl::Status Broken() const override { return inner_->Broken(); }
   absl::Status AbandonRound(base::RoundId round) override {
     witness_->abandoned.push_back(round);
     return inner_->AbandonRound(round);

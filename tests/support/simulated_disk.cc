@@ -24,6 +24,9 @@ absl::Status PowerIsOff(absl::string_view path) {
 absl::Status NoSpace(absl::string_view path) {
   return absl::ResourceExhaustedError(absl::StrCat("cannot write ", path, ": no space left"));
 }
+absl::Status NotSynced(absl::string_view path) {
+  return absl::InternalError(absl::StrCat("cannot sync ", path, ": input/output error"));
+}
 absl::Status NoFile(absl::string_view path) {
   return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file"));
 }
@@ -58,6 +61,7 @@ struct SimulatedDisk::File {
   std::string durable;  // what a power cut leaves at least
   std::vector<Operation> pending;
   bool is_durable = false;  // that it is there at all
+  bool lost = false;        // a sync failed: `now` is more than the disk will ever have
 };
 
 // ---- files ----
@@ -84,9 +88,15 @@ void SimulatedDisk::Sync(File& file) {
   file.is_durable = true;
 }
 
+bool SimulatedDisk::SyncFails() {
+  if (++syncs_ != fail_at_) return false;
+  ++failed_syncs_;
+  return true;
+}
+
 // What is left of a file's unsynced operations: none, the first ones, or any of them; and of one
 // that is kept, perhaps a part that ends with a sector, or anywhere.
-void SimulatedDisk::LoseSome(File& file) {
+void SimulatedDisk::KeepSome(File& file) {
   const uint64_t manner = prng_.Below(3);
   const uint64_t first_ones = prng_.Below(file.pending.size() + 1);
   for (size_t i = 0; i < file.pending.size(); ++i) {
@@ -106,7 +116,33 @@ void SimulatedDisk::LoseSome(File& file) {
     Overwrite(file.durable, one.offset, absl::string_view(one.data).substr(0, size));
   }
   file.pending.clear();
+}
+
+void SimulatedDisk::LoseSome(File& file) {
+  KeepSome(file);
   file.now = file.durable;
+  file.lost = false;
+}
+
+void SimulatedDisk::FailSync(File& file) {
+  KeepSome(file);
+  file.lost = true;
+}
+
+// What is in memory alone may be read from the disk again, as it is there.
+void SimulatedDisk::Forget() {
+  for (auto& [path, file] : files_) {
+    if (!file->lost || prng_.Below(2) == 0) continue;
+    file->now = file->durable;
+    for (const Operation& one : file->pending) {
+      if (one.truncates) {
+        file->now.resize(one.offset);
+      } else {
+        Overwrite(file->now, one.offset, one.data);
+      }
+    }
+    file->lost = false;
+  }
 }
 
 SimulatedDisk::FilePtr SimulatedDisk::Find(const std::string& path) const {
@@ -123,6 +159,15 @@ void SimulatedDisk::Remove(const std::string& path, bool durable) {
   if (found == files_.end()) return;
   if (!durable && found->second->is_durable) removed_[path] = found->second;
   files_.erase(found);
+}
+
+void SimulatedDisk::SyncFolderOf(const std::string& path) {
+  const auto folder = [](absl::string_view of) { return of.substr(0, of.rfind('/')); };
+  for (auto* entries : {&removed_, &replaced_}) {
+    for (auto it = entries->begin(); it != entries->end();) {
+      it = folder(it->first) == folder(path) ? entries->erase(it) : std::next(it);
+    }
+  }
 }
 
 // ---- the power ----
@@ -150,12 +195,21 @@ bool SimulatedDisk::End(uint64_t generation) {
 
 void SimulatedDisk::Kill() {
   ++generation_;
-  cut_at_ = 0;
+  cut_at_ = fail_at_ = 0;
+  Forget();
 }
 
 void SimulatedDisk::CutPower() {
   Kill();
   ++cuts_;
+  for (auto& [path, file] : std::exchange(replaced_, {})) {
+    if (prng_.Below(2) == 0) continue;
+    if (file == nullptr) {
+      files_.erase(path);
+    } else {
+      files_[path] = file;
+    }
+  }
   for (auto it = files_.begin(); it != files_.end();) {
     File& file = *it->second;
     const bool stays = file.is_durable || prng_.Below(2) == 0;
@@ -201,14 +255,21 @@ class SimulatedDisk::Life final : public base::Env {
     auto file = std::make_shared<File>();
     Write(*file, 0, std::string(data));
     const std::string temporary = absl::StrCat(path, ".tmp-0123456789abcdef");
+    if (disk_.SyncFails()) return NotSynced(path);  // of the file, which is removed again
+    if (disk_.SyncFails()) {                        // of the folder
+      disk_.Sync(*file);
+      disk_.replaced_.emplace(path, disk_.Find(path));
+      disk_.files_[path] = file;
+      return NotSynced(path);
+    }
     const bool renamed = disk_.prng_.Below(2) == 0;
     if (renamed) disk_.Sync(*file);
     disk_.files_[renamed ? path : temporary] = file;
     if (!disk_.End(generation_)) return PowerIsOff(path);
     disk_.Sync(*file);
     disk_.files_.erase(temporary);
-    disk_.removed_.erase(path);
     disk_.files_[path] = file;
+    disk_.SyncFolderOf(path);
     return absl::OkStatus();
   }
 
@@ -262,12 +323,18 @@ class SimulatedDisk::Life::Appender final : public base::AppendFile {
 
   absl::Status Append(absl::string_view data) override {
     if (!disk_.Begin(generation_)) return PowerIsOff(path_);
+    if (!failed_.ok()) return failed_;
     if (disk_.full_ && !data.empty()) return NoSpace(path_);
     Write(*file_, file_->now.size(), std::string(data));
     return disk_.End(generation_) ? absl::OkStatus() : PowerIsOff(path_);
   }
   absl::Status Sync() override {
     if (!disk_.Begin(generation_) || !disk_.End(generation_)) return PowerIsOff(path_);
+    if (!failed_.ok()) return failed_;
+    if (disk_.SyncFails()) {
+      disk_.FailSync(*file_);
+      return failed_ = NotSynced(path_);
+    }
     disk_.Sync(*file_);
     return absl::OkStatus();
   }
@@ -287,6 +354,7 @@ class SimulatedDisk::Life::Appender final : public base::AppendFile {
   const uint64_t generation_;
   const FilePtr file_;
   const std::string path_;
+  absl::Status failed_;  // of the sync that failed: it is final
 };
 
 absl::StatusOr<std::unique_ptr<base::AppendFile>> SimulatedDisk::Life::OpenAppend(
@@ -297,7 +365,9 @@ absl::StatusOr<std::unique_ptr<base::AppendFile>> SimulatedDisk::Life::OpenAppen
   if (file == nullptr) file = disk_.Create(path);
   if (truncate) Truncate(*file, 0);
   if (!disk_.End(generation_)) return PowerIsOff(path);
+  if (disk_.SyncFails()) return NotSynced(path);
   if (truncate) disk_.Sync(*file);
+  disk_.SyncFolderOf(path);
   file->is_durable = true;
   return std::make_unique<Appender>(disk_, generation_, file, path);
 }
@@ -370,6 +440,10 @@ struct SimulatedVfs {
     if (!open.disk->Begin(open.generation) || !open.disk->End(open.generation)) {
       return SQLITE_IOERR_FSYNC;
     }
+    if (open.disk->SyncFails()) {
+      open.disk->FailSync(**open.file);
+      return SQLITE_IOERR_FSYNC;
+    }
     open.disk->Sync(**open.file);
     return SQLITE_OK;
   }
@@ -421,8 +495,10 @@ struct SimulatedVfs {
   static int Delete(sqlite3_vfs*, const char* path, int sync_folder) {
     SimulatedDisk* const disk = DiskOf(path);
     if (disk == nullptr) return Real()->xDelete(Real(), path, sync_folder);
-    disk->Remove(path, sync_folder != 0);
-    return SQLITE_OK;
+    const bool fails = sync_folder != 0 && disk->SyncFails();
+    disk->Remove(path, sync_folder != 0 && !fails);
+    if (sync_folder != 0 && !fails) disk->SyncFolderOf(path);
+    return fails ? SQLITE_IOERR_DIR_FSYNC : SQLITE_OK;
   }
   static int Access(sqlite3_vfs*, const char* path, int flags, int* result) {
     SimulatedDisk* const disk = DiskOf(path);

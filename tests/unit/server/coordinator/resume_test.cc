@@ -72,6 +72,7 @@ class KillingStore : public store::RunStore {
                            absl::string_view safetensors) override {
     return Step([&] { return inner_->CommitRound(round, safetensors); });
   }
+  absl::Status Broken() const override { return inner_->Broken(); }
   absl::Status AbandonRound(RoundId round) override {
     return Step([&] { return inner_->AbandonRound(round); });
   }

@@ -10,7 +10,9 @@
 namespace quantfl::round {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 using Effects = std::vector<Effect>;
 
@@ -574,6 +576,70 @@ TEST(Evaluation, Reconnect_TellsTheSameTaskAgain) {
   d.Send(StreamOpened{e});
   EXPECT_EQ(d.orders[e].back().sequence, before.sequence);
   EXPECT_EQ(d.orders[e].back().order, before.order);
+}
+
+// A store that takes nothing more ends the run wherever it is; whoever opens it again goes on.
+TEST(Storage, Failed_EndsTheRunWithTheReason_InEveryPhase) {
+  const auto expect_failed = [](MachineDriver& d, const Effects& effects) {
+    EXPECT_EQ(d.machine.state(), RunState::kFailed);
+    EXPECT_EQ(d.machine.reason(), "fsync failed");
+    EXPECT_TRUE(d.machine.storage_failed());
+    EXPECT_TRUE(d.Has<RunEnded>(effects));
+    EXPECT_THAT(d.Send(StorageFailed{"again"}), IsEmpty()) << "once";
+  };
+  MachineDriver idle(SmallPolicy(1));
+  idle.Send(Start{});
+  expect_failed(idle, idle.Send(StorageFailed{"fsync failed"}));
+  EXPECT_FALSE(idle.abandoned.has_value());
+
+  MachineDriver assigning(SmallPolicy(1));
+  assigning.answer_tasks = false;
+  assigning.Send(Start{});
+  assigning.Trainer(0);
+  expect_failed(assigning, assigning.Send(StorageFailed{"fsync failed"}));
+
+  MachineDriver collecting(SmallPolicy(2));
+  collecting.Send(Start{});
+  const MemberId a = collecting.Trainer(0), b = collecting.Trainer(1);
+  collecting.Upload(a);
+  expect_failed(collecting, collecting.Send(StorageFailed{"fsync failed"}));
+  ASSERT_TRUE(collecting.abandoned.has_value());
+  EXPECT_THAT(collecting.abandoned->missing, ElementsAre(b));
+  EXPECT_TRUE(collecting.Told<federation::Finished>(a));
+
+  MachineDriver storing(SmallPolicy(1));
+  storing.answer_updates = false;
+  storing.Send(Start{});
+  const MemberId c = storing.Trainer(0);
+  const TaskId task = storing.TaskOf(c);
+  storing.Upload(c);
+  expect_failed(storing, storing.Send(StorageFailed{"fsync failed"}));
+  EXPECT_EQ(storing.VerdictIn(storing.Send(UpdateStored{c, task, absl::OkStatus()})),
+            Verdict::kStale);
+
+  for (const bool committing : {false, true}) {
+    MachineDriver d(SmallPolicy(1));
+    d.answer_fold = committing;
+    d.answer_commit = false;
+    d.Send(Start{});
+    d.Upload(d.Trainer(0));
+    expect_failed(d, d.Send(StorageFailed{"fsync failed"}));
+    EXPECT_THAT(d.Send(FoldDone{absl::OkStatus()}), IsEmpty());
+    EXPECT_THAT(d.Send(RoundStored{absl::OkStatus()}), IsEmpty());
+  }
+
+  MachineDriver evaluating(SmallPolicy(1), true);
+  evaluating.Send(Start{});
+  evaluating.Evaluator();
+  evaluating.Trainer(0);
+  expect_failed(evaluating, evaluating.Send(StorageFailed{"fsync failed"}));
+}
+
+TEST(Storage, WhatEndsARunOtherwise_IsNoFailureOfIt) {
+  MachineDriver stopped(SmallPolicy(1));
+  stopped.Send(Start{});
+  stopped.Send(Stop{"enough"});
+  EXPECT_FALSE(stopped.machine.storage_failed());
 }
 
 }  // namespace

@@ -283,6 +283,17 @@ TEST_F(SqliteRunStoreTest, OldCheckpointsAreRemoved_AlsoThoseOfEarlierProcesses)
   EXPECT_TRUE(env.Exists(PathOf(CheckpointName(RoundId(4)))));
 }
 
+TEST_F(SqliteRunStoreTest, FilesThatAProcessWasKilledOver_AreRemoved) {
+  BeginRound();
+  const std::string unfinished[] = {"checkpoint-000001.safetensors.tmp-0123456789abcdef",
+                                    "run.db-wal.tmp-0123456789abcdef"};
+  for (const std::string& name : unfinished) std::ofstream(PathOf(name)) << "half of it";
+  { std::ofstream(PathOf("operator.token.tmp-0123456789abcdef")) << "not the store's"; }
+  EXPECT_EQ(Reopen().run.run_id, "run");
+  for (const std::string& name : unfinished) EXPECT_FALSE(env.Exists(PathOf(name))) << name;
+  EXPECT_TRUE(env.Exists(PathOf("operator.token.tmp-0123456789abcdef")));
+}
+
 TEST_F(SqliteRunStoreTest, ADamagedCheckpointOrSegment_IsNamed) {
   BeginRound();
   ASSERT_TRUE(Commit(1, "model").ok());
