@@ -617,13 +617,15 @@ absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunSt
   const std::string summary = SummaryJson(status, options, software_version, members);
   QFL_ASSIGN_OR_RETURN(const std::string database,
                        store::ToSqlite({rounds, clients, {"summary", {"json"}, {{summary}}}}));
+  // summary.json last: where it is, the rest is, and another process has nothing to do.
+  QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + "/final.safetensors", final_model.bytes));
   for (const auto& [name, bytes] : {std::pair("/rounds.csv", store::ToCsv(rounds)),
                                     {"/clients.csv", store::ToCsv(clients)},
                                     {"/records.sqlite", database},
                                     {"/summary.json", summary}}) {
     QFL_RETURN_IF_ERROR(env.WriteFileAtomically(folder + name, bytes));
   }
-  return env.WriteFileAtomically(folder + "/final.safetensors", final_model.bytes);
+  return absl::OkStatus();
 }
 
 }  // namespace quantfl::coordinator

@@ -202,5 +202,14 @@ TEST(WriteRecords, WritesFiveFiles_AndNamesTheOneThatFailed) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("summary.json"));
 }
 
+TEST(WriteRecords, WhereTheSummaryIs_TheModelIs) {
+  base::MemoryEnv env;
+  env.FailNext("final", 1, absl::ResourceExhaustedError("no space"));
+  EXPECT_FALSE(WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(),
+                            Artifact{})
+                   .ok());
+  EXPECT_FALSE(env.Exists("/runs/demo/summary.json")) << "a restart would take the run for done";
+}
+
 }  // namespace
 }  // namespace quantfl::coordinator
