@@ -82,6 +82,25 @@ TEST_F(LimitsTest, JoinsOfAll_HaveARate) {
               HasSubstr("server.joins_per_second)"));
 }
 
+TEST_F(LimitsTest, JoinsThatWaitForTheDisk_AreLimited) {
+  constexpr uint32_t kAtOnce = 1 + 16'384 + 3;  // one is being stored
+  options.policy.members_max = options.sessions_per_device_max = kAtOnce;
+  options.run.partition.partitions = kAtOnce;
+  Begin();
+  uint32_t in = 0;
+  std::vector<absl::Status> refused;
+  for (uint32_t i = 0; i < kAtOnce; ++i) {
+    coordinator->Join({}, Request("pi", i), [&](auto answer) {
+      answer.ok() ? void(++in) : refused.push_back(answer.status());
+    });
+  }
+  Run();
+  EXPECT_EQ(in, kAtOnce - 3);
+  ASSERT_EQ(refused.size(), 3u);
+  EXPECT_EQ(refused[0].code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused[0].message()), HasSubstr("16384 joins wait"));
+}
+
 TEST_F(LimitsTest, AFloodOfRefusedJoins_IsAFewLines) {
   Begin();
   auto wrong = Request("pi");

@@ -485,6 +485,18 @@ TEST_F(ServerTest, ConnectionsAboveTheLimits_AreClosedBeforeAnythingIsSaid) {
   EXPECT_TRUE(second.connected());
 }
 
+TEST_F(ServerTest, ConnectionWithoutACall_IsClosed) {
+  ServerOptions options = Options();
+  options.limits.connection_idle = absl::Milliseconds(50);
+  auto server = Start(options);
+  ASSERT_TRUE(server.ok());
+  const auto channel = Channel(**server);
+  ASSERT_TRUE(Join(channel).ok());
+  const auto patience = std::chrono::system_clock::now() + std::chrono::seconds(20);
+  EXPECT_TRUE(channel->WaitForStateChange(GRPC_CHANNEL_READY, patience));
+  EXPECT_TRUE(Join(channel).ok()) << "it may come again";
+}
+
 // The acceptor alone, with a listener that keeps what it is given.
 class AcceptorTest : public ::testing::Test {
  protected:
