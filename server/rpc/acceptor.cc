@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -20,10 +21,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/errno_status.h"
 #include "common/base/status.h"
 #include "common/rpc/arguments.h"
 #include "common/rpc/peer.h"
+#include "server/rpc/memory_trim.h"
 
 namespace quantfl::rpc {
 namespace {
@@ -199,7 +202,7 @@ class AcceptorImpl : public Acceptor {
     std::array<epoll_event, 64> events;
     for (;;) {
       const int count =
-          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), UntilTrim());
       for (int i = 0; i < count; ++i) {
         const uint64_t id = events[static_cast<size_t>(i)].data.u64;
         if (id == kWakeId) return;
@@ -209,7 +212,15 @@ class AcceptorImpl : public Acceptor {
           AcceptAll(listeners_[id].get());
         }
       }
+      if (trim_.Take(base::SystemClock().Now())) (void)::malloc_trim(0);
     }
+  }
+
+  // Milliseconds for epoll_wait; -1: for ever.
+  int UntilTrim() const {
+    if (!trim_.due()) return -1;
+    const absl::Duration left = *trim_.due() - base::SystemClock().Now();
+    return static_cast<int>(absl::ToInt64Milliseconds(std::max(left, absl::ZeroDuration()))) + 1;
   }
 
   void AcceptAll(int listener) {
@@ -290,6 +301,7 @@ class AcceptorImpl : public Acceptor {
     connections_.erase(found);
     open_.store(static_cast<uint32_t>(connections_.size()), std::memory_order_relaxed);
     refusing_ = false;
+    trim_.Gone(static_cast<uint32_t>(connections_.size()), base::SystemClock().Now());
   }
 
   // The first of a series: a flood of connections is no flood of lines.
@@ -316,6 +328,7 @@ class AcceptorImpl : public Acceptor {
   std::map<uint64_t, Connection> connections_;
   std::map<std::string, uint32_t> by_host_;
   bool refusing_ = false;
+  MemoryTrim trim_;
 };
 
 }  // namespace

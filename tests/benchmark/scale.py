@@ -1,10 +1,11 @@
 """What many clients cost a coordinator: real RPCs on loopback, synthetic clients (tests/support).
 
-    python3 tests/benchmark/scale.py [--bin build/release/bin] [rounds] [idle] [large]
+    python3 tests/benchmark/scale.py [--bin build/release/bin] [rounds] [open] [idle] [large]
 
 rounds  1,000 clients, LeNet-5 at 2 bits: rounds and updates a second, CPU seconds per 1,000 updates, memory
-idle    10,000 joined clients: memory of each connection while they join (needs 30,000 descriptors), and of each client
-        without one, CPU
+open    1,000 open connections: memory of each
+idle    10,000 joined clients that are not selected and have no connection: memory of each, CPU with 10 of them asking
+        again a second, as round.reconnects_per_second says
 large   100 million parameters, 8 clients, 4 bits: RssAnon against the formula, fp32 models
 
 Prints Markdown. The clients run on the same cores, so rates are those of both together; CPU seconds and memory are
@@ -22,6 +23,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TICK = os.sysconf("SC_CLK_TCK")
+CALM_S = 12  # after connections have gone, until the coordinator gives their memory back
 
 
 def memory(pid, field="RssAnon"):
@@ -38,6 +40,13 @@ def connections(address):
     port = f":{int(address.rsplit(':', 1)[1]):04X}"
     rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(1 for row in rows if row[1].endswith(port) and row[3] == "01")
+
+
+def passive_opens():
+    """Connections that were accepted on this machine."""
+    names, values = [line.split() for line in pathlib.Path("/proc/net/snmp").read_text().splitlines()
+                     if line.startswith("Tcp:")]
+    return int(values[names.index("PassiveOpens")])
 
 
 class Bench:
@@ -80,32 +89,52 @@ class Bench:
                 ("coordinator, RssAnon before, at its peak (MiB)", f"{before:.1f}, {peak:.1f}"),
                 ("coordinator, VmHWM (MiB)", f"{memory(pid, 'VmHWM'):.1f}")]
 
-    def idle(self, clients=10_000, window_s=40):
+    def join(self, process, address, clients, wave):
+        """All of them, a wave after the other, each with a process: nobody has a connection when the next begins."""
+        for first in range(0, clients, wave):
+            self.test.synthetic(address, f"wave-{first}", "--clients", min(wave, clients - first), "--first-index", first,
+                                "--retry-min", 0.2, "--retry-max", 2, "--log-level", "warning")
+            while sum(" event=joined " in line for line in process.lines) < min(first + wave, clients):
+                time.sleep(0.2)
+            while connections(address) > clients / 100:
+                time.sleep(0.2)
+
+    def open(self, clients=1000):
+        process, pid, address = self.coordinator(
+            "open", round__min_clients=clients + 1, data__partitions=clients + 1, round__linger_ms=3_600_000)
+        before = memory(pid)
+        self.clients(address, "many", clients)
+        while connections(address) < clients:
+            time.sleep(0.5)
+        time.sleep(2)  # the last one's stream
+        then, spent, begun = memory(pid), cpu(pid), time.monotonic()
+        time.sleep(30)
+        return [("open connections, each with its stream of instructions", connections(address)),
+                ("RssAnon before, then (MiB)", f"{before:.1f}, {then:.1f}"),
+                ("a connection (KiB)", f"{1024 * (then - before) / clients:.1f}"),
+                ("CPU, % of a core", f"{100 * (cpu(pid) - spent) / (time.monotonic() - begun):.2f}")]
+
+    def idle(self, clients=10_000, window_s=60, wave=1000, a_second=10):
         process, pid, address = self.coordinator(
             "idle", round__min_clients=clients, round__cohort=4, data__partitions=clients, round__rounds=1000,
-            round__idle_timeout_ms=3_600_000, round__retry_after_ms_min=60_000, round__retry_after_ms_max=120_000,
-            codec__uplink="bu:4", server__max_connections=20_000, server__max_connections_per_host=20_000)
-        before = memory(pid)
-        self.clients(address, "many", clients, retry_max=30)
-        most, then = 0, before
-        while not process.events("round_started"):
-            now = connections(address)
-            if now >= most:
-                most, then = now, memory(pid)
-            time.sleep(0.5)
-        while connections(address) > clients / 20:
-            time.sleep(1)
-        after, spent, begun, open_now = memory(pid), cpu(pid), time.monotonic(), []
+            round__idle_timeout_ms=3_600_000, round__reconnects_per_second=a_second, codec__uplink="bu:4")
+        before, accepted = memory(pid), passive_opens()
+        self.join(process, address, clients, wave)
+        process.wait_for("round_started", timeout=60)
+        time.sleep(CALM_S)
+        after, spent, begun, came = memory(pid), cpu(pid), time.monotonic(), passive_opens()
+        open_now = []
         while time.monotonic() < begun + window_s:
-            time.sleep(5)
+            time.sleep(2)
             open_now.append(connections(address))
-        busy = 100 * (cpu(pid) - spent) / (time.monotonic() - begun)
-        return [("connections open before the first round", most),
-                ("a connection (KiB)", f"{1024 * (then - before) / most:.1f}"),
+        took = time.monotonic() - begun
+        return [("connections so far", came - accepted),
                 ("RssAnon before, after they have gone (MiB)", f"{before:.1f}, {after:.1f}"),
                 ("a client without a connection (KiB)", f"{1024 * (after - before) / clients:.2f}"),
-                ("open connections meanwhile, mean", f"{sum(open_now) / len(open_now):.0f}"),
-                ("CPU, % of a core, each asking again after 60 to 120 s", f"{busy:.2f}")]
+                ("open connections meanwhile, mean", f"{sum(open_now) / len(open_now):.1f}"),
+                ("clients that ask again, a second", f"{(passive_opens() - came) / took:.1f}"),
+                ("CPU, % of a core", f"{100 * (cpu(pid) - spent) / took:.2f}"),
+                ("RssAnon at the end (MiB)", f"{memory(pid):.1f}")]
 
     def large(self, clients=8, size=100_000_000):
         self.test.folder.mkdir(exist_ok=True)
@@ -135,12 +164,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin")
     parser.add_argument("--clients", type=int, help="instead of 1,000, 10,000 or 8")
-    parser.add_argument("parts", nargs="*", help="rounds, idle, large: all")
+    parser.add_argument("parts", nargs="*", help="rounds, open, idle, large: all")
     options = parser.parse_args()
     os.environ["QUANTFL_BIN"] = str(options.bin.resolve())
     sys.path.insert(0, str(ROOT / "tests/integration"))
     sys.dont_write_bytecode = True
-    for part in options.parts or ["rounds", "idle", "large"]:
+    for part in options.parts or ["rounds", "open", "idle", "large"]:
         with tempfile.TemporaryDirectory(prefix="quantfl-scale.") as folder:
             bench = Bench(pathlib.Path(folder))
             load = os.getloadavg()[0]
