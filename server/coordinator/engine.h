@@ -245,6 +245,9 @@ class Engine final : public Coordinator {
   void RefuseOffer(PendingOffer& pending, const absl::Status& status);
   void StartUpload(PendingOffer& pending);
   void GrantSlots();
+  // Now and then while there are uploads: whether their bytes still come.
+  void WatchUploads();
+  void UploadsSeen(const std::vector<std::pair<base::TaskId, uint64_t>>& received);
   void EndStream(const std::shared_ptr<UploadState>& state, uint64_t generation);
   void UploadFailed(const std::shared_ptr<UploadState>& state, const absl::Status& status);
   void ForgetUpload(base::TaskId task, const absl::Status& why);
@@ -347,6 +350,8 @@ class Engine final : public Coordinator {
   PendingOffer* offer_ = nullptr;  // whose answer a Dispatch under way brings
   std::map<base::TaskId, std::shared_ptr<UploadState>> uploads_;  // of the attempt under way
   std::set<base::TaskId> active_;                                 // a stream sends chunks
+  bool watching_uploads_ = false;
+  std::map<base::TaskId, uint64_t> received_;  // of active_, by the kernel, when it was asked last
   std::deque<std::shared_ptr<PendingOffer>> waiting_;
   std::map<base::TaskId, PendingFinish> finishing_;
 

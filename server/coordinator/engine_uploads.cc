@@ -16,6 +16,8 @@ using federation::UpdateVerdict;
 using federation::Verdict;
 
 constexpr size_t kCommitBatchMax = 64;
+constexpr int kLooksInIdleTimeout = 4;
+constexpr uint64_t kProgressBytesMin = 1024;  // between two looks
 
 bool IsOffence(const absl::Status& status) {
   return absl::IsInvalidArgument(status) || absl::IsDataLoss(status);
@@ -190,6 +192,45 @@ void Engine::StartUpload(PendingOffer& pending) {
   // Before the dispatch, which may end the upload again.
   Answer(pending, std::move(answer));
   Dispatch(round::UploadStarted{task});
+  WatchUploads();
+}
+
+// A chunk of 250 kB is minutes on a slow link, and nothing is known of it until it is whole: what
+// the kernel has received meanwhile from the upload's member is progress too. Not a trickle, which
+// would hold a slot for ever.
+void Engine::WatchUploads() {
+  if (active_.empty() || std::exchange(watching_uploads_, true)) return;
+  deps_.engine->PostAt(Now() + options_.policy.idle_timeout / kLooksInIdleTimeout, [this] {
+    std::vector<std::pair<TaskId, MemberId>> under_way;
+    for (const TaskId task : active_) {
+      const auto found = uploads_.find(task);
+      if (found != uploads_.end()) under_way.emplace_back(task, found->second->plan().member);
+    }
+    deps_.storage->Post([this, under_way = std::move(under_way)] {
+      std::vector<std::pair<TaskId, uint64_t>> received;
+      for (const auto& [task, member] : under_way) {
+        // Absent where several clients share a connection: then only whole chunks are seen.
+        const std::optional<uint64_t> bytes = deps_.ledger->Totals(member).uplink.stream;
+        if (bytes) received.emplace_back(task, *bytes);
+      }
+      Post([this, received = std::move(received)] {
+        watching_uploads_ = false;
+        UploadsSeen(received);
+        WatchUploads();
+      });
+    });
+  });
+}
+
+void Engine::UploadsSeen(const std::vector<std::pair<TaskId, uint64_t>>& received) {
+  const std::map<TaskId, uint64_t> before = std::exchange(received_, {});
+  for (const auto& [task, bytes] : received) {
+    if (active_.count(task) == 0) continue;
+    received_[task] = bytes;
+    const auto known = before.find(task);
+    if (known == before.end() || bytes < known->second + kProgressBytesMin) continue;
+    Dispatch(round::UploadProgress{task});
+  }
 }
 
 void Engine::GrantSlots() {

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("QUANTFL_BIN", ROOT / "build/release/bin"))
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CHECKPOINT = ROOT / "deploy/pretrained/lenet5-mnist.safetensors"
+IP = shutil.which("ip") or "/usr/sbin/ip"
 TIMEOUT_S = float(os.environ.get("QUANTFL_TEST_TIMEOUT_S", "120"))
 
 Event = collections.namedtuple("Event", "name fields line")
@@ -182,6 +183,50 @@ class FederationTest(unittest.TestCase):
 
     def summary(self, name="run"):
         return json.loads((self.folder / name / "summary.json").read_text())
+
+
+def ip(*arguments):
+    subprocess.run([IP, *arguments], check=True, capture_output=True, text=True)
+
+
+class TwoMachines(FederationTest):
+    """A coordinator and its clients in two network namespaces of the test's own, joined by a veth with addresses in
+    198.18.0.0/15. Needs root; where namespaces cannot be made, the test is skipped.
+    """
+    COORDINATOR, CLIENT = "198.18.77.1", "198.18.77.2"
+
+    def setUp(self):
+        super().setUp()
+        self.server_ns, self.client_ns = f"qfl-s{os.getpid()}", f"qfl-c{os.getpid()}"
+        self.addCleanup(self.remove_namespaces)
+        try:
+            for ns in (self.server_ns, self.client_ns):
+                ip("netns", "add", ns)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.skipTest(f"no network namespaces here: {error}")
+        ip("link", "add", "qfl0", "netns", self.server_ns, "type", "veth", "peer", "name", "qfl0", "netns",
+           self.client_ns)
+        for ns, address in ((self.server_ns, self.COORDINATOR), (self.client_ns, self.CLIENT)):
+            ip("-n", ns, "address", "add", f"{address}/30", "dev", "qfl0")
+            # No router solicitations and the like beside the traffic.
+            subprocess.run([IP, "netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=False,
+                           capture_output=True)
+            ip("-n", ns, "link", "set", "lo", "up")
+            ip("-n", ns, "link", "set", "qfl0", "up")
+
+    def remove_namespaces(self):
+        for ns in (self.server_ns, self.client_ns):
+            subprocess.run([IP, "netns", "del", ns], check=False, capture_output=True)
+
+    def inside(self, ns, program, *arguments):
+        return self.start(IP, "netns", "exec", ns, program, *arguments)
+
+    def shape(self, rate):
+        """Both directions, as tc writes it: "256kbit"."""
+        for ns in (self.server_ns, self.client_ns):
+            subprocess.run([shutil.which("tc") or "/usr/sbin/tc", "-n", ns, "qdisc", "add", "dev", "qfl0", "root", "tbf", "rate",
+                            rate, "burst", "16kb", "limit", "16mb"],  # what the sender's own queue drops never reaches the veth
+                           check=True, capture_output=True, text=True)
 
 
 def to_toml(values):

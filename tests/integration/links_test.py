@@ -4,7 +4,7 @@ import pathlib
 import sys
 import unittest
 
-from harness import FederationTest, free_port, run
+from harness import BIN, CHECKPOINT, FederationTest, TwoMachines, free_port, run
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from fault_proxy import FaultProxy  # noqa: E402
@@ -116,6 +116,30 @@ class Links(FederationTest):
             lives[-1].wait_for("run_recovered")
         self.assertEqual(self.end("mortal", lives[-1], clients), expected)
         self.accepted_once(lives)
+
+
+class SlowLink(TwoMachines):
+    def test_256_kbit_an_upload_that_moves_outlasts_the_deadline(self):
+        """Two updates of 247 kB share 32 kB a second: more than twice idle_timeout, and longer than the deadline."""
+        def federation(name, **overrides):
+            coordinator = self.inside(self.server_ns, BIN / "quantfl-coordinator", "--config", self.config(
+                name, server__listen=f"{self.COORDINATOR}:7447", server__allow_insecure=True, evaluation__enabled=False,
+                codec__uplink="fp32", round__rounds=1, round__min_clients=2, data__partitions=2, **overrides))
+            coordinator.wait_for("ready")
+            clients = [self.inside(self.client_ns, BIN.parent / "tests/synthetic_client", "--allow-insecure", "--address",
+                                   f"{self.COORDINATOR}:7447", "--device", f"{name}-{i}", "--first-index", i, "--pretrained",
+                                   CHECKPOINT, "--state-dir", self.folder / f"state-{name}-{i}") for i in range(2)]
+            self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+            for client in clients:
+                client.stop()
+            return hashlib.sha256((self.folder / name / "final.safetensors").read_bytes()).hexdigest()
+
+        expected = federation("quick")
+        self.shape("256kbit")
+        self.assertEqual(federation("slow", round__round_deadline_ms=10_000, round__idle_timeout_ms=6_000), expected)
+        first = self.summary("slow")["rounds"][0]
+        self.assertEqual((first["accepted"], first["attempt"]), (2, 1))
+        self.assertGreater(first["seconds"]["collect"], 12)
 
 
 if __name__ == "__main__":

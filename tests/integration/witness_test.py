@@ -14,52 +14,25 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, FederationTest
+from harness import BIN, IP, TwoMachines, ip
 
-IP = shutil.which("ip") or "/usr/sbin/ip"
 ETHERNET_BYTES = 14
 OTHER_FRAMES_MAX = 16  # ARP
-COORDINATOR, CLIENT = "198.18.77.1", "198.18.77.2"
+COORDINATOR = TwoMachines.COORDINATOR
 # tests/run.sh --all: also shaped, under TLS and with a reconnect; they take minutes.
 ALL = os.environ.get("QUANTFL_ALL") == "1"
-
-
-def ip(*arguments):
-    subprocess.run([IP, *arguments], check=True, capture_output=True, text=True)
 
 
 def tool(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-class Witness(FederationTest):
+class Witness(TwoMachines):
     def setUp(self):
         super().setUp()
-        self.server_ns, self.client_ns = f"qfl-s{os.getpid()}", f"qfl-c{os.getpid()}"
-        self.addCleanup(self.remove_namespaces)
-        try:
-            for ns in (self.server_ns, self.client_ns):
-                ip("netns", "add", ns)
-        except (OSError, subprocess.CalledProcessError) as error:
-            self.skipTest(f"no network namespaces here: {error}")
-        ip("link", "add", "qfl0", "netns", self.server_ns, "type", "veth", "peer", "name", "qfl0", "netns",
-           self.client_ns)
-        for ns, address in ((self.server_ns, COORDINATOR), (self.client_ns, CLIENT)):
-            ip("-n", ns, "address", "add", f"{address}/30", "dev", "qfl0")
+        for ns in (self.server_ns, self.client_ns):
             # Else one "packet" of the counters would be many of the wire, with one header counted.
             ip("-n", ns, "link", "set", "qfl0", "gso_max_segs", "1")
-            # No router solicitations and the like beside the traffic.
-            subprocess.run([IP, "netns", "exec", ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=False,
-                           capture_output=True)
-            ip("-n", ns, "link", "set", "lo", "up")
-            ip("-n", ns, "link", "set", "qfl0", "up")
-
-    def remove_namespaces(self):
-        for ns in (self.server_ns, self.client_ns):
-            subprocess.run([IP, "netns", "del", ns], check=False, capture_output=True)
-
-    def inside(self, ns, program, *arguments):
-        return self.start(IP, "netns", "exec", ns, program, *arguments)
 
     def counted(self):
         """What crossed the veth: IP bytes (to the coordinator, from it), and frames."""
@@ -141,10 +114,8 @@ class Witness(FederationTest):
             name="wire", server__listen=f"{COORDINATOR}:7447", model__architecture="custom", model__file=str(checkpoint),
             codec__uplink="fp32", round__rounds=rounds, round__min_clients=clients, data__partition="own",
             data__partitions=clients, evaluation__enabled=False, round__idle_timeout_ms=60_000, **security)
-        for ns in (self.server_ns, self.client_ns):
-            if shape:
-                tool(shutil.which("tc") or "/usr/sbin/tc", "-n", ns, "qdisc", "add", "dev", "qfl0", "root", "tbf", "rate", shape,
-                     "burst", "16kb", "limit", "16mb")  # what the sender's own queue drops never reaches the veth
+        if shape:
+            self.shape(shape)
         before, frames_before = self.counted()
         capture = self.capture(7447)
         coordinator = self.inside(self.server_ns, BIN / "quantfl-coordinator", "--config", config)

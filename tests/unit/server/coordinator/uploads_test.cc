@@ -387,6 +387,42 @@ TEST_F(UploadTest, NoProgress_LosesItsSlot) {
   EXPECT_EQ(Offer(a, update.offer)->continue_from, 1u);
 }
 
+// A connection of which the kernel says how much came.
+class FakeConnection : public ledger::TcpProbe {
+ public:
+  explicit FakeConnection(std::shared_ptr<uint64_t> received) : received_(std::move(received)) {}
+  ledger::TcpCounters Read() override {
+    ledger::TcpCounters counters;
+    counters.bytes_received = *received_;
+    return counters;
+  }
+
+ private:
+  const std::shared_ptr<uint64_t> received_;
+};
+
+TEST_F(UploadTest, AChunkThatIsOnItsWay_IsProgress_ATrickleIsNot) {
+  for (const uint64_t bytes_a_second : {1000, 10}) {
+    const auto received = std::make_shared<uint64_t>(0);
+    ledger.AddConnection("peer", ledger::Ledger::Side::kCoordinator,
+                         std::make_unique<FakeConnection>(received));
+    ledger.Attribute("peer", *coordinator->MemberOf(a.peer, a.session));
+    const FakeUpdate update = Mine();
+    const auto answer = Offer(a, update.offer);
+    for (absl::Duration passed; passed < 3 * options.policy.idle_timeout;
+         passed += absl::Seconds(1)) {
+      Wait(absl::Seconds(1));
+      *received += bytes_a_second;
+    }
+    const absl::Status status = Append(answer->upload, update.chunks[0]);
+    if (bytes_a_second == 1000) {
+      EXPECT_TRUE(status.ok()) << status;
+    } else {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("idle_timeout"));
+    }
+  }
+}
+
 TEST_F(UploadTest, RefusedOfferOfAnotherStream_EndsTheUploadUnderWay) {
   const FakeUpdate update = Mine();
   const auto answer = Offer(a, update.offer);
