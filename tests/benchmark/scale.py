@@ -57,9 +57,9 @@ class Bench:
 
     def coordinator(self, name, **overrides):
         self.test.folder.mkdir(exist_ok=True)
-        process, ready = self.test.coordinator(self.test.config(
-            name, evaluation__enabled=False, round__linger_ms=200, server__joins_per_second=2000,
-            server__joins_per_second_of_device=2000, web__enabled=False, **overrides))
+        process, ready = self.test.coordinator(self.test.config(name, **{
+            "evaluation__enabled": False, "round__linger_ms": 200, "server__joins_per_second": 2000,
+            "server__joins_per_second_of_device": 2000, "web__enabled": False, **overrides}))
         return process, process.popen.pid, ready["federation"]
 
     def clients(self, address, name, count, *arguments, retry_max=2):
