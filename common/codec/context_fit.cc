@@ -40,6 +40,8 @@ constexpr uint64_t kCodesEnough = 1u << 15;
 constexpr uint64_t kRowsEnough = 64;
 // How common the codes of a tensor are is told from at least so many.
 constexpr uint64_t kCountedEnough = 1u << 16;
+// Of so many codes of a class a table takes a few bytes.
+constexpr uint64_t kFewCodes = 8192;
 constexpr uint64_t kCodesMax = uint64_t{1} << 28;  // places and counts fit 32 bits
 
 // log2(x) in 1/16 bit, for x >= 1: the mantissa's logarithm by a parabola, right to 1/100 bit.
@@ -71,6 +73,7 @@ uint64_t ExactLog2(uint64_t x) {
 uint64_t Entropy(const std::array<uint64_t, 256>& histogram) {
   uint64_t total = 0;
   for (const uint64_t count : histogram) total += count;
+  if (total == 0) return 0;
   const uint64_t all = ExactLog2(total);
   uint64_t entropy = 0;
   for (const uint64_t count : histogram) {
@@ -511,8 +514,9 @@ ContextTensor ToContext(const Tensor& tensor) {
     const int centre = tensor.sizes[f] == 1 ? tensor.levels[f][0] : Centre(tensor.levels[f]);
     base += centre;
     if (!tensor.has_exponents || tensor.sizes[f] == 1) continue;
-    for (const int level : tensor.levels[f])
+    for (const int level : tensor.levels[f]) {
       context.exponents[f].push_back(Exponent(level - centre));
+    }
   }
   const int limited = std::min(std::max(base, 0), kClassBaseLevels - 1);
   context.base = static_cast<uint8_t>(limited);
@@ -524,6 +528,235 @@ ContextTensor ToContext(const Tensor& tensor) {
     for (int8_t& e : rows) e = Exponent(e + base - limited);
   }
   return context;
+}
+
+// Counts the codes of one tensor after the other, by class.
+class ClassCounter {
+ public:
+  ClassCounter(absl::Span<const uint8_t> codes, const Layout& layout, int levels)
+      : codes_(codes), layout_(layout), levels_(static_cast<size_t>(levels)) {}
+
+  // Of tensor `index` of the layout, from its first class on.
+  std::vector<RansHistogram> Count(const ContextModel& model, uint32_t index) {
+    const Layout::Tensor& tensor = layout_.tensors()[index];
+    const ContextTensor& context = model.tensors[tensor.quantised_index];
+    const size_t first = context.first;
+    const size_t class_count = context.last + size_t{1} - first;
+    for (auto& one : counters_) {
+      if (one.size() < first + class_count) one.resize(first + class_count);
+    }
+    for (uint64_t done = 0; done < tensor.size; done += kPart) {
+      Extent extent{};
+      extent.tensor = index;
+      extent.first = tensor.offset + done;
+      extent.count = std::min(kPart, tensor.size - done);
+      FillClasses(model, layout_, extent, classes_.data());
+      const uint8_t* const code = codes_.data() + extent.first;
+      const uint8_t* const of_class = classes_.data();
+      std::array<RansHistogram*, kCounters> counts;
+      for (size_t j = 0; j < kCounters; ++j) counts[j] = counters_[j].data();
+      uint64_t i = 0;
+      for (; i + kCounters <= extent.count; i += kCounters) {
+        for (size_t j = 0; j < kCounters; ++j) ++counts[j][of_class[i + j]][code[i + j]];
+      }
+      for (; i < extent.count; ++i) ++counts[0][of_class[i]][code[i]];
+    }
+    std::vector<RansHistogram> histograms(class_count);
+    for (auto& one : counters_) {
+      for (size_t c = 0; c < class_count; ++c) {
+        for (size_t code = 0; code < levels_; ++code) {
+          histograms[c][code] += std::exchange(one[first + c][code], 0);
+        }
+      }
+    }
+    return histograms;
+  }
+
+ private:
+  static constexpr uint64_t kPart = 1u << 16;
+  // Four counters a code: equal ones in a row would wait for each other.
+  static constexpr size_t kCounters = 4;
+
+  const absl::Span<const uint8_t> codes_;
+  const Layout& layout_;
+  const size_t levels_;
+  std::array<std::vector<RansHistogram>, kCounters> counters_;
+  std::vector<uint8_t> classes_ = std::vector<uint8_t>(kPart);
+};
+
+Histogram Widened(const RansHistogram& histogram) {
+  Histogram wide;
+  std::copy(histogram.begin(), histogram.end(), wide.begin());
+  return wide;
+}
+
+RansHistogram Together(const RansHistogram& a, const RansHistogram& b) {
+  RansHistogram sum;
+  for (size_t c = 0; c < sum.size(); ++c) sum[c] = a[c] + b[c];
+  return sum;
+}
+
+// About what a class costs with its table, in 2^-16 bit.
+uint64_t ClassCost(const RansHistogram& histogram) {
+  uint64_t total = 0;
+  uint64_t used = 0;
+  for (const uint32_t count : histogram) {
+    total += count;
+    used += count != 0 ? 1 : 0;
+  }
+  const uint64_t table_bytes = total == 0          ? 1
+                               : total > kFewCodes ? 3 + 3 * used / 2
+                                                   : std::min<uint64_t>(3 + used, 4);
+  return Entropy(Widened(histogram)) + (8 * table_bytes << 16);
+}
+
+// Of what a tensor's exponents cost, and what they gain. If that is less, it has one class for all
+// its codes from now on.
+//   histograms  its codes by class
+bool DropExponents(const std::array<Priors, kFactors>& priors, const Costs& costs,
+                   std::vector<RansHistogram>& histograms, Tensor& tensor) {
+  if (!tensor.has_exponents) return false;
+  uint64_t exponents = 0;  // in 1/16 bit
+  for (size_t f = 0; f < kFactors; ++f) {
+    if (tensor.sizes[f] == 1) continue;
+    const int centre = Centre(tensor.levels[f]);
+    for (const int level : tensor.levels[f]) {
+      exponents += priors[f][static_cast<size_t>(Exponent(level - centre) + kExponentBias)];
+    }
+  }
+  RansHistogram all{};
+  uint64_t with = exponents << (16 - kCostBits);
+  for (const RansHistogram& histogram : histograms) {
+    with += Entropy(Widened(histogram));
+    all = Together(all, histogram);
+  }
+  if (ClassCost(all) > with) return false;
+  tensor.has_exponents = false;
+  tensor.sizes = {1, 1, 1};
+  tensor.deviations = {};
+  tensor.squares = 0;
+  SetDeviations(Widened(all), tensor);
+  for (std::vector<int>& levels : tensor.levels) levels.assign(1, 0);
+  tensor.levels[0][0] = BestLevel(tensor, costs);
+  std::fill(histograms.begin(), histograms.end(), RansHistogram{});
+  histograms[static_cast<size_t>(tensor.Class(tensor.levels[0][0]) - tensor.first)] = all;
+  return true;
+}
+
+// A tensor's own classes, of which the first and the last ones can be joined with their neighbours:
+// limits of a sum do just that.
+class OwnClasses {
+ public:
+  // Of a tensor's classes, the first of which are those of the lowest levels.
+  //   base  ContextTensor::base: a class that is not to be below the first one
+  OwnClasses(const std::vector<RansHistogram>& histograms, size_t base) : base_(base) {
+    size_t begin = 0;
+    size_t end = histograms.size();
+    const auto is_empty = [](const RansHistogram& histogram) {
+      return std::all_of(histogram.begin(), histogram.end(), [](uint32_t n) { return n == 0; });
+    };
+    while (begin + 1 < end && begin < base && is_empty(histograms[begin])) ++begin;
+    while (end - 1 > begin && is_empty(histograms[end - 1])) --end;
+    highest_of_first_ = begin;
+    for (size_t c = begin; c < end; ++c)
+      groups_.push_back({histograms[c], ClassCost(histograms[c])});
+    FindJoins();
+  }
+
+  size_t size() const { return groups_.size(); }
+  uint64_t cost() const {
+    uint64_t sum = 0;
+    for (const Group& group : groups_) sum += group.cost;
+    return sum;
+  }
+  // Of those that the tensor came with, the last one that is in the first class now.
+  size_t highest_of_first() const { return highest_of_first_; }
+  // What the better join costs; there are two classes or more.
+  int64_t join_cost() const { return std::min(low_.cost, high_.cost); }
+  void Join() {
+    const bool is_low = low_.cost <= high_.cost;
+    const size_t at = is_low ? 0 : groups_.size() - 2;
+    groups_[at] = is_low ? low_.joined : high_.joined;
+    groups_.erase(groups_.begin() + static_cast<ptrdiff_t>(at) + 1);
+    if (is_low) ++highest_of_first_;
+    FindJoins();
+  }
+  void Append(std::vector<RansHistogram>& histograms) const {
+    for (const Group& group : groups_) histograms.push_back(group.histogram);
+  }
+
+ private:
+  struct Group {
+    RansHistogram histogram;
+    uint64_t cost;
+  };
+  struct Joined {
+    Group joined;
+    int64_t cost;
+  };
+
+  Joined JoinOf(size_t at) const {
+    Joined join;
+    join.joined.histogram = Together(groups_[at].histogram, groups_[at + 1].histogram);
+    join.joined.cost = ClassCost(join.joined.histogram);
+    join.cost = static_cast<int64_t>(join.joined.cost) -
+                static_cast<int64_t>(groups_[at].cost + groups_[at + 1].cost);
+    return join;
+  }
+  void FindJoins() {
+    if (groups_.size() < 2) return;
+    low_ = JoinOf(0);
+    if (highest_of_first_ == base_) low_.cost = std::numeric_limits<int64_t>::max();
+    high_ = JoinOf(groups_.size() - 2);
+  }
+
+  const size_t base_;
+  std::vector<Group> groups_;
+  size_t highest_of_first_ = 0;
+  Joined low_{};
+  Joined high_{};
+};
+
+// Gives each tensor classes of its own instead of those that all share, if that is smaller: how
+// well exponents tell the spread differs by tensor. False if they go on sharing.
+//   by_tensor   the codes in the shared classes
+//   histograms  of all classes, one tensor's after the other's
+bool GiveOwnClasses(const std::vector<std::vector<RansHistogram>>& by_tensor,
+                    const std::vector<RansHistogram>& shared, std::vector<ContextTensor>& tensors,
+                    std::vector<RansHistogram>& histograms) {
+  if (tensors.size() < 2 || tensors.size() > kRansClassesMax) return false;
+  std::vector<OwnClasses> own;
+  own.reserve(tensors.size());
+  size_t class_count = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    own.emplace_back(by_tensor[t], tensors[t].base);
+    class_count += own.back().size();
+  }
+  while (true) {
+    OwnClasses* best = nullptr;
+    for (OwnClasses& of_tensor : own) {
+      if (of_tensor.size() < 2) continue;
+      if (best == nullptr || of_tensor.join_cost() < best->join_cost()) best = &of_tensor;
+    }
+    if (best == nullptr || (class_count <= kRansClassesMax && best->join_cost() > 0)) break;
+    best->Join();
+    --class_count;
+  }
+  uint64_t shared_cost = 0;
+  for (const RansHistogram& histogram : shared) shared_cost += ClassCost(histogram);
+  uint64_t own_cost = 0;
+  for (const OwnClasses& of_tensor : own) own_cost += of_tensor.cost() + (8u << 16);
+  if (own_cost >= shared_cost) return false;
+  size_t first = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    tensors[t].base = static_cast<uint8_t>(tensors[t].base - own[t].highest_of_first());
+    tensors[t].first = static_cast<uint8_t>(first);
+    first += own[t].size();
+    tensors[t].last = static_cast<uint8_t>(first - 1);
+  }
+  histograms.clear();
+  for (const OwnClasses& of_tensor : own) of_tensor.Append(histograms);
+  return true;
 }
 
 }  // namespace
@@ -569,8 +802,9 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
   size_t class_count = 0;
   if (!AssignClasses(tensors, shares, class_count)) return std::nullopt;
 
+  Costs costs;
   for (const uint64_t enough : kRefinedEnough) {
-    const Costs costs = MakeCosts(tensors, class_count);
+    costs = MakeCosts(tensors, class_count);
     for (size_t f = 0; f < kFactors; ++f) {
       const Priors priors = MakePriors(tensors, f);
       for (Tensor& tensor : tensors) {
@@ -584,44 +818,45 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
 
   ContextFit fit;
   for (const Tensor& tensor : tensors) fit.model.tensors.push_back(ToContext(tensor));
-  // Four counters a code: equal ones in a row would wait for each other.
-  constexpr size_t kCounters = 4;
-  std::array<std::vector<RansHistogram>, kCounters> counted;
-  for (std::vector<RansHistogram>& one : counted) one.resize(class_count);
-  std::vector<uint8_t> classes;
+  std::vector<std::vector<RansHistogram>> by_tensor;
+  std::vector<RansHistogram> by_class(class_count);
+  ClassCounter counter(codes, layout, spec.levels);
   uint64_t coded = 0;
   for (uint32_t t = 0; t < layout.tensors().size(); ++t) {
-    const Layout::Tensor& tensor = layout.tensors()[t];
-    if (tensor.policy != TensorPolicy::kQuantise) continue;
-    constexpr uint64_t kPart = 1u << 16;
-    for (uint64_t done = 0; done < tensor.size; done += kPart) {
-      const uint64_t count = std::min(kPart, tensor.size - done);
-      classes.resize(count);
-      Extent extent{};
-      extent.tensor = t;
-      extent.first = tensor.offset + done;
-      extent.count = count;
-      FillClasses(fit.model, layout, extent, classes.data());
-      const uint8_t* const part = codes.data() + extent.first;
-      uint64_t i = 0;
-      for (; i + kCounters <= count; i += kCounters) {
-        for (size_t j = 0; j < kCounters; ++j) ++counted[j][classes[i + j]][part[i + j]];
-      }
-      for (; i < count; ++i) ++counted[0][classes[i]][part[i]];
-    }
-    coded += tensor.size;
+    if (layout.tensors()[t].policy != TensorPolicy::kQuantise) continue;
+    by_tensor.push_back(counter.Count(fit.model, t));
+    coded += layout.tensors()[t].size;
   }
-  for (size_t j = 1; j < kCounters; ++j) {
-    for (size_t c = 0; c < class_count; ++c) {
-      for (size_t code = 0; code < kRansSymbols; ++code) counted[0][c][code] += counted[j][c][code];
+  const std::array<Priors, kFactors> priors = {MakePriors(tensors, 0), MakePriors(tensors, 1),
+                                               MakePriors(tensors, 2)};
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (DropExponents(priors, costs, by_tensor[t], tensors[t])) {
+      fit.model.tensors[t] = ToContext(tensors[t]);
     }
+    const size_t first = fit.model.tensors[t].first;
+    for (size_t c = 0; c < by_tensor[t].size(); ++c) {
+      by_class[first + c] = Together(by_class[first + c], by_tensor[t][c]);
+    }
+  }
+  std::vector<RansHistogram> own;
+  if (shares && GiveOwnClasses(by_tensor, by_class, fit.model.tensors, own)) {
+    by_class = std::move(own);
+  }
+  // What no table can be better than.
+  uint64_t least_cost = 0;
+  for (const RansHistogram& histogram : by_class) {
+    least_cost += Entropy(Widened(histogram));
   }
   RansTables tables;
   for (const int scale : {12, 14}) {
-    if (scale != 12 && codes.size() < (1u << 15)) break;
-    RansTables tried = ChooseRansTables(counted[0], spec.levels, scale);
-    const uint64_t bytes = tried.bytes.size() + (tried.code_cost >> 19);
     // A hundredth is not worth the slower table.
+    if (scale != 12 && (codes.size() < (1u << 15) ||
+                        tables.bytes.size() + (least_cost >> 19) + fit.expected_bytes / 100 >=
+                            fit.expected_bytes)) {
+      break;
+    }
+    RansTables tried = ChooseRansTables(by_class, spec.levels, scale);
+    const uint64_t bytes = tried.bytes.size() + (tried.code_cost >> 19);
     if (scale != 12 && bytes + bytes / 100 >= fit.expected_bytes) continue;
     tables = std::move(tried);
     fit.model.scale = scale;

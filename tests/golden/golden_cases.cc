@@ -121,8 +121,8 @@ std::vector<Case> Cases() {
   Case tables = MakeCase("bu_200_rans", codec::BuSpec(200), std::move(many), Peaked(2071, 12));
   tables.spec.pack = codec::Pack::kRans;
   cases.push_back(std::move(tables));
-  // Contexts: each tensor with classes of its own, then all with the same ones; exponents of rows,
-  // columns and positions, tensors without, one in full precision.
+  // Contexts: each tensor with classes of its own; exponents of rows, columns and positions,
+  // tensors without, one in full precision.
   for (const char* text : {"bu:16,pack=rans,context=own", "int8,pack=rans,context=own"}) {
     cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
                              {{{40, 50}, TensorPolicy::kQuantise},
@@ -133,6 +133,11 @@ std::vector<Case> Cases() {
                               {{3, 4}, TensorPolicy::kQuantise}},
                              Uneven(2748, 13)));
   }
+  // Classes that are not stated for each tensor.
+  const char* const stated_once = "uniform:31,step=0.5rms,pack=rans,context=own";
+  cases.push_back(MakeCase(NameOf(stated_once), *codec::ParseSpec(stated_once),
+                           {{{62, 50}, TensorPolicy::kQuantise}, {{5}, TensorPolicy::kFp32}},
+                           Uneven(3105, 15)));
   // Kernels of each size that are transformed, tensors that are not.
   for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct"}) {
     cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),

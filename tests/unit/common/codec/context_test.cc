@@ -173,6 +173,51 @@ TEST(FitContexts_, MoreTensorsThanClasses_HasNone) {
   EXPECT_TRUE(FitContexts(codes, layout, Int8Spec()).has_value());
 }
 
+// Codes of a tensor that has a spread of its own for each row, beside one that is all but zero.
+std::vector<uint8_t> UnevenAndQuiet(const Layout& layout) {
+  base::Prng prng({.run_seed = 7});
+  std::vector<uint8_t> codes(layout.n(), 127);
+  const Layout::Tensor& uneven = layout.tensors()[0];
+  const uint64_t columns = uneven.shape[1];
+  for (uint64_t i = 0; i < uneven.size; ++i) {
+    const double spread = std::ldexp(1.0, static_cast<int>(i / columns % 4));
+    codes[i] = static_cast<uint8_t>(127 + std::lround(spread * prng.Gaussian()));
+  }
+  for (uint64_t i = 0; i < 3; ++i) codes[uneven.size + 1000 * i] = 126;
+  return codes;
+}
+
+TEST(FitContexts_, ExponentsThatGainNothing_AreNotSent) {
+  const Layout layout =
+      MakeLayout({{{200, 300}, TensorPolicy::kQuantise}, {{300, 400}, TensorPolicy::kQuantise}});
+  const auto fit = FitContexts(UnevenAndQuiet(layout), layout, Int8Spec());
+  ASSERT_TRUE(fit.has_value());
+  EXPECT_EQ(fit->model.tensors[0].exponents[0].size(), 200u);
+  for (const auto& exponents : fit->model.tensors[1].exponents) EXPECT_TRUE(exponents.empty());
+  EXPECT_LT(fit->section.size(), 300u);
+}
+
+TEST(FitContexts_, TensorsThatDiffer_HaveClassesOfTheirOwn) {
+  // Rows of one are Gaussian, those of the other have one code in four far from zero.
+  const Layout layout =
+      MakeLayout({{{200, 300}, TensorPolicy::kQuantise}, {{200, 300}, TensorPolicy::kQuantise}});
+  std::vector<uint8_t> codes = UnevenAndQuiet(layout);
+  base::Prng prng({.run_seed = 8});
+  for (uint64_t i = 0; i < 60000; ++i) {
+    const int far = 2 << (i / 300 % 4);
+    const uint64_t draw = prng.Below(8);
+    codes[60000 + i] = static_cast<uint8_t>(127 + (draw == 0 ? far : draw == 1 ? -far : 0));
+  }
+  const auto fit = FitContexts(codes, layout, Int8Spec());
+  ASSERT_TRUE(fit.has_value());
+  EXPECT_EQ(fit->model.tensors[0].first, 0);
+  EXPECT_EQ(fit->model.tensors[1].first, fit->model.tensors[0].last + 1);
+  EXPECT_EQ(fit->model.tensors[1].last + size_t{1}, fit->model.tables.size());
+  const auto parsed = ParseContextSection(fit->section, layout, Int8Spec().levels);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->tables, fit->model.tables);
+}
+
 TEST(FillClasses_, SumOfExponents_IsLimitedToTheTensorsClasses) {
   const Layout layout = MakeLayout({{{2, 16, 3, 3}, TensorPolicy::kQuantise}});
   ContextModel model;
