@@ -25,8 +25,10 @@ deb $mirror $suite main
 deb $mirror $suite-updates main
 deb $security $suite-security main
 LIST
-# Packages installed later bring no manuals, as in Debian's own slim images.
+# Packages installed later bring no manuals, as in Debian's own slim images, and are not synced file by file: a
+# layer is there as a whole or not at all.
 cat >"$work/root/etc/dpkg/dpkg.cfg.d/slim-image" <<'CONFIG'
+force-unsafe-io
 path-exclude /usr/share/doc/*
 path-include /usr/share/doc/*/copyright
 path-exclude /usr/share/man/*

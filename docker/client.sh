@@ -5,12 +5,13 @@
 set -eu
 read -r runs </clients/runs
 slot=0
-while [ -f "/clients/$slot/token" ]; do
+while [ -f "/clients/$slot/device.pem" ]; do
   exec 9<>"/clients/$slot/lock"
   # The descriptor is the program's: the lock ends with it.
   if flock --nonblock 9; then
     exec quantfl-client --device "client-$slot" --first_index "$slot" --state_dir "/clients/$slot/state" \
-      --tls.token_file "/clients/$slot/token" --runs "${RUNS:-$runs}" "$@"
+      --tls.certificate "/clients/$slot/device.pem" \
+      --tls.private_key "/clients/$slot/device.key" --runs "${RUNS:-$runs}" "$@"
   fi
   slot=$((slot + 1))
 done

@@ -3,4 +3,4 @@
 set -eu
 read -r runs </evaluator/runs
 exec quantfl-client --role evaluator --device evaluator --state_dir /evaluator/state \
-  --tls.token_file /evaluator/token --runs "${RUNS:-$runs}" "$@"
+  --tls.certificate /evaluator/device.pem --tls.private_key /evaluator/device.key --runs "${RUNS:-$runs}" "$@"

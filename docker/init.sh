@@ -1,13 +1,28 @@
 #!/bin/sh
 # The first container of docker/compose.yaml: says what this `up` is, and makes what the others need, once. As
 # root, for the owners of folders alone.
-#   /state (coordinator)  server.key, server.pem, tokens (hashed)
-#   /clients/K            token and lock of the place K, which is a client's identity and its part of the data
-#   /evaluator            token
+#   init.sh [revoke DEVICE...]
+#   /authority            the authority's key, what it issued and revoked; mounted nowhere else
+#   /state (coordinator)  server.key, server.pem, ca.pem, revoked.txt
+#   /clients/K            device.key, device.pem and lock of the place K, which is a client's identity and its part
+#                         of the data
+#   /evaluator, /operator key and certificate of the evaluator, of who watches
 set -eu
 . /usr/lib/quantfl/names.sh
 user=7447 slots="${SLOTS:-32}"
 die() { echo "init: $*" >&2; exit 64; }
+# What others read is there as a whole or not at all, and their user's alone.
+put() {  # file, target
+  (umask 077 && cp "$1" "$2.part")
+  chown "$user:$user" "$2.part"
+  mv "$2.part" "$2"
+}
+if [ "${1:-}" = revoke ]; then
+  shift
+  quantflctl certs revoke "$@" --dir /authority
+  put /authority/revoked.txt /state/revoked.txt
+  exit
+fi
 case "$slots" in ''|0*|*[!0-9]*|?????*) die "SLOTS=$slots: a number from 1 to 9999" ;; esac
 [ -n "${CODECS:-}" ] || die "CODECS is empty: codecs with blanks between them, as in CODECS=\"fp32 bu:16\""
 
@@ -36,32 +51,44 @@ elif [ -f /state/run ]; then
   echo "init: going on with $run, which was interrupted; FRESH=1 begins anew"
 fi
 
-# The place's lock is what its container holds for as long as it lives.
 umask 077
-if [ ! -f /state/server.key ]; then
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=coordinator \
-    -addext subjectAltName=DNS:coordinator,IP:127.0.0.1 -keyout /state/server.key -out /state/server.pem 2>/dev/null
+# server.pem is the last file of a new authority.
+if [ ! -f /authority/server.pem ]; then
+  rm -rf /authority/*
+  quantflctl certs init --server coordinator --dir /authority >/dev/null
 fi
-token() {  # device, role, file
-  [ ! -f "$3" ] || return 0
-  quantflctl token new "$1" --role "$2" --tokens-file /state/tokens >"$3.new"
-  tail -n 1 "$3.new" | sed 's/.* //' >"$3.part"
-  rm "$3.new"
-  mv "$3.part" "$3"
+month=$(($(date +%s) + 30 * 86400))
+good() { openssl verify -CAfile /authority/ca.pem -attime "$month" "$1" >/dev/null 2>&1; }
+issue() { quantflctl certs issue --renew --dir /authority --role "$@" >/dev/null; }
+hand_over() {  # the certificate's name, target without its ending; the authority keeps no other's key
+  put "/authority/$1.key" "$2.key"
+  put "/authority/$1.pem" "$2.pem"
+  rm "/authority/$1.key"
 }
-token evaluator evaluator /evaluator/token
-slot=0
+if ! good /state/server.pem; then
+  [ -f /authority/server.key ] || issue server coordinator localhost 127.0.0.1
+  hand_over server /state/server
+fi
+for one in evaluator operator; do
+  good "/$one/device.pem" || { issue "$one" "$one"; hand_over "$one" "/$one/device"; }
+done
+slot=0 names=""
 while [ "$slot" -lt "$slots" ]; do
   mkdir -p "/clients/$slot"
+  # What its container holds for as long as it lives.
   [ -f "/clients/$slot/lock" ] || : >"/clients/$slot/lock"
-  token "client-$slot" trainer "/clients/$slot/token"
+  good "/clients/$slot/device.pem" || names="$names client-$slot"
   slot=$((slot + 1))
 done
+# shellcheck disable=SC2086  # names without blanks
+[ -z "$names" ] || issue trainer $names
+for name in $names; do hand_over "$name" "/clients/${name#client-}/device"; done
+for folder in /state /clients /evaluator /operator; do put /authority/ca.pem "$folder/ca.pem"; done
+put /authority/revoked.txt /state/revoked.txt
 for folder in /clients /evaluator; do
-  cp /state/server.pem "$folder/ca.pem"
   echo "$((runs - ended))" >"$folder/runs"   # so many are to come: then a client leaves
 done
-chown -R "$user:$user" /state /clients /evaluator
+chown -R "$user:$user" /state /clients /evaluator /operator
 # A folder that a person made is left to them; what is in it is the coordinator's.
 [ "$(stat -c %u /runs)" != 0 ] || chown "$user:$user" /runs
 [ -w /runs ] && setpriv --reuid "$user" --regid "$user" --clear-groups test -w /runs \

@@ -9,8 +9,8 @@ for codec in $CODECS; do
   echo "$run: uplink $codec"
   # Again and again, since a coordinator may be killed and go on.
   until [ -f "/runs/$run/summary.json" ]; do
-    if quantflctl watch --operator coordinator:7448 --token-file /state/operator.token --ca /state/server.pem \
-         2>/tmp/why; then away=0; fi
+    if quantflctl watch --operator coordinator:7448 --ca /operator/ca.pem --certificate /operator/device.pem \
+         --key /operator/device.key 2>/tmp/why; then away=0; fi
     [ "$away" -lt 90 ] || { echo "watch: no coordinator for $away s: $(cat /tmp/why)" >&2; exit 69; }
     away=$((away + 1))
     sleep 1 & wait $!

@@ -1,7 +1,8 @@
 """docker/compose.yaml on a real engine: images, identities, kills, a cable pulled out, bytes on the interfaces.
 
-For tests/run.sh --all: it builds QuantFL in containers. Skipped where no engine answers. Leaves no container, volume
-or network; images stay for their layers, as quantfl-*:test, quantfl-base and quantfl-ccache.
+For tests/run.sh --all, which builds the images before (docker/images.sh); QUANTFL_DOCKER_TAG names them, without it
+they are built here. Skipped where no engine answers. Leaves no container, volume or network; images stay for their
+layers, as quantfl-*:test, quantfl-base and quantfl-ccache.
 """
 import collections
 import hashlib
@@ -99,32 +100,7 @@ class Compose(unittest.TestCase):
         cls.environment = {**os.environ, "TAG": cls.tag, "COMPOSE_PROJECT_NAME": PROJECT,
                            "SUBNET": f"198.18.{os.getpid() % 250 + 1}.0/24", "WEB_PORT": str(free_port())}
         if "QUANTFL_DOCKER_TAG" not in os.environ:
-            cls.build()
-
-    @classmethod
-    def build(cls):
-        base = os.environ.get("BASE", "quantfl-base:trixie")
-        if "BASE" not in os.environ:
-            tool(ROOT / "docker/base-image.sh", "trixie")
-        for target in ("tools", "coordinator", "client"):
-            tool("docker", "build", "-f", ROOT / "docker/Dockerfile", "--build-arg", f"BASE={base}", "--build-arg",
-                 f"CACHE={cls.ccache(base)}", "--build-arg", "WERROR=ON", "--target", target, "-t", f"quantfl-{target}:test", ROOT)
-
-    @classmethod
-    def ccache(cls, base):
-        """An image of what tests/debian.sh 13 compiled, so that it is not compiled again."""
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "quantfl/ccache-debian-13"
-        if not folder.is_dir():
-            return base
-        if not tool("docker", "image", "ls", "-q", "quantfl-ccache:debian-13"):
-            with subprocess.Popen(["tar", "-C", folder, "--transform", "s,^\\.,ccache,", "-c", ".", "-C", "/etc", "--no-recursion",
-                                   "--transform", "s,^debian_version,etc/debian_version,", "debian_version"],
-                                  stdout=subprocess.PIPE) as tar:
-                tool_input = subprocess.run(["docker", "import", "-", "quantfl-ccache:debian-13"], stdin=tar.stdout,
-                                            capture_output=True, check=False)
-            if tool_input.returncode != 0:
-                return base
-        return "quantfl-ccache:debian-13"
+            tool(ROOT / "docker/images.sh", cls.tag)
 
     def setUp(self):
         self.runs = pathlib.Path(tempfile.mkdtemp(prefix="quantfl-docker."))
@@ -149,7 +125,7 @@ class Compose(unittest.TestCase):
         self.compose("up", "-d", "--scale", f"client={clients}", "--scale", f"evaluator={evaluators}")
 
     def containers(self, service):
-        return self.compose("ps", "-q", service).split()
+        return self.compose("ps", "-a", "-q", service).split()
 
     def inspect(self, container):
         return json.loads(tool("docker", "inspect", container))[0]
@@ -253,6 +229,7 @@ class Compose(unittest.TestCase):
             about = self.inspect(container)
             self.assertTrue(about["HostConfig"]["ReadonlyRootfs"])
             self.assertEqual(about["HostConfig"]["CapDrop"], ["ALL"])
+            self.assertNotIn("/authority", [mount["Destination"] for mount in about["Mounts"]])
         for container in found:
             self.check_rights(container)
 
@@ -316,6 +293,18 @@ class Compose(unittest.TestCase):
         print(log.wait_for("run_recovered").line)
         (init,) = self.containers("init")
         self.assertIn("going on with demo-bu16", tool("docker", "logs", init, check=False))
+
+    def test_a_place_that_is_revoked_is_let_in_no_more(self):
+        # Without an evaluator no round begins: the run waits.
+        self.up(2, evaluators=0, CODECS="fp32")
+        log = self.follow("demo-fp32")
+        log.wait_for("ready")
+        lost = self.containers("client")[0]
+        self.compose("run", "-T", "--rm", "init", "revoke", self.device(lost))
+        log.wait_for("credentials_read")
+        tool("docker", "restart", lost)
+        self.assertEqual(tool("docker", "wait", lost, timeout=UPLOAD_TIMEOUT_S).strip(), "77")
+        self.assertIn("was revoked", tool("docker", "logs", lost, check=False))
 
     def test_a_thin_uplink_is_what_it_says_and_the_client_has_no_rights_over_it(self):
         self.files.append("docker/uplink.yaml")
