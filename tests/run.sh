@@ -4,7 +4,8 @@
 #   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy, Docker, packages installed
 #   tests/run.sh --fuzz M      every fuzz target for M minutes
 #   tests/run.sh --simulate N  N seeds of the simulation
-#   tests/run.sh --debian N    the same tree on Debian 12 or 13, in a container: build, tests, packages
+#   tests/run.sh --debian N    the same tree on Debian 12 or 13, in a container: build, tests, packages; with
+#                              --compose docker/compose.yaml by that Debian's docker-compose
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs="${QUANTFL_JOBS:-$(nproc)}"
@@ -18,8 +19,8 @@ while [ $# -gt 0 ]; do
     --all) all=1 ;;
     --fuzz) fuzz_minutes="${2:?--fuzz needs a number of minutes}"; shift ;;
     --simulate) simulate="${2:?--simulate needs a number of seeds}"; shift ;;
-    --debian) exec tests/debian.sh "${2:?--debian needs 12 or 13}" ;;
-    -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --debian) exec tests/debian.sh "${2:?--debian needs 12 or 13}" "${@:3}" ;;
+    -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/run.sh: unknown argument $1 (see --help)" >&2; exit 64 ;;
   esac
   shift
@@ -82,6 +83,11 @@ if [ "$all" = 1 ]; then
 fi
 say "optimised build"
 build release
+if [ "$all" = 1 ] && docker info >/dev/null 2>&1; then
+  say "images"
+  docker/images.sh test
+  export QUANTFL_DOCKER_TAG=test
+fi
 say "all tests"
 QUANTFL_SIM_SEEDS="${QUANTFL_SIM_SEEDS:-1000}" ctest --test-dir build/release -j "$jobs"
 if [ "$all" = 1 ]; then
