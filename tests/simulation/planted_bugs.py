@@ -21,7 +21,7 @@ BUGS = {
     ]),
     "go_on_after_a_failed_sync": ("Simulation.FaultsOfTheCoordinatorsDisk_*", [
         ("server/store/sqlite.cc", "  if ((code & 0xff) == SQLITE_IOERR && broken_.ok()) {\n",
-         "  if (code == SQLITE_OK && broken_.ok()) {\n"),
+         "  if ((code & 0xff) == SQLITE_IOERR && !broken_.ok()) {\n"),
     ]),
     "believe_what_a_failed_sync_left": ("Simulation.FaultsOfTheCoordinatorsDisk_*", [
         ("server/store/sqlite_run_store.cc", "    QFL_RETURN_IF_ERROR(WriteAnew());\n", ""),
