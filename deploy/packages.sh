@@ -18,7 +18,9 @@ test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iprout
 # libFuzzer needs clang's runtime, which is a package of its own version.
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
 all=(clang-format clang-tidy tmux tshark chromium chromium-driver python3-selenium
-     debootstrap docker-compose)
+     debootstrap docker-compose
+     libzstd-dev                            # tests/benchmark/speed.py: a rival
+     g++-aarch64-linux-gnu qemu-user)       # tests/aarch64.sh
 
 names() {
   case "$1" in

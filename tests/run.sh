@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, runs every test.
 #   tests/run.sh               what CI runs: sanitized core, seconds of fuzzing, one optimised build, all tests
-#   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy, Docker, packages installed
+#   tests/run.sh --all         and: sanitizers over everything, threads, clang-tidy, AArch64, Docker, packages installed
 #   tests/run.sh --fuzz M      every fuzz target for M minutes
 #   tests/run.sh --simulate N  N seeds of the simulation
 #   tests/run.sh --debian N    the same tree on Debian 12 or 13, in a container: build, tests, packages; with
@@ -91,6 +91,10 @@ fi
 say "all tests"
 QUANTFL_SIM_SEEDS="${QUANTFL_SIM_SEEDS:-1000}" ctest --test-dir build/release -j "$jobs"
 if [ "$all" = 1 ]; then
+  say "codec on AArch64"
+  status=0
+  tests/aarch64.sh || status=$?
+  [ "$status" -eq 0 ] || [ "$status" -eq 77 ] || exit "$status"
   say "packages on a bare Debian"
   quietly cpack --config build/release/CPackConfig.cmake -B build/packages
   status=0
