@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -213,8 +214,10 @@ void EncodeUneven(benchmark::State& state, const char* text) {
 
 using Updates = std::vector<std::unique_ptr<InMemory>>;
 
-// Of kUpdates clients; each made once.
+// Of kUpdates clients; each made once, by the first thread that comes.
 const Updates& MakeUpdates(const std::string& text, const codec::Layout& layout, bool uneven) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
   static auto* const made = new std::map<std::string, Updates>();
   Updates& updates = (*made)[text];
   const codec::Spec spec = *codec::ParseSpec(text);
