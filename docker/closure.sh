@@ -24,9 +24,10 @@ while read -r library; do
   cp -L "$library" "$root$folder/"
   realpath "$library" >>"$root/.files"
 done <"$root/.libraries"
-sort -u "$root/.files" | while read -r file; do
-  package="$(dpkg-query -S "$file" 2>/dev/null | sed -n '1s/:.*//p')"
-  if [ -z "$package" ] || [ ! -f "/usr/share/doc/$package/copyright" ]; then continue; fi
+# dpkg may know a file of /usr/lib as one of /lib: asked for both, in one call, it tells about those that it knows.
+sort -u "$root/.files" | sed 'p; s,^/usr/,/,' | xargs dpkg-query -S 2>/dev/null \
+  | sed -n 's/^\([a-z0-9][a-z0-9.+-]*\)[:,].*/\1/p' | sort -u | while read -r package; do
+  [ -f "/usr/share/doc/$package/copyright" ] || continue
   mkdir -p "$root/usr/share/doc/$package"
   cp -L "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/"
 done
