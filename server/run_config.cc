@@ -284,7 +284,7 @@ void DeclareTraining(app::Config& config, RunConfig* c) {
                "',zero=0.6,repr=gain', half the bucket of zero in steps and a factor for each "
                "tensor that makes up for it. ',pack=rans': entropy-coded, and with it "
                "',context=own': with exponents of rows and columns where they make an update "
-               "smaller; int8 and uniform have ',transform=dct': the kernels of convolutions as "
+               "smaller. Those with codes have ',transform=dct': the kernels of convolutions as "
                "coefficients of a cosine transform, which the coordinator sums. "
                "',max_bytes=20000' (of an update) or ',target_nmse=0.05' (squared error by "
                "squared norm), both at most, choose the step of uniform, or levels of bu and bq "

@@ -352,7 +352,7 @@ absl::Status Validate(const Spec& spec) {
   if (spec.pack == Pack::kRans && !HasCodes(spec)) return NoOption("pack 'rans'", quantiser);
   QFL_RETURN_IF_ERROR(CheckContext(spec));
   QFL_RETURN_IF_ERROR(CheckKnown("transform", spec.transform, TransformName));
-  if (spec.transform == Transform::kDct && !IsSymmetric(spec)) {
+  if (spec.transform == Transform::kDct && !HasCodes(spec)) {
     return NoOption("transform 'dct'", quantiser);
   }
   return absl::OkStatus();

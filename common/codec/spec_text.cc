@@ -24,9 +24,8 @@ constexpr absl::string_view kForms =
     "',zero=0.6', half the bucket of zero in steps, and ',repr=gain'; uniform, bu and bq have "
     "',max_bytes=N' or ',target_nmse=0.05', and choose a step, or levels up to L, accordingly; "
     "those with codes, bu, bq, uniform and int8, have ',pack=rans', entropy-coded, and with it "
-    "',context=own', with exponents of rows and columns where they make it smaller; int8 and "
-    "uniform have ',transform=dct', the kernels of convolutions as coefficients of a cosine "
-    "transform";
+    "',context=own', with exponents of rows and columns where they make it smaller; they have "
+    "',transform=dct', the kernels of convolutions as coefficients of a cosine transform";
 
 // Only the canonical form, so that equal specs have equal texts.
 bool ParseNumber(absl::string_view digits, uint32_t* value) {

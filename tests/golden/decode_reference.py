@@ -166,7 +166,7 @@ class Header:
         require(context == 0 or self.pack == 1, "context without pack rans")
         self.has_contexts = context == 1
         self.contexts = None
-        require(transform <= (self.quantiser in ("int8", "uniform")), "transform")
+        require(transform == 0 or (transform == 1 and self.has_codes), "transform")
         self.transform = transform
         require(not any(reserved) and not any(history), "reserved fields")
         require(schema == digest, "another schema")

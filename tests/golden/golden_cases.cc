@@ -139,7 +139,8 @@ std::vector<Case> Cases() {
                            {{{62, 50}, TensorPolicy::kQuantise}, {{5}, TensorPolicy::kFp32}},
                            Uneven(3105, 15)));
   // Kernels of each size that are transformed, tensors that are not.
-  for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct"}) {
+  for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct",
+                           "bu:16,pack=rans,transform=dct", "bq:8,transform=dct"}) {
     cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
                              {{{6, 4, 3, 3}, TensorPolicy::kQuantise},
                               {{2, 3, 5, 5}, TensorPolicy::kQuantise},

@@ -106,7 +106,6 @@ TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
            {wire::kPack, Le<uint8_t>(2), loss, "pack id 2"},
            {wire::kContext, Le<uint8_t>(2), reserved, "'history'"},
            {wire::kClassRule, Le<uint8_t>(3), reserved, "'kernel_planes'"},
-           {wire::kTransform, Le<uint8_t>(1), loss, "'dct'"},
            {wire::kTransform, Le<uint8_t>(255), loss, "transform id 255"},
            {wire::kChunkLog2, Le<uint8_t>(19), loss, "2^19"},
            {wire::kChunkLog2, Le<uint8_t>(255), loss, "2^255"},

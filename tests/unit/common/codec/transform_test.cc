@@ -123,7 +123,9 @@ TEST(EncodeTransform_, Update_DecodesToValuesWithTheStatedError) {
                                          {{10, 16}, TensorPolicy::kQuantise}},
                                         std::string(32, 's'));
   const std::vector<float> delta = Draw(layout.n(), 5);
-  for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct"}) {
+  for (const char* text :
+       {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct", "bu:256,transform=dct",
+        "bu:256,scope=block:64,pack=rans,context=own,transform=dct", "bq:256,transform=dct"}) {
     const EncodedUpdate update = *Encode(delta, layout, *ParseSpec(text), {});
     EXPECT_EQ(ParseHeader(update.header, layout)->spec.transform, Transform::kDct);
     const auto values = Decode(update.header, update.chunks, layout);
@@ -134,7 +136,7 @@ TEST(EncodeTransform_, Update_DecodesToValuesWithTheStatedError) {
       error += e * e;
     }
     EXPECT_NEAR(error, update.squared_error, 1e-3 * update.squared_error);
-    EXPECT_LT(error, 1e-4 * update.squared_norm);
+    EXPECT_LT(error, 1e-3 * update.squared_norm);
   }
 }
 
