@@ -478,9 +478,9 @@ std::vector<RansFrequencies> MakeTables(int scale, base::Prng& prng) {
 TEST_P(Kernels, RansEncode_GivesThePlainCodesBytes_ForEveryTable) {
   base::Prng prng({.run_seed = 10});
   for (int scale = kRansScaleMin; scale <= kRansScaleMax; ++scale) {
-    for (int round = 0; round < 8; ++round) {
+    for (int round = 0; round < 3; ++round) {
       const std::vector<RansFrequencies> tables = MakeTables(scale, prng);
-      for (const size_t n : {32u, 5000u, 40001u, 40031u}) {
+      for (const size_t n : {32u, 4000u, 12031u}) {
         std::vector<uint8_t> codes(n), classes(n);
         for (size_t i = 0; i < n; ++i) {
           classes[i] = static_cast<uint8_t>(prng.Below(tables.size()));
