@@ -447,9 +447,17 @@ std::vector<float> Drawn(uint64_t n, uint32_t seed) {
   return delta;
 }
 
-TEST(Fold_, Coefficients_AreSummedAndTransformedBackOnce) {
+class FoldCoefficients : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Quantisers, FoldCoefficients,
+                         testing::Values("int8,pack=rans,transform=dct",
+                                         "uniform:63,pack=rans,transform=dct",
+                                         "bu:64,transform=dct",
+                                         "bu:64,scope=block:16,pack=rans,transform=dct",
+                                         "bq:32,transform=dct"));
+
+TEST_P(FoldCoefficients, AreSummedAndTransformedBackOnce) {
   const codec::Layout layout = KernelLayout();
-  const codec::Spec spec = *codec::ParseSpec("int8,pack=rans,transform=dct");
+  const codec::Spec spec = *codec::ParseSpec(GetParam());
   Updates updates;
   std::vector<double> expected(layout.n());
   for (const uint32_t weight : {1u, 2u, 5u}) {
