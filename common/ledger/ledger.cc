@@ -95,6 +95,9 @@ struct Member {
   bool absent = false;     // some connection cannot be told apart or read
   StreamLevels retired;
   std::set<Connection*> open;
+  // What was carried while idle until it last ceased to be so, and the total when it last changed.
+  bool idle = true;
+  ByteCounters idled = NoBytes(), changed_at = NoBytes();
 };
 
 }  // namespace
@@ -146,6 +149,27 @@ struct Ledger::State {
   void Erase(Connection* connection) QFL_REQUIRES(mutex) {
     retired.Add(connection->last);
     connections.erase(std::string(connection->peer));
+  }
+
+  ByteCounters TotalsOf(Member& member) QFL_REQUIRES(mutex) {
+    ByteCounters counters;
+    counters.uplink.payload = member.up_payload;
+    counters.uplink.messages = member.up_messages;
+    counters.downlink.payload = member.down_payload;
+    counters.downlink.messages = member.down_messages;
+    if (!member.connected || member.absent) return counters;
+    std::vector<Connection*> closed;
+    StreamLevels levels;
+    for (Connection* connection : member.open) {
+      if (Read(*connection))
+        closed.push_back(connection);
+      else
+        levels.Add(connection->last);
+    }
+    for (Connection* connection : closed) Retire(connection);
+    levels.Add(member.retired);
+    levels.WriteTo(counters);
+    return counters;
   }
 
   StreamLevels AddAll(bool unattributed_only) QFL_REQUIRES(mutex) {
@@ -240,30 +264,27 @@ void Ledger::Refresh(const std::string& peer) {
   if (state_->Read(*found->second) || !found->second->probe) state_->Retire(found->second.get());
 }
 
-ByteCounters Ledger::Totals(base::MemberId member_id) {
+void Ledger::SetIdle(base::MemberId member_id, bool idle) {
   base::MutexLock lock(state_->mutex);
-  ByteCounters counters;
-  const auto found = state_->members.find(member_id);
-  if (found == state_->members.end()) return counters;
-  Member& member = found->second;
-  counters.uplink.payload = member.up_payload;
-  counters.uplink.messages = member.up_messages;
-  counters.downlink.payload = member.down_payload;
-  counters.downlink.messages = member.down_messages;
-  if (!member.connected || member.absent) return counters;
-  std::vector<Connection*> closed;
-  StreamLevels levels;
-  for (Connection* connection : member.open) {
-    if (State::Read(*connection))
-      closed.push_back(connection);
-    else
-      levels.Add(connection->last);
-  }
-  for (Connection* connection : closed) state_->Retire(connection);
-  levels.Add(member.retired);
-  levels.WriteTo(counters);
-  return counters;
+  Member& member = state_->members[member_id];
+  if (member.idle == idle) return;
+  const ByteCounters now = state_->TotalsOf(member);
+  if (member.idle) member.idled = member.idled + (now - member.changed_at);
+  member.changed_at = now;
+  member.idle = idle;
 }
+
+Ledger::Usage Ledger::Read(base::MemberId member_id) {
+  base::MutexLock lock(state_->mutex);
+  const auto found = state_->members.find(member_id);
+  if (found == state_->members.end()) return {};
+  Member& member = found->second;
+  Usage usage{state_->TotalsOf(member), member.idled};
+  if (member.idle) usage.idle = usage.idle + (usage.total - member.changed_at);
+  return usage;
+}
+
+ByteCounters Ledger::Totals(base::MemberId member) { return Read(member).total; }
 
 ByteCounters Ledger::Process() {
   base::MutexLock lock(state_->mutex);
@@ -277,6 +298,12 @@ ByteCounters Ledger::Unattributed() {
   ByteCounters counters;
   state_->AddAll(/*unattributed_only=*/true).WriteTo(counters);
   return counters;
+}
+
+ByteCounters NoBytes() {
+  ByteCounters none;
+  StreamLevels().WriteTo(none);
+  return none;
 }
 
 ByteCounters operator-(const ByteCounters& a, const ByteCounters& b) {

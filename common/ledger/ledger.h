@@ -69,8 +69,18 @@ class Ledger {
   // go and keeps its last counts. One without a probe counts as closed; unknown peers are ignored.
   void Refresh(const std::string& peer);
 
-  // The first reads the member's probes, the other two read all, and retire those that are closed.
+  // Whether the member has nothing to do for the run; a new one has nothing. What it carries
+  // meanwhile (instructions, pings, connections made and closed) is counted once more, as idle.
+  // Reads the member's probes when it changes.
+  void SetIdle(base::MemberId member, bool idle);
+
+  struct Usage {
+    federation::ByteCounters total;
+    federation::ByteCounters idle;  // the part of it
+  };
+  // The first two read the member's probes, the others read all, and retire those that are closed.
   // Stream levels are absent for a member that had no connection yet.
+  Usage Read(base::MemberId member);
   federation::ByteCounters Totals(base::MemberId member);
   federation::ByteCounters Process();
   // Bytes of connections that nobody was identified on (port scans, refused joins).
@@ -81,6 +91,8 @@ class Ledger {
   std::unique_ptr<State> state_;
 };
 
+// Every level was read, and carried nothing.
+federation::ByteCounters NoBytes();
 // a - b, level by level; absent where either is. A level that would be negative is 0.
 federation::ByteCounters operator-(const federation::ByteCounters& a,
                                    const federation::ByteCounters& b);

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/fake_tcp_probe.h"
 
 namespace quantfl::ledger {
 namespace {
@@ -13,25 +14,8 @@ using base::MemberId;
 
 constexpr MemberId kAnna{1}, kBert{2};
 
-struct FakeKernel {
-  TcpCounters counters;
-  bool open = true;
-  void Set(uint64_t sent, uint64_t again, uint64_t received) {
-    counters.bytes_sent = sent;
-    counters.bytes_retransmitted = again;
-    counters.bytes_received = received;
-  }
-};
-
-class FakeProbe : public TcpProbe {
- public:
-  explicit FakeProbe(std::shared_ptr<FakeKernel> kernel) : kernel_(std::move(kernel)) {}
-  ~FakeProbe() override { kernel_->open = false; }
-  TcpCounters Read() override { return kernel_->counters; }
-
- private:
-  std::shared_ptr<FakeKernel> kernel_;
-};
+using quantfl::testing::FakeKernel;
+using quantfl::testing::FakeProbe;
 
 class LedgerTest : public ::testing::Test {
  protected:
@@ -216,6 +200,57 @@ TEST(ByteCountersTest, SumAndDifference_AreAbsentWhereEitherIs) {
   EXPECT_EQ((a + b).uplink.messages, 22u);
   EXPECT_FALSE((a + b).downlink.stream.has_value());
   EXPECT_EQ((b - a).uplink.payload, 0u);
+}
+
+// ---- idle ----
+
+TEST_F(LedgerTest, Idle_IsWhatIsCarriedBetweenTasks) {
+  const auto kernel = Connect("a");
+  ledger_.Attribute("a", kAnna);
+  ledger_.AddMessage(kAnna, Direction::kUplink, 10);  // joins
+  kernel->Set(100, 0, 30);
+  ledger_.SetIdle(kAnna, false);
+  ledger_.AddMessage(kAnna, Direction::kUplink, 1000);  // works
+  kernel->Set(100, 0, 2000);
+  EXPECT_EQ(*ledger_.Read(kAnna).idle.uplink.stream, 30u);
+  ledger_.SetIdle(kAnna, true);
+  kernel->Set(117, 17, 2017);  // pings
+  const Ledger::Usage usage = ledger_.Read(kAnna);
+  EXPECT_EQ(usage.idle.uplink.messages, 10u);
+  EXPECT_EQ(*usage.idle.uplink.stream, 30u + 17u);
+  EXPECT_EQ(*usage.idle.downlink.stream, 100u);
+  EXPECT_EQ(*usage.idle.downlink.tcp, 117u);
+  EXPECT_EQ(*usage.total.uplink.stream, 2017u);
+  EXPECT_EQ(usage.total.uplink.messages, 1010u);
+}
+
+TEST_F(LedgerTest, Idle_ToldTwice_CountsOnce_AndSurvivesReconnects) {
+  auto kernel = Connect("a");
+  ledger_.Attribute("a", kAnna);
+  kernel->Set(0, 0, 50);
+  ledger_.SetIdle(kAnna, true);
+  ledger_.SetIdle(kAnna, true);
+  kernel->counters.closed = true;
+  ledger_.Refresh("a");
+  kernel = Connect("b");
+  ledger_.Attribute("b", kAnna);
+  kernel->Set(0, 0, 7);
+  EXPECT_EQ(*ledger_.Read(kAnna).idle.uplink.stream, 57u);
+}
+
+TEST_F(LedgerTest, Idle_OfAConnectionThatCannotBeRead_IsAbsent) {
+  ledger_.AddConnection("a", Ledger::Side::kCoordinator, nullptr);
+  ledger_.Attribute("a", kAnna);
+  ledger_.AddMessage(kAnna, Direction::kDownlink, 9);
+  const Ledger::Usage usage = ledger_.Read(kAnna);
+  EXPECT_EQ(usage.idle.downlink.messages, 9u);
+  EXPECT_FALSE(usage.idle.downlink.stream.has_value());
+  EXPECT_FALSE(usage.idle.downlink.link.has_value());
+}
+
+TEST(NoBytes, WasReadAtEveryLevel) {
+  EXPECT_EQ(*NoBytes().uplink.stream, 0u);
+  EXPECT_EQ(*NoBytes().downlink.link, 0u);
 }
 
 }  // namespace
