@@ -54,8 +54,9 @@ absl::Status Fill(Database& database, const RecordTable& table) {
   for (size_t i = 0; i < table.columns.size(); ++i) {
     columns.push_back(absl::StrCat("\"", table.columns[i], "\" ", TypeOf(table, i)));
   }
-  QFL_RETURN_IF_ERROR(database.Execute(
-      absl::StrCat("CREATE TABLE ", table.name, "(", absl::StrJoin(columns, ", "), ")").c_str()));
+  QFL_RETURN_IF_ERROR(database.Execute(absl::StrCat("CREATE TABLE IF NOT EXISTS ", table.name, "(",
+                                                    absl::StrJoin(columns, ", "), ")")
+                                           .c_str()));
   const std::vector<std::string> marks(table.columns.size(), "?");
   QFL_ASSIGN_OR_RETURN(Statement insert,
                        database.Prepare(absl::StrCat("INSERT INTO ", table.name, " VALUES (",
@@ -72,7 +73,11 @@ absl::Status Fill(Database& database, const RecordTable& table) {
 }  // namespace
 
 std::string ToCsv(const RecordTable& table) {
-  std::string csv = absl::StrCat(absl::StrJoin(table.columns, ","), "\n");
+  return absl::StrCat(absl::StrJoin(table.columns, ","), "\n", ToCsvLines(table));
+}
+
+std::string ToCsvLines(const RecordTable& table) {
+  std::string csv;
   for (const auto& row : table.rows) {
     absl::StrAppend(&csv,
                     absl::StrJoin(row, ",",
@@ -84,10 +89,17 @@ std::string ToCsv(const RecordTable& table) {
   return csv;
 }
 
-absl::StatusOr<std::string> ToSqlite(const std::vector<RecordTable>& tables) {
-  QFL_ASSIGN_OR_RETURN(const std::unique_ptr<Database> database, Database::InMemory());
-  for (const RecordTable& table : tables) QFL_RETURN_IF_ERROR(Fill(*database, table));
-  return database->Bytes();
+RecordDatabase::RecordDatabase(std::unique_ptr<Database> database)
+    : database_(std::move(database)) {}
+RecordDatabase::~RecordDatabase() = default;
+
+absl::StatusOr<std::unique_ptr<RecordDatabase>> RecordDatabase::Create() {
+  QFL_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::InMemory());
+  return std::unique_ptr<RecordDatabase>(new RecordDatabase(std::move(database)));
 }
+
+absl::Status RecordDatabase::Append(const RecordTable& table) { return Fill(*database_, table); }
+
+absl::StatusOr<std::string> RecordDatabase::Bytes() const { return database_->Bytes(); }
 
 }  // namespace quantfl::store

@@ -4,13 +4,17 @@
 // Tables of what a run leaves behind, as CSV and as a SQLite file. Pure.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace quantfl::store {
+
+class Database;
 
 // std::monostate: was not measured.
 using RecordCell = std::variant<std::monostate, uint64_t, double, std::string>;
@@ -23,10 +27,24 @@ struct RecordTable {
 
 // A line of column names, then one for each row. What was not measured is empty.
 std::string ToCsv(const RecordTable& table);
+std::string ToCsvLines(const RecordTable& table);  // without the first
 
-// The bytes of a SQLite database that has the tables, for base::Env::WriteFileAtomically. What was
-// not measured, or is not finite, is NULL. RESOURCE_EXHAUSTED: no memory for it.
-absl::StatusOr<std::string> ToSqlite(const std::vector<RecordTable>& tables);
+// A SQLite database in memory. What was not measured, or is not finite, is NULL.
+class RecordDatabase {
+ public:
+  // RESOURCE_EXHAUSTED, here and below: no memory for it.
+  static absl::StatusOr<std::unique_ptr<RecordDatabase>> Create();
+  ~RecordDatabase();
+  // Makes the table, if it is not there yet, and adds the rows. The same name again has the same
+  // columns.
+  absl::Status Append(const RecordTable& table);
+  // The file, for base::Env::WriteFileAtomically.
+  absl::StatusOr<std::string> Bytes() const;
+
+ private:
+  explicit RecordDatabase(std::unique_ptr<Database> database);
+  const std::unique_ptr<Database> database_;
+};
 
 }  // namespace quantfl::store
 

@@ -43,7 +43,8 @@ struct AcceptedUpdate {
 };
 
 // What the coordinator wants to find again, by key; a later value replaces an earlier one. Keys
-// that begin with "attempt/" go with the tasks of the attempt under way.
+// that begin with "attempt/" go with the tasks of the attempt under way; those that begin with
+// "archive/" are too many for Load, and read one by one.
 using Notes = std::map<std::string, std::string>;
 
 struct CommittedRound {
@@ -120,6 +121,10 @@ class RunStore {
   // All or none. `durable`: also against a power cut, else against a kill alone, which costs no
   // fsync.
   virtual absl::Status Put(const Notes&, bool /*durable*/) { return absl::OkStatus(); }
+  // NOT_FOUND: it was never put.
+  virtual absl::StatusOr<std::string> ReadNote(const std::string& key) {
+    return absl::NotFoundError(key);
+  }
 
   // Durable before the tasks are sent. Training tasks take the place of those of an earlier
   // attempt, whose uploads are dropped.

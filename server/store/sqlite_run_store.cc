@@ -114,6 +114,7 @@ class SqliteRunStore final : public RunStore {
   absl::Status Put(const Notes& notes, bool durable) override {
     return database_->InTransaction(durable, [&] { return PutNotes(notes); });
   }
+  absl::StatusOr<std::string> ReadNote(const std::string& key) override;
   absl::Status RecordTasks(const std::vector<IssuedTask>& tasks) override;
 
   absl::Status BeginUpload(RoundId round, TaskId task, const std::string& codec_header) override {
@@ -224,7 +225,9 @@ absl::Status SqliteRunStore::LoadTexts(RecoveredRun& run) {
     if (!row) break;
     run.run.settings[settings.Bytes(0)] = settings.Bytes(1);
   }
-  QFL_ASSIGN_OR_RETURN(Statement notes, database_->Prepare("SELECT key, value FROM notes"));
+  QFL_ASSIGN_OR_RETURN(Statement notes,
+                       database_->Prepare("SELECT key, value FROM notes "
+                                          "WHERE key < 'archive/' OR key >= 'archive0'"));
   for (;;) {
     QFL_ASSIGN_OR_RETURN(const bool row, notes.Step());
     if (!row) return absl::OkStatus();
@@ -325,6 +328,14 @@ absl::Status SqliteRunStore::PutNotes(const Notes& notes) {
     QFL_RETURN_IF_ERROR(put.BindText(key).BindBlob(value).Run());
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> SqliteRunStore::ReadNote(const std::string& key) {
+  QFL_ASSIGN_OR_RETURN(Statement read, database_->Prepare("SELECT value FROM notes WHERE key = ?"));
+  read.BindText(key);
+  QFL_ASSIGN_OR_RETURN(const bool found, read.Step());
+  if (!found) return absl::NotFoundError(key);
+  return read.Bytes(0);
 }
 
 absl::Status SqliteRunStore::RecordMembers(const std::vector<MemberRow>& members) {
