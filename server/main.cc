@@ -178,6 +178,12 @@ std::vector<coordinator::MemberStatus> Members(coordinator::Coordinator& run) {
   return listed.get_future().get();
 }
 
+absl::StatusOr<std::vector<std::string>> ClientRounds(coordinator::Coordinator& run) {
+  std::promise<absl::StatusOr<std::vector<std::string>>> read;
+  run.ReadClientRounds([&read](auto rows) { read.set_value(std::move(rows)); });
+  return read.get_future().get();
+}
+
 // Starts the run and waits for its end; writes its records. The program's exit code.
 int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfig& c,
            const coordinator::RunOptions& options, base::Env& env, base::Logger& log) {
@@ -200,11 +206,13 @@ int Follow(coordinator::Coordinator& run, app::StopRequest& stop, const RunConfi
                  kProgram, status.run.name.c_str(), status.reason.c_str());
     return app::kExitRunFailed;
   }
-  const auto model = run.Find(status.model);
-  const absl::Status written = model.ok()
-                                   ? coordinator::WriteRecords(env, c.results_dir, status, options,
-                                                               app::kVersion, Members(run), **model)
-                                   : model.status();
+  const auto write = [&]() -> absl::Status {
+    QFL_ASSIGN_OR_RETURN(const auto model, run.Find(status.model));
+    QFL_ASSIGN_OR_RETURN(const std::vector<std::string> client_rounds, ClientRounds(run));
+    return coordinator::WriteRecords(env, c.results_dir, status, options, app::kVersion,
+                                     Members(run), client_rounds, *model);
+  };
+  const absl::Status written = write();
   if (!written.ok()) log.Error("records_failed", {{"reason", written.message()}});
   std::printf("%s\n", Summary(status, c.results_dir).c_str());
   std::fflush(stdout);

@@ -136,7 +136,15 @@ struct MemberStatus {
   std::optional<absl::Time> quarantined_until;  // none: until it is readmitted
   base::RoundId last_round;                     // last accepted
   uint64_t upload_chunks_done = 0, upload_chunks_total = 0;
-  federation::ByteCounters counters;  // server side, since the run began
+  // Since the run began, counted here; of those, while it had no task.
+  federation::ByteCounters counters, idle;
+  // Payload of its updates that were accepted, of those too late or replaced, of those refused; and
+  // its joules. Of all attempts at rounds, those of the link up to the last boundary.
+  codec::PayloadBytes accepted_payload;
+  uint64_t late_bytes = 0, refused_bytes = 0;
+  ledger::EnergyUse energy;
+  // Counted by the client's own processes, as of the last report of each. None: nothing was told.
+  std::optional<federation::ByteCounters> told;
 };
 
 // What trainers found on data of their own that they do not train on, weighted by examples.
@@ -162,10 +170,16 @@ struct RoundRecord {
   uint64_t parameters = 0;      // n of an update
   codec::PayloadBytes payload;  // L1 of accepted updates, itemised
   federation::ByteCounters bytes;
+  federation::ByteCounters idle;  // of these, of trainers that had no task
   federation::ByteCounters evaluator_bytes;
   uint64_t late_bytes = 0, refused_bytes = 0;  // payload received for nothing
-  double bits_per_parameter = 0;               // 8 * L1 uplink / (parameters * accepted)
-  std::optional<double> quantisation_nmse;     // sum squared_error / sum squared_norm, from reports
+  // Payload received that is part of no update: what was sent again after a cut or a storage error.
+  uint64_t repeated_bytes() const {
+    const uint64_t known = payload.total() + late_bytes + refused_bytes;
+    return bytes.uplink.payload > known ? bytes.uplink.payload - known : 0;
+  }
+  double bits_per_parameter = 0;            // 8 * L1 uplink / (parameters * accepted)
+  std::optional<double> quantisation_nmse;  // sum squared_error / sum squared_norm, from reports
   double collect_s = 0, fold_s = 0, commit_s = 0, evaluate_s = 0, total_s = 0;
   double client_train_s_max = 0, client_upload_s_max = 0;
   base::Digest model;  // of the committed safetensors
@@ -293,6 +307,10 @@ class Coordinator {
   // For operators.
   virtual void GetStatus(Callback<RunStatus> done) = 0;
   virtual void ListMembers(Callback<std::vector<MemberStatus>> done) = 0;
+  // What each client carried in each attempt at a round: lines of client_rounds.csv
+  // (client_round.h), a string for each record of a round. `done` runs on the storage executor. An
+  // error of the store that keeps them.
+  virtual void ReadClientRounds(Callback<absl::StatusOr<std::vector<std::string>>> done) = 0;
   // All events later than `after` (0: all) that are still kept (the last 10,000), then live.
   virtual void Watch(uint64_t after, std::shared_ptr<EventSink> sink) = 0;
   virtual void Unwatch(std::shared_ptr<EventSink> sink) = 0;

@@ -89,6 +89,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
       std::string().swap(found.moments);
     }
     QFL_ASSIGN_OR_RETURN(kept, ReadKeptRun(found, shared_schema, model.bounds));
+    QFL_RETURN_IF_ERROR(ReadKeptRows(*deps.store, *kept));
   }
   return std::make_unique<Engine>(std::move(options), std::move(shared_schema), std::move(model),
                                   std::move(moments), std::move(metadata), deps, std::move(kept),
@@ -122,17 +123,15 @@ Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, 
   Publish(model_.broadcast);
   steps_.Know(base::RoundId(0), options_.run.initial_model);
   Publish(MakeArtifact(schema_->CanonicalBytes()));
-  SetStreamLevels(totals_.trainers, 0);
-  SetStreamLevels(totals_.evaluators, 0);
-  totals_before_ = totals_;
   if (!kept) return;
   resumed_ = true;
   uptime_before_ = kept->uptime;
   started_wall_ = kept->started;
   stop_before_ = kept->stop;
-  totals_ = totals_before_ = {kept->trainers, kept->evaluators};
+  totals_ = totals_before_ = {kept->trainers, kept->evaluators, {}};
   RestoreMembers(*kept);
-  bytes_before_ = kept->bytes;
+  RestoreRows(*kept);
+  clients_ = clients_before_ = kept->clients;
   for (const RoundRecord& record : kept->records) {
     if (record.committed) steps_.Know(record.round, record.broadcast);
   }
@@ -281,6 +280,16 @@ void Engine::Apply(round::Instruct& e) {
   const federation::Instruction instruction = Fill(e);
   const bool last = std::holds_alternative<federation::WaitUntil>(instruction.what) ||
                     std::holds_alternative<federation::Finished>(instruction.what);
+  // What it fetches for its task comes after this.
+  if (const auto* train = std::get_if<federation::TrainTask>(&instruction.what)) {
+    member.instructed = train->task_id;
+    deps_.ledger->SetIdle(e.member, false);
+  } else if (const auto* evaluate = std::get_if<federation::EvaluateTask>(&instruction.what)) {
+    member.instructed = evaluate->task_id;
+    deps_.ledger->SetIdle(e.member, false);
+  } else {
+    deps_.ledger->SetIdle(e.member, true);
+  }
   member.sink->Push(instruction);
   if (last) {
     member.sink_closed = true;
@@ -356,6 +365,7 @@ void Engine::Apply(round::RunOver&) {
     const Totals totals = ReadTotals(trainers, evaluators);
     Post([this, totals] {
       totals_ = totals;
+      totals_.members.clear();
       events_.Close();
       if (!on_end_) return;
       SumReports();

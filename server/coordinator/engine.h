@@ -16,6 +16,7 @@
 #include "common/base/mutex.h"
 #include "server/aggregation/fold.h"
 #include "server/coordinator/budget.h"
+#include "server/coordinator/client_round.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/downlink.h"
 #include "server/coordinator/event_log.h"
@@ -27,12 +28,6 @@
 #include "server/round/round_machine.h"
 
 namespace quantfl::coordinator {
-
-inline void SetStreamLevels(federation::ByteCounters& counters, uint64_t bytes) {
-  for (federation::LevelBytes* way : {&counters.uplink, &counters.downlink}) {
-    way->stream = way->tcp = way->link = bytes;
-  }
-}
 
 // A model and what depends on it.
 struct Model {
@@ -76,6 +71,7 @@ class Engine final : public Coordinator {
                 Callback<absl::Status> done) override;
   void GetStatus(Callback<RunStatus> done) override;
   void ListMembers(Callback<std::vector<MemberStatus>> done) override;
+  void ReadClientRounds(Callback<absl::StatusOr<std::vector<std::string>>> done) override;
   void Watch(uint64_t after, std::shared_ptr<EventSink> sink) override;
   void Unwatch(std::shared_ptr<EventSink> sink) override;
   void Command(RunCommand command, Callback<absl::Status> done) override;
@@ -95,6 +91,7 @@ class Engine final : public Coordinator {
     std::string evicted;                          // why
     std::optional<absl::Time> quarantined_until;  // of an eviction that ends by itself, or may
     base::TaskId task;                            // the last training task
+    base::TaskId instructed;                      // the last task of either kind that it was told
     // Of the round whose broadcast model it has; none: nobody knows, perhaps the initial one.
     std::optional<base::RoundId> holds;
   };
@@ -140,8 +137,11 @@ class Engine final : public Coordinator {
     std::optional<federation::TrainingReport> report;
   };
   struct Totals {
-    federation::ByteCounters trainers, evaluators;
+    federation::ByteCounters trainers = ledger::NoBytes(), evaluators = ledger::NoBytes();
+    // Since the run began, of who carried anything in this process.
+    std::map<base::MemberId, ledger::Ledger::Usage> members;
   };
+  using ClientTotalsBook = std::map<base::MemberId, ClientTotals>;
   struct FoldResult {
     absl::Status status;
     Model model;
@@ -194,6 +194,30 @@ class Engine final : public Coordinator {
   std::string CheckBudget(RoundEstimate estimate) const;  // storage executor
   void EndForBudget(uint64_t batch, const std::string& why);
   std::string Bought() const;
+
+  // engine_clients.cc
+  // A member's row of a record that is one of the last two attempts', else of the last one.
+  ClientRound& RowOf(size_t record, base::MemberId member);
+  ClientRound NewRow(size_t record, base::MemberId member) const;
+  // With a row for everybody.
+  ClientRounds AllRows(size_t record) const;
+  void BookAccepted(size_t record, base::MemberId member, const codec::PayloadBytes& payload,
+                    uint32_t weight);
+  void BookCompute(size_t record, base::MemberId member, const federation::ComputeUse& use);
+  void BookRefused(size_t record, base::MemberId member, uint64_t bytes);
+  // What the member's report says more than the one before; and its row's.
+  federation::ByteCounters NoteTold(base::MemberId member,
+                                    const federation::ByteCounters& counters);
+  void BookTold(size_t record, base::MemberId member, const federation::ByteCounters& more);
+  // A boundary: what `now` says more than `clients` goes into `rows` and `record`.
+  void CloseBooks(const Totals& now, ClientTotalsBook& clients, ClientRounds& rows,
+                  RoundRecord& record) const;
+  static store::Notes ClientNotes(size_t record, const ClientTotalsBook& clients,
+                                  const ClientRounds& rows);
+  // In this process.
+  static bool HasCarried(const ledger::Ledger::Usage& usage);
+  ledger::Ledger::Usage SinceRunBegan(base::MemberId member, ledger::Ledger::Usage usage) const;
+  ledger::Ledger::Usage UsageOf(base::MemberId member) const;  // since the run began
 
   // engine_limits.cc
   // Of many about the same member a few.
@@ -268,11 +292,13 @@ class Engine final : public Coordinator {
 
   // engine_resume.cc
   void RestoreMembers(const KeptRun& kept);
+  void RestoreRows(const KeptRun& kept);
   void RestoreAttempt(const KeptRun& kept);
   void NoteResumed();
   absl::Duration Uptime() const;
   // On the storage executor; a failure is logged.
   void Keep(store::Notes notes, bool durable, Callback<absl::Status> done = nullptr);
+  store::Notes RecordNotes(size_t record) const;
   // Soon: what changes meanwhile is kept with it.
   void KeepRecord(size_t index);
   void KeepTime();
@@ -283,8 +309,6 @@ class Engine final : public Coordinator {
   void FillBytes(RoundRecord& record, const Totals& now, const Totals& before) const;
   void FillBroadcast(RoundRecord& record, const MadeBroadcast& made) const;
   void NoteRoundStarted(const round::StoreTasks& e);
-  // The bytes of a member since the run began.
-  federation::ByteCounters BytesOf(base::MemberId member) const;  // storage executor
   FoldResult FoldUpdates(const std::vector<std::shared_ptr<UploadState>>& uploads,
                          const aggregation::FoldOptions& options, base::RoundId round,
                          const Model& model);  // compute executor
@@ -294,7 +318,7 @@ class Engine final : public Coordinator {
                     const std::vector<base::MemberId>& evaluators) const;  // storage executor
   std::vector<base::MemberId> MembersOf(federation::Role role) const;
   void BeginRecord(const round::StoreTasks& e);
-  void RecordBytes(RoundRecord& record, const Totals& totals);
+  void RecordBytes(size_t record, const Totals& totals);
   // The record of the task's own round, else the current one's. Records are never empty then.
   size_t RecordIndexOf(base::TaskId task) const;
   void BookLate(base::TaskId task, uint64_t bytes);
@@ -366,11 +390,16 @@ class Engine final : public Coordinator {
   base::Digest moments_digest_;
   const std::vector<aggregation::ParameterRange> statistics_;
   RecordBook records_;
-  std::map<size_t, ledger::EnergyUse> evaluating_;  // of trainers' evaluations, by record
-  const uint64_t update_bytes_max_;                 // of this run's codec
-  std::map<base::MemberId, federation::ByteCounters> bytes_before_;  // of earlier processes
-  std::set<size_t> unsummed_;                                        // records: SumReports
-  std::set<size_t> unkept_;                                          // records: KeepRecord
+  std::map<size_t, ledger::EnergyUse> evaluating_;   // of trainers' evaluations, by record
+  const uint64_t update_bytes_max_;                  // of this run's codec
+  ClientTotalsBook clients_before_;                  // of earlier processes; never changes
+  ClientTotalsBook clients_;                         // of all, as of the last boundary
+  std::map<size_t, ClientRounds> client_rounds_;     // of the last two attempts, by record
+  std::map<base::MemberId, ClientSum> client_sums_;  // of the rows before those
+  // By clients, since the last attempt was closed.
+  std::map<base::MemberId, federation::ByteCounters> told_since_;
+  std::set<size_t> unsummed_;               // records: SumReports
+  std::set<size_t> unkept_;                 // records: KeepRecord
   std::optional<size_t> storing_;           // the record of a round whose end is being stored
   std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
   base::TaskId current_tasks_;              // the first of the last attempt

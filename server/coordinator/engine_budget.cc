@@ -10,7 +10,6 @@ namespace quantfl::coordinator {
 
 using base::LogLevel;
 using base::MemberId;
-using ledger::operator+;
 
 Engine::RoundEstimate Engine::EstimateRound(const round::StoreTasks& e) const {
   RoundEstimate estimate;
@@ -38,21 +37,12 @@ Engine::RoundEstimate Engine::EstimateRound(const round::StoreTasks& e) const {
   return estimate;
 }
 
-federation::ByteCounters Engine::BytesOf(MemberId member) const {
-  const auto before = bytes_before_.find(member);
-  const federation::ByteCounters now = deps_.ledger->Totals(member);
-  if (before == bytes_before_.end()) return now;
-  // Who has not come back carried nothing more.
-  if (now.uplink.messages + now.downlink.messages == 0) return before->second;
-  return before->second + now;
-}
-
 std::string Engine::CheckBudget(RoundEstimate estimate) const {
   const BudgetOptions& budget = options_.budget;
   const Totals totals = ReadTotals(estimate.trainers, {});
   if (budget.bytes_per_client) {
     for (size_t i = 0; i < estimate.members.size(); ++i) {
-      const federation::ByteCounters bytes = BytesOf(estimate.members[i]);
+      const federation::ByteCounters bytes = UsageOf(estimate.members[i]).total;
       estimate.costs[i].spent = bytes.uplink.messages + bytes.downlink.messages == 0
                                     ? std::optional<uint64_t>(0)
                                     : SpentBytes(bytes, budget.level);
@@ -81,6 +71,7 @@ void Engine::EndForBudget(uint64_t batch, const std::string& why) {
   // Stopped meanwhile: that was the end.
   if (machine_.phase() != round::Phase::kAssigning) return;
   records_.pop_back();
+  client_rounds_.erase(records_.size());
   for (auto it = notes_.lower_bound(current_tasks_); it != notes_.end();) it = notes_.erase(it);
   const std::string reason = absl::StrCat(why, "; ", Bought());
   Note(LogLevel::kInfo, "budget_reached", {{"reason", reason}});

@@ -8,7 +8,7 @@
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "server/coordinator/engine.h"
-#include "server/coordinator/records.h"
+#include "server/coordinator/kept_records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -17,6 +17,7 @@ using base::ClientIndex;
 using base::LogLevel;
 using base::MemberId;
 using federation::Role;
+using ledger::operator+;
 
 constexpr size_t kSessionBytes = 16;
 constexpr size_t kNamesShown = 10;
@@ -407,6 +408,20 @@ void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
         status.quarantined_until = member.quarantined_until;
       }
       status.last_round = machine_.LastRound(status.member);
+      if (const auto known = clients_.find(status.member); known != clients_.end()) {
+        status.told = known->second.told.sum;
+      }
+      ClientSum sum;
+      if (const auto past = client_sums_.find(status.member); past != client_sums_.end()) {
+        sum = past->second;
+      }
+      for (const auto& [record, rows] : client_rounds_) {
+        if (const auto row = rows.find(status.member); row != rows.end()) sum.Add(row->second);
+      }
+      status.accepted_payload = sum.payload;
+      status.late_bytes = sum.late_bytes;
+      status.refused_bytes = sum.refused_bytes;
+      status.energy = sum.energy;
       const auto upload = uploads_.find(member.task);
       if (upload != uploads_.end()) {
         status.upload_chunks_done = upload->second->chunks();
@@ -416,7 +431,11 @@ void Engine::ListMembers(Callback<std::vector<MemberStatus>> done) {
     }
     // The kernel is asked for each connection's counters: not on the engine loop.
     deps_.storage->Post([this, list = std::move(list), done]() mutable {
-      for (MemberStatus& status : list) status.counters = deps_.ledger->Totals(status.member);
+      for (MemberStatus& status : list) {
+        const ledger::Ledger::Usage usage = UsageOf(status.member);
+        status.counters = usage.total;
+        status.idle = usage.idle;
+      }
       Post([list = std::move(list), done]() mutable { done(std::move(list)); });
     });
   });
@@ -501,6 +520,8 @@ void Engine::Report(Peer peer, std::string session, federation::ClientReport rep
 }
 
 void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
+  // The last that it sends of a task.
+  if (members_[id.value()].instructed == report.task_id) deps_.ledger->SetIdle(id, true);
   const std::string& repair = std::visit(
       [](const auto& what) -> const std::string& { return what.model_repair; }, report.what);
   if (!repair.empty()) {
@@ -512,11 +533,18 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
     Member& member = members_[id.value()];
     if (machine_.phase() == round::Phase::kEvaluating) member.holds = machine_.round();
-    if (member.role == Role::kTrainer && !records_.empty()) {
+    if (!records_.empty()) {
       const size_t record = records_.size() - 1;
-      ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
-      unsummed_.insert(record);
+      if (member.role == Role::kTrainer) {
+        ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
+        BookCompute(record, id, evaluation->compute);
+        unsummed_.insert(record);
+      }
     }
+    // What an evaluation fetches is counted in the round that comes next.
+    const federation::ByteCounters more = NoteTold(id, report.counters);
+    federation::ByteCounters& since = told_since_.emplace(id, ledger::NoBytes()).first->second;
+    since = since + more;
     evaluation_ = *evaluation;
     Dispatch(round::Evaluated{id, report.task_id, evaluation->accuracy, evaluation->loss,
                               evaluation->examples});
@@ -526,7 +554,11 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   // One of an older round comes too late for the records; that is no fault of the client.
   const auto note = notes_.find(report.task_id);
   if (note == notes_.end() || note->second.member != id) return;
-  note->second.report = std::get<federation::TrainingReport>(report.what);
+  BookTold(note->second.record, id, NoteTold(id, report.counters));
+  const auto& training = std::get<federation::TrainingReport>(report.what);
+  // One that comes again costs nothing more.
+  if (!note->second.report) BookCompute(note->second.record, id, training.compute);
+  note->second.report = training;
   unsummed_.insert(note->second.record);
   // A round's record is kept when it ends.
   if (note->second.record + 1 == records_.size() && !records_.back().committed) {

@@ -6,7 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/check.h"
 #include "server/coordinator/engine.h"
-#include "server/coordinator/records.h"
+#include "server/coordinator/kept_records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -37,6 +37,22 @@ void Engine::RestoreMembers(const KeptRun& kept) {
   }
 }
 
+// The last record's rows, and the sums of those before.
+void Engine::RestoreRows(const KeptRun& kept) {
+  const auto member_of = [this](const std::string& client) -> std::optional<MemberId> {
+    const auto name = federation::ClientName::Parse(client);
+    const auto found = name.ok() ? by_name_.find(*name) : by_name_.end();
+    return found != by_name_.end() ? std::optional<MemberId>(found->second) : std::nullopt;
+  };
+  for (const auto& [client, sum] : kept.sums) {
+    if (const auto member = member_of(client)) client_sums_[*member] = sum;
+  }
+  for (const ClientRound& row : kept.rows) {
+    const auto member = member_of(row.client);
+    if (member) client_rounds_[kept.records.size() - 1][*member] = row;
+  }
+}
+
 // As BeginRecord and the verdicts left it.
 void Engine::RestoreAttempt(const KeptRun& kept) {
   const round::Resumption& machine = kept.machine;
@@ -52,6 +68,12 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
     record.late_bytes = counted.late_bytes;
     record.refused_bytes = counted.refused_bytes;
     records_.pop_back();
+    for (auto& [member, row] : client_rounds_[records_.size()]) {
+      // These are counted again.
+      row.accepted = false;
+      row.payload = {};
+      row.energy = {};
+    }
   }
   const size_t index = records_.size();
   record.round = machine.round;
@@ -69,17 +91,22 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
     if (report != kept.reports.end()) note.report = report->second;
     members_[task.member.value()].task = task.task;
   }
+  records_.push_back(std::move(record));
+  for (const auto& [task, note] : notes_) {
+    RowOf(index, note.member).asked = true;
+    if (note.report) BookCompute(index, note.member, note.report->compute);
+  }
   for (const std::shared_ptr<UploadState>& update : kept.updates) {
     // Those beyond the goal are durable, but do not count.
-    if (record.accepted == machine_.goal()) break;
+    if (records_[index].accepted == machine_.goal()) break;
     const UploadPlan& plan = update->plan();
     uploads_[plan.task] = update;
     TaskNote& note = notes_[plan.task];
     note.accepted = true;
     note.weight = plan.weight;
-    CountAccepted(record, update->payload(), plan.weight);
+    CountAccepted(records_[index], update->payload(), plan.weight);
+    BookAccepted(index, note.member, update->payload(), plan.weight);
   }
-  records_.push_back(std::move(record));
   unsummed_.insert(index);
 }
 
@@ -126,6 +153,14 @@ void Engine::Keep(store::Notes notes, bool durable, Callback<absl::Status> done)
   });
 }
 
+store::Notes Engine::RecordNotes(size_t record) const {
+  store::Notes notes = {{RecordKey(record), SerializeRecord(records_[record])}};
+  if (const auto rows = client_rounds_.find(record); rows != client_rounds_.end()) {
+    notes.merge(ClientNotes(record, clients_, rows->second));
+  }
+  return notes;
+}
+
 // A cohort's reports and refusals come in bursts: one write for all of them.
 void Engine::KeepRecord(size_t index) {
   if (!unkept_.insert(index).second || unkept_.size() > 1) return;
@@ -135,7 +170,7 @@ void Engine::KeepRecord(size_t index) {
     for (const size_t changed : unkept_) {
       // Its round's end is being stored with it, and will ask again.
       if (changed == storing_) continue;
-      notes[RecordKey(changed)] = SerializeRecord(std::as_const(records_)[changed]);
+      notes.merge(RecordNotes(changed));
     }
     unkept_.clear();
     if (!notes.empty()) Keep(std::move(notes), /*durable=*/false);

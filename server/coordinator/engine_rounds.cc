@@ -7,7 +7,7 @@
 #include "common/model/model_step.h"
 #include "common/model/safetensors.h"
 #include "server/coordinator/engine.h"
-#include "server/coordinator/records.h"
+#include "server/coordinator/kept_records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -66,6 +66,12 @@ void Engine::BeginRecord(const round::StoreTasks& e) {
   SumReports();
   // Reports for the attempt before this one may still come.
   notes_.erase(notes_.begin(), notes_.lower_bound(current_tasks_));
+  while (!client_rounds_.empty() && client_rounds_.begin()->first + 1 < records_.size()) {
+    const size_t old = client_rounds_.begin()->first;
+    if (unkept_.count(old) > 0) Keep(RecordNotes(old), /*durable=*/false);
+    for (const auto& [member, row] : client_rounds_.begin()->second) client_sums_[member].Add(row);
+    client_rounds_.erase(old);
+  }
   if (!e.items.empty()) current_tasks_ = e.items.front().task;
   for (const auto& item : e.items) {
     TaskNote& note = notes_[item.task];
@@ -81,6 +87,10 @@ void Engine::BeginRecord(const round::StoreTasks& e) {
   record.model = model_.artifact->digest;
   record.broadcast = model_.broadcast->digest;
   records_.push_back(std::move(record));
+  for (const auto& item : e.items) RowOf(records_.size() - 1, item.member).asked = true;
+  for (const auto& [member, more] : std::exchange(told_since_, {})) {
+    BookTold(records_.size() - 1, member, more);
+  }
   round_began_ = Now();
 }
 
@@ -106,6 +116,8 @@ void Engine::Apply(round::AbandonRound& e) {
        {{"round", e.round.value()}, {"attempt", e.attempt}, {"reason", reason}});
   for (const auto& [task, state] : uploads_) {
     state->Revoke(absl::AbortedError("its round was abandoned"));
+    if (notes_[task].accepted || finishing_.count(task) > 0) continue;
+    BookLate(task, state->payload().total());
   }
   uploads_.clear();
   active_.clear();
@@ -116,15 +128,18 @@ void Engine::Apply(round::AbandonRound& e) {
   const bool failed = machine_.state() == round::RunState::kFailed;
   storing_ = records_.size() - 1;
   deps_.storage->Post([this, failed, round = e.round, index = records_.size() - 1, kept = *record,
-                       before = totals_, weights = WeightNotes(),
+                       before = totals_, weights = WeightNotes(), clients = clients_,
+                       rows = AllRows(records_.size() - 1),
                        trainers = MembersOf(federation::Role::kTrainer),
                        evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     // What the attempt cost is its own, not the next one's.
     const Totals totals = ReadTotals(trainers, evaluators);
     if (!failed) {
       FillBytes(kept, totals, before);
+      CloseBooks(totals, clients, rows, kept);
       store::Notes notes = TotalsNotes(totals);
       notes[RecordKey(index)] = SerializeRecord(kept);
+      notes.merge(ClientNotes(index, clients, rows));
       notes.insert(weights.begin(), weights.end());
       absl::Status status = deps_.store->Put(notes, /*durable=*/true);
       if (status.ok()) status = deps_.store->AbandonRound(round);
@@ -135,7 +150,7 @@ void Engine::Apply(round::AbandonRound& e) {
       }
     }
     Post([this, index, totals] {
-      RecordBytes(records_[index], totals);
+      RecordBytes(index, totals);
       storing_.reset();
       KeepRecord(index);
     });
@@ -153,7 +168,7 @@ void Engine::Apply(round::StartFold& e) {
   for (const auto& [task, state] : uploads_) {
     if (notes_[task].accepted || finishing_.count(task) > 0) continue;
     late.push_back(task);
-    record.late_bytes += state->payload().total();
+    BookLate(task, state->payload().total());
   }
   for (const TaskId task : late) ForgetUpload(task, absl::AbortedError("its round has ended"));
 
@@ -247,23 +262,21 @@ void Engine::Apply(round::CommitRound& e) {
   deps_.storage->Post([this, row = std::move(row), kept = std::move(kept), before = totals_,
                        index = records_.size() - 1, artifact = next_model_->artifact,
                        made = next_made_, moments = moments_digest_, weights = WeightNotes(),
+                       clients = clients_, rows = AllRows(records_.size() - 1),
                        trainers = MembersOf(federation::Role::kTrainer),
                        evaluators = MembersOf(federation::Role::kEvaluator)]() mutable {
     const Totals totals = ReadTotals(trainers, evaluators);
     FillBytes(kept, totals, before);
+    CloseBooks(totals, clients, rows, kept);
     row.notes = TotalsNotes(totals);
     row.notes[RecordKey(index)] = SerializeRecord(kept);
+    row.notes.merge(ClientNotes(index, clients, rows));
     if (!row.moments.empty()) row.notes[kNoteMoments] = moments.Hex();
     row.notes.insert(weights.begin(), weights.end());
     NoteDownlink(artifact->digest, made, row.round, row.notes);
     if (made.broadcast->digest != artifact->digest) row.broadcast = made.broadcast->bytes;
     if (made.step) row.step = made.step->artifact->bytes;
     row.steps_kept = options_.downlink.steps_kept;
-    if (options_.budget.bytes_per_client) {
-      for (const MemberId id : trainers) {
-        row.notes[MemberBytesKey(id)] = SerializeCounters(BytesOf(id));
-      }
-    }
     const absl::Status status = deps_.store->CommitRound(row, artifact->bytes);
     SeeStore(status);
     Post([this, status, totals] { Stored(status, totals); });
@@ -278,7 +291,7 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
   record.committed = true;
   record.commit_s = absl::ToDoubleSeconds(Now() - phase_began_);
   record.total_s = absl::ToDoubleSeconds(Now() - round_began_);
-  RecordBytes(record, totals);
+  RecordBytes(records_.size() - 1, totals);
   record.model = next_model_->artifact->digest;
   FillBroadcast(record, next_made_);
   KeepRecord(records_.size() - 1);
@@ -333,19 +346,19 @@ void Engine::Stored(const absl::Status& status, const Totals& totals) {
 Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
                                   const std::vector<MemberId>& evaluators) const {
   Totals totals;
-  const auto sum = [this](const std::vector<MemberId>& ids, federation::ByteCounters& into) {
-    SetStreamLevels(into, 0);
+  // The ledger counts for this process alone.
+  totals.trainers = totals_before_.trainers;
+  totals.evaluators = totals_before_.evaluators;
+  const auto sum = [&](const std::vector<MemberId>& ids, federation::ByteCounters& into) {
     for (const MemberId id : ids) {
-      const federation::ByteCounters counters = deps_.ledger->Totals(id);
-      // Who was not here in this process has carried nothing; its levels are absent all the same.
-      if (counters.uplink.messages + counters.downlink.messages > 0) into = into + counters;
+      const ledger::Ledger::Usage usage = deps_.ledger->Read(id);
+      if (!HasCarried(usage)) continue;
+      into = into + usage.total;
+      totals.members[id] = SinceRunBegan(id, usage);
     }
   };
   sum(trainers, totals.trainers);
   sum(evaluators, totals.evaluators);
-  // The ledger counts for this process alone.
-  totals.trainers = totals.trainers + totals_before_.trainers;
-  totals.evaluators = totals.evaluators + totals_before_.evaluators;
   return totals;
 }
 
@@ -363,9 +376,14 @@ void Engine::FillBroadcast(RoundRecord& record, const MadeBroadcast& made) const
   record.downlink_nmse = made.nmse;
 }
 
-void Engine::RecordBytes(RoundRecord& record, const Totals& totals) {
+void Engine::RecordBytes(size_t index, const Totals& totals) {
+  RoundRecord& record = records_[index];
   FillBytes(record, totals, totals_);
+  ClientRounds rows = AllRows(index);
+  CloseBooks(totals, clients_, rows, record);
+  client_rounds_[index] = std::move(rows);
   totals_ = totals;
+  totals_.members.clear();
 }
 
 // Reports come before or after the verdict on their update, and after the commit of their round.
@@ -408,6 +426,9 @@ void Engine::BookLate(TaskId task, uint64_t bytes) {
   if (records_.empty() || bytes == 0) return;
   const size_t index = RecordIndexOf(task);
   records_[index].late_bytes += bytes;
+  if (const auto note = notes_.find(task); note != notes_.end()) {
+    RowOf(index, note->second.member).late_bytes += bytes;
+  }
   KeepRecord(index);
 }
 
@@ -453,10 +474,10 @@ void Engine::Apply(round::ClientsEvaluated& e) {
 // Half an evaluation is done again after a kill, so that the records are those of a run without it.
 void Engine::Apply(round::EvaluationEnded& e) {
   if (records_.empty()) return;
-  const RoundRecord& record = EvaluatedRecord(e.round);
-  Keep({{RecordKey(IndexOfCommitted(records_, e.round)), SerializeRecord(record)},
-        {kNoteEvaluated, absl::StrCat(e.round.value())}},
-       /*durable=*/false);
+  EvaluatedRecord(e.round);
+  store::Notes notes = RecordNotes(IndexOfCommitted(records_, e.round));
+  notes[kNoteEvaluated] = absl::StrCat(e.round.value());
+  Keep(std::move(notes), /*durable=*/false);
 }
 
 // With the time that the evaluation has taken.
@@ -475,8 +496,7 @@ RoundRecord& Engine::EvaluatedRecord(RoundId round) {
     file.payload = FilePayload(model_.broadcast->bytes.size(), schema_->size());
     FillBroadcast(initial, file);
     // Joining and the first fetches belong to round 1.
-    SetStreamLevels(initial.bytes, 0);
-    SetStreamLevels(initial.evaluator_bytes, 0);
+    initial.bytes = initial.idle = initial.evaluator_bytes = ledger::NoBytes();
     records_.push_back(std::move(initial));
     round_began_ = phase_began_;
   }

@@ -5,6 +5,7 @@
 #include "common/base/check.h"
 #include "common/base/status.h"
 #include "server/coordinator/engine.h"
+#include "server/coordinator/record_fields.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -322,7 +323,7 @@ void Engine::UploadFailed(const std::shared_ptr<UploadState>& state, const absl:
                {"reason", status.message()}});
   if (RoundRecord* record = CurrentRecord(); record != nullptr && offence) {
     ++record->refused;
-    record->refused_bytes += state->payload().total();
+    BookRefused(records_.size() - 1, plan.member, state->payload().total());
     KeepRecord(records_.size() - 1);
   }
   ForgetUpload(plan.task, absl::AbortedError("this upload has failed already"));
@@ -467,6 +468,7 @@ void Engine::ResolveFinish(TaskId task, absl::StatusOr<UpdateVerdict> verdict) {
     note.weight = plan.weight;
     if (RoundRecord* record = CurrentRecord(); record != nullptr) {
       CountAccepted(*record, payload, plan.weight);
+      BookAccepted(note.record, finish.member, payload, plan.weight);
       unsummed_.insert(note.record);
     }
     Note(LogLevel::kInfo, "update_accepted",
@@ -486,10 +488,7 @@ void Engine::CountAccepted(RoundRecord& record, const codec::PayloadBytes& paylo
                            uint32_t weight) {
   ++record.accepted;
   record.examples += weight;
-  record.payload.codes += payload.codes;
-  record.payload.tables += payload.tables;
-  record.payload.side_information += payload.side_information;
-  record.payload.headers += payload.headers;
+  AddPayload(record.payload, payload);
   record.bits_per_parameter = 8.0 * static_cast<double>(record.payload.total()) /
                               (static_cast<double>(record.parameters) * record.accepted);
 }
@@ -502,7 +501,7 @@ void Engine::CountVerdict(MemberId member, TaskId task, const UpdateVerdict& ver
     // Answers are counted in the round that they are given in, bytes in that which they came in.
     ++(refused ? record->refused : record->late);
     if (refused) {
-      records_[RecordIndexOf(task)].refused_bytes += received;
+      BookRefused(RecordIndexOf(task), member, received);
     } else {
       BookLate(task, received);
     }

@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
 #include "common/codec/spec.h"
-#include "server/coordinator/records.h"
+#include "server/coordinator/kept_records.h"
 
 namespace quantfl::coordinator {
 namespace {
@@ -55,11 +55,7 @@ absl::StatusOr<federation::ByteCounters> CountersOf(const store::Notes& notes,
                                                     const std::string& key) {
   const auto found = notes.find(key);
   if (found != notes.end()) return ParseCounters(found->second);
-  federation::ByteCounters none;
-  for (federation::LevelBytes* way : {&none.uplink, &none.downlink}) {
-    way->stream = way->tcp = way->link = 0;
-  }
-  return none;
+  return ledger::NoBytes();
 }
 
 Stage StageOf(store::RecoveredRun::Stage stage) {
@@ -168,10 +164,10 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
   }
   for (size_t i = 0; i < run.machine.members.size(); ++i) {
     const auto weight = notes.find(WeightKey(base::MemberId(static_cast<uint32_t>(i))));
-    const auto bytes = notes.find(MemberBytesKey(base::MemberId(static_cast<uint32_t>(i))));
-    if (bytes != notes.end()) {
-      QFL_ASSIGN_OR_RETURN(run.bytes[base::MemberId(static_cast<uint32_t>(i))],
-                           ParseCounters(bytes->second));
+    const auto totals = notes.find(ClientTotalsKey(base::MemberId(static_cast<uint32_t>(i))));
+    if (totals != notes.end()) {
+      QFL_ASSIGN_OR_RETURN(run.clients[base::MemberId(static_cast<uint32_t>(i))],
+                           ParseClientTotals(totals->second));
     }
     if (weight == notes.end()) continue;
     if (!absl::SimpleAtoi(weight->second, &run.machine.members[i].examples)) {
@@ -202,7 +198,12 @@ absl::Status ReadNotes(const store::RecoveredRun& found, KeptRun& run) {
 }  // namespace
 
 std::string RecordKey(size_t index) { return absl::StrFormat("record/%08d", index); }
-std::string MemberBytesKey(base::MemberId member) { return absl::StrCat("bytes/", member.value()); }
+std::string ClientRoundsKey(size_t index) {
+  return absl::StrFormat("archive/client_rounds/%08d", index);
+}
+std::string ClientTotalsKey(base::MemberId member) {
+  return absl::StrCat("client/", member.value());
+}
 std::string WeightKey(base::MemberId member) { return absl::StrCat("weight/", member.value()); }
 std::string ReportKey(base::TaskId task) { return absl::StrCat("attempt/report/", task.value()); }
 
@@ -355,6 +356,18 @@ absl::StatusOr<Moments> ReadKeptMoments(const store::RecoveredRun& found,
                               " are missing, or not those that were committed"));
   }
   return Moments::Parse(spec, schema, found.moments);
+}
+
+absl::Status ReadKeptRows(store::RunStore& store, KeptRun& run) {
+  for (size_t i = 0; i < run.records.size(); ++i) {
+    for (const ClientRound& row : run.rows) run.sums[row.client].Add(row);
+    run.rows.clear();
+    const absl::StatusOr<std::string> lines = store.ReadNote(ClientRoundsKey(i));
+    if (absl::IsNotFound(lines.status())) continue;
+    QFL_RETURN_IF_ERROR(lines.status());
+    QFL_ASSIGN_OR_RETURN(run.rows, ParseClientRounds(*lines));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace quantfl::coordinator

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/model/schema.h"
+#include "server/coordinator/client_round.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/moments.h"
 #include "server/coordinator/upload_state.h"
@@ -33,11 +34,12 @@ inline constexpr char kNoteEvaluators[] = "totals/evaluators";
 inline constexpr char kNoteMoments[] = "moments";  // SHA-256 of the last committed round's
 inline constexpr char kNoteCollected[] = "attempt/collected";  // seconds of the deadline
 std::string RecordKey(size_t index);                           // of records_, a RoundRecord
-std::string MemberBytesKey(base::MemberId member);             // counters at the last boundary
-std::string WeightKey(base::MemberId member);                  // of its last accepted update
-std::string ReportKey(base::TaskId task);          // of an attempt's task, a TrainingReport
-std::string OffencesKey(base::MemberId member);    // a number
-std::string QuarantineKey(base::MemberId member);  // SerializeUntil, or nothing
+std::string ClientRoundsKey(size_t index);           // of the same, client_rounds.csv's lines
+std::string ClientTotalsKey(base::MemberId member);  // at the last boundary
+std::string WeightKey(base::MemberId member);        // of its last accepted update
+std::string ReportKey(base::TaskId task);            // of an attempt's task, a TrainingReport
+std::string OffencesKey(base::MemberId member);      // a number
+std::string QuarantineKey(base::MemberId member);    // SerializeUntil, or nothing
 
 // A wall time of which seconds count, or InfiniteFuture.
 std::string SerializeUntil(absl::Time until);
@@ -70,7 +72,9 @@ struct KeptRun {
   std::vector<std::shared_ptr<UploadState>> updates;
   std::map<base::TaskId, federation::TrainingReport> reports;
   federation::ByteCounters trainers, evaluators;
-  std::map<base::MemberId, federation::ByteCounters> bytes;  // where a budget needed them
+  std::map<base::MemberId, ClientTotals> clients;
+  std::map<std::string, ClientSum> sums;  // of the rows of all records but the last, by name
+  std::vector<ClientRound> rows;          // of the last record
   absl::Time started;
   absl::Duration uptime;
   std::optional<std::string> stop;
@@ -80,6 +84,9 @@ struct KeptRun {
 absl::StatusOr<KeptRun> ReadKeptRun(const store::RecoveredRun& found,
                                     const std::shared_ptr<const model::Schema>& schema,
                                     const std::shared_ptr<const std::vector<int8_t>>& bounds);
+
+// run.sums and run.rows, which are not among what Load gives back.
+absl::Status ReadKeptRows(store::RunStore& store, KeptRun& run);
 
 // The server optimiser's moments after the last committed round. DATA_LOSS: they are missing, or
 // not those that were committed.

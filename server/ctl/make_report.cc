@@ -12,6 +12,7 @@ namespace quantfl::ctl {
 namespace {
 
 constexpr uint64_t kCsvBytesMax = uint64_t{1} << 30;
+constexpr char kClientRounds[] = "client_rounds.csv";
 
 // "runs/a" and "runs/a/" are one folder.
 std::string Trimmed(absl::string_view folder) {
@@ -24,10 +25,13 @@ absl::Status JoinCsvFiles(const std::vector<std::string>& folders, const std::st
                           const std::string& out_dir, base::Env& env) {
   std::vector<report::NamedCsv> files;
   for (const std::string& folder : folders) {
+    // Earlier versions wrote no client_rounds.csv.
+    if (!env.Exists(absl::StrCat(folder, "/", name)) && name == kClientRounds) continue;
     QFL_ASSIGN_OR_RETURN(std::string csv,
                          env.ReadFile(absl::StrCat(folder, "/", name), kCsvBytesMax));
     files.push_back({folder, std::move(csv)});
   }
+  if (files.empty()) return absl::OkStatus();
   QFL_ASSIGN_OR_RETURN(const std::string joined, report::JoinCsv(files));
   return env.WriteFileAtomically(absl::StrCat(out_dir, "/", name), joined);
 }
@@ -58,8 +62,9 @@ absl::StatusOr<std::string> MakeReport(const std::vector<std::string>& results_d
   QFL_RETURN_IF_ERROR(env.CreateDirs(out));
   QFL_RETURN_IF_ERROR(env.WriteFileAtomically(absl::StrCat(out, "/report.html"), page));
   if (!one) {
-    QFL_RETURN_IF_ERROR(JoinCsvFiles(folders, "rounds.csv", out, env));
-    QFL_RETURN_IF_ERROR(JoinCsvFiles(folders, "clients.csv", out, env));
+    for (const char* name : {"rounds.csv", "clients.csv", kClientRounds}) {
+      QFL_RETURN_IF_ERROR(JoinCsvFiles(folders, name, out, env));
+    }
   }
   return absl::StrCat(out, "/report.html\n");
 }

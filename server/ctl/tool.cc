@@ -275,7 +275,7 @@ class Tool {
         ->required();
     report
         .add_option("--out", out_dir_,
-                    "Folder for report.html, rounds.csv and clients.csv; made where it is missing "
+                    "Folder for report.html and the tables; made where it is missing "
                     "[the results folder, where there is one]")
         ->type_name("DIR");
     report.callback([this] { Print(MakeReport(folders_, out_dir_, env_)); });

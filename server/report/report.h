@@ -36,7 +36,7 @@ absl::StatusOr<std::string> Page(const std::vector<RunRecords>& runs,
 absl::StatusOr<std::string> LivePage(const RunRecords& run, absl::string_view software_version);
 absl::StatusOr<std::string> RunJson(const RunRecords& run);
 
-// All rounds of all runs, and all clients: rounds.csv and clients.csv with a first column "run".
+// The same table of several runs (rounds.csv, ...), with a first column "run".
 // `read` is each run's own file, header line first. DATA_LOSS: the header lines differ, which runs
 // of two versions of this program can bring.
 struct NamedCsv {

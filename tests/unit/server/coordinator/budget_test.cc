@@ -4,13 +4,15 @@
 #include <vector>
 
 #include "tests/unit/server/coordinator/coordinator_fixture.h"
+// After the fixture, which says testing:: and means ::testing.
+#include "tests/support/fake_tcp_probe.h"
 
 namespace quantfl::coordinator {
 namespace {
 
 using ledger::Level;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 // ---- bounds ----
 
@@ -190,6 +192,118 @@ TEST_F(BudgetRunTest, AStopThatComesFirst_IsTheEnd) {
   clients.push_back(Client("c0", 0));
   EXPECT_TRUE(Command(RunCommand::kStop).ok());
   EXPECT_EQ(Status().state, "stopped");
+}
+
+// ---- every budget at every level, with what a kernel would count ----
+
+class BudgetLevelTest : public BudgetRunTest, public ::testing::WithParamInterface<Level> {
+ protected:
+  BudgetLevelTest() {
+    options.budget.level = GetParam();
+    round_max = BytesMaxAt(GetParam(), update) + BytesMaxAt(GetParam(), whole);
+  }
+  void JoinByTcp() {
+    Join();
+    for (uint32_t i = 0; i < 2; ++i) {
+      kernels.push_back(std::make_shared<quantfl::testing::FakeKernel>());
+      Carry(i, 300, 200);
+      const std::string peer = absl::StrCat("ipv4:127.0.0.1:", 4000 + i);
+      ledger.AddConnection(peer, ledger::Ledger::Side::kCoordinator,
+                           std::make_unique<quantfl::testing::FakeProbe>(kernels[i]));
+      ledger.Attribute(peer, base::MemberId(i));
+    }
+  }
+  // Each level a little more than the one below.
+  void Carry(uint32_t i, uint64_t up, uint64_t down) {
+    const base::MemberId id(i);
+    ledger.AddPayload(id, ledger::Direction::kUplink, up);
+    ledger.AddPayload(id, ledger::Direction::kDownlink, down);
+    ledger.AddMessage(id, ledger::Direction::kUplink, up + 20);
+    ledger.AddMessage(id, ledger::Direction::kDownlink, down + 20);
+    ledger::TcpCounters& tcp = kernels[i]->counters;
+    kernels[i]->Set(tcp.bytes_sent.value_or(0) + down + 140,
+                    tcp.bytes_retransmitted.value_or(0) + 60,
+                    tcp.bytes_received.value_or(0) + up + 90);
+    tcp.header_bytes = 52;
+    tcp.segments_sent = *tcp.bytes_sent / 1448 + 1;
+    tcp.segments_received = *tcp.bytes_received / 1448 + 1;
+  }
+  uint32_t RoundsByTcp() {
+    uint32_t done = 0;
+    for (; !IsOver(); ++done) {
+      for (uint32_t i = 0; i < 2; ++i) {
+        Carry(i, update, whole);
+        Deliver(clients[i], 10 * clients[i].Task().round.value() + i);
+      }
+    }
+    return done;
+  }
+  uint64_t CarriedBy(const federation::ByteCounters& bytes) {
+    return SpentBytes(bytes, GetParam()).value();
+  }
+
+  uint64_t round_max = 0;  // of one client
+  std::vector<std::shared_ptr<quantfl::testing::FakeKernel>> kernels;
+};
+
+TEST_P(BudgetLevelTest, TheTotal_IsNotPassed) {
+  options.budget.total_bytes = 7 * round_max;
+  JoinByTcp();
+  EXPECT_EQ(RoundsByTcp(), 3u);
+  const RunStatus status = Status();
+  EXPECT_LE(CarriedBy(status.trainer_bytes), *options.budget.total_bytes);
+  EXPECT_EQ(status.budget_spent_bytes, CarriedBy(status.trainer_bytes));
+  EXPECT_THAT(status.reason, HasSubstr(absl::StrCat("budget.total_bytes = ", 7 * round_max, " (",
+                                                    ledger::ToString(GetParam()), " bytes)")));
+  EXPECT_THAT(status.reason, HasSubstr("it bought 3 rounds"));
+  EXPECT_FALSE(logger.Has("round_started round=4"));
+}
+
+TEST_P(BudgetLevelTest, AClientsOwn_IsNotPassed) {
+  options.budget.bytes_per_client = 2 * round_max + round_max / 2;
+  JoinByTcp();
+  EXPECT_EQ(RoundsByTcp(), 2u);
+  for (const MemberStatus& member : Members()) {
+    EXPECT_LE(CarriedBy(member.counters), *options.budget.bytes_per_client);
+  }
+  EXPECT_THAT(Status().reason, HasSubstr("budget.bytes_per_client"));
+  EXPECT_THAT(Status().reason, HasSubstr("it bought 2 rounds"));
+}
+
+TEST_P(BudgetLevelTest, ARoundsUplink_IsNotPassed) {
+  options.budget.uplink_bytes_per_round = 2 * BytesMaxAt(GetParam(), update) - 1;
+  JoinByTcp();
+  EXPECT_TRUE(IsOver());
+  EXPECT_THAT(Status().rounds, IsEmpty());
+  EXPECT_THAT(Status().reason, HasSubstr("budget.uplink_bytes_per_round"));
+}
+
+TEST_P(BudgetLevelTest, ARoundsUplink_ThatIsEnough_IsKept) {
+  options.policy.rounds = 2;
+  options.budget.uplink_bytes_per_round = 2 * BytesMaxAt(GetParam(), update);
+  JoinByTcp();
+  EXPECT_EQ(RoundsByTcp(), 2u);
+  // The first round has what joining took as well.
+  const federation::LevelBytes last = Status().rounds.back().bytes.uplink;
+  EXPECT_LE(ledger::BytesAt(last, GetParam()).value(), *options.budget.uplink_bytes_per_round);
+  EXPECT_THAT(Status().reason, HasSubstr("all 2 rounds done"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, BudgetLevelTest,
+                         ::testing::Values(Level::kPayload, Level::kMessages, Level::kStream,
+                                           Level::kTcp, Level::kLink),
+                         [](const auto& level) {
+                           return std::string(ledger::ToString(level.param));
+                         });
+
+TEST_F(BudgetRunTest, ALevelThatCannotBeRead_EndsTheRunAndNamesThoseThatCan) {
+  options.budget.level = Level::kLink;
+  options.budget.total_bytes = 1'000'000'000;
+  Join();
+  ledger.AddConnection("ipv4:127.0.0.1:1", ledger::Ledger::Side::kCoordinator, nullptr);
+  ledger.Attribute("ipv4:127.0.0.1:1", base::MemberId(0));
+  EXPECT_EQ(RoundsDone(), 1u);
+  EXPECT_THAT(Status().reason, HasSubstr("budget.level = \"link\" cannot be read here"));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "server/coordinator/kept_records.h"
 #include "tests/unit/server/coordinator/coordinator_fixture.h"
 
 namespace quantfl::coordinator {
@@ -46,6 +47,11 @@ std::vector<MemberStatus> MakeMembers() {
   trainer.state = "gone";
   trainer.last_round = RoundId(1);
   trainer.counters.uplink = {10, 20, 30, 40, 50};
+  trainer.accepted_payload.codes = 5;
+  trainer.late_bytes = 14;
+  trainer.energy.cpu_s = 2;
+  trainer.energy.compute_modelled_j = 10;
+  trainer.told.emplace().uplink = {9, 10, 11, {}, {}};
   MemberStatus evaluator;
   evaluator.name = {"judge", 0};
   evaluator.role = federation::Role::kEvaluator;
@@ -60,9 +66,22 @@ TEST(ClientsCsv, EveryLineHasACellForEachColumn) {
   EXPECT_EQ(lines[0],
             "client,role,client_index,state,last_round,uplink_payload_bytes,uplink_messages_bytes,"
             "uplink_stream_bytes,uplink_tcp_bytes,uplink_link_bytes,downlink_payload_bytes,"
-            "downlink_messages_bytes,downlink_stream_bytes,downlink_tcp_bytes,downlink_link_bytes");
-  EXPECT_EQ(lines[1], "pi-01/2,trainer,5,gone,1,10,20,30,40,50,0,0,,,");
-  EXPECT_EQ(lines[2], "judge/0,evaluator,,idle,0,0,0,,,,0,0,,,");
+            "downlink_messages_bytes,downlink_stream_bytes,downlink_tcp_bytes,downlink_link_bytes,"
+            "idle_uplink_payload_bytes,idle_uplink_messages_bytes,idle_uplink_stream_bytes,"
+            "idle_uplink_tcp_bytes,idle_uplink_link_bytes,idle_downlink_payload_bytes,"
+            "idle_downlink_messages_bytes,idle_downlink_stream_bytes,idle_downlink_tcp_bytes,"
+            "idle_downlink_link_bytes,accepted_codes_bytes,accepted_tables_bytes,"
+            "accepted_side_information_bytes,accepted_headers_bytes,late_payload_bytes,"
+            "refused_payload_bytes,told_uplink_payload_bytes,told_uplink_messages_bytes,"
+            "told_uplink_stream_bytes,told_uplink_tcp_bytes,told_uplink_link_bytes,"
+            "told_downlink_payload_bytes,told_downlink_messages_bytes,told_downlink_stream_bytes,"
+            "told_downlink_tcp_bytes,told_downlink_link_bytes,cpu_s,compute_measured_j,"
+            "compute_modelled_j,link_modelled_j,co2e_modelled_g");
+  EXPECT_EQ(lines[1],
+            "pi-01/2,trainer,5,gone,1,10,20,30,40,50,0,0,,,,0,0,,,,0,0,,,,5,0,0,0,14,0,9,10,11,,,0,"
+            "0,,,,2,,10,,");
+  EXPECT_EQ(lines[2],
+            "judge/0,evaluator,,idle,0,0,0,,,,0,0,,,,0,0,,,,0,0,,,,0,0,0,0,0,0,,,,,,,,,,,0,,,,");
 }
 
 TEST(RoundsCsv, EveryLineHasACellForEachColumn) {
@@ -90,6 +109,8 @@ TEST(RoundsCsv, EveryLineHasACellForEachColumn) {
   EXPECT_EQ(last["uplink_stream_bytes"], "120");
   EXPECT_EQ(last["downlink_stream_bytes"], "") << "absent, not zero";
   EXPECT_EQ(last["total_s"], "1.5");
+  EXPECT_EQ(last["repeated_payload_bytes"], "100") << "of no update";
+  EXPECT_EQ(last["idle_uplink_stream_bytes"], "") << "absent, not zero";
 }
 
 TEST(RoundsCsv, TextWithCommasAndQuotes_IsQuoted) {
@@ -127,6 +148,12 @@ TEST(SummaryJson, NamesTheClientsWithTheirBytes) {
   EXPECT_EQ(json["clients"][0]["bytes"]["uplink"]["link_bytes"], 50);
   EXPECT_TRUE(json["clients"][1]["client_index"].is_null());
   EXPECT_TRUE(json["clients"][1]["bytes"]["uplink"]["stream_bytes"].is_null());
+  EXPECT_EQ(json["clients"][0]["late_payload_bytes"], 14);
+  EXPECT_EQ(json["clients"][0]["accepted_payload"]["codes_bytes"], 5);
+  EXPECT_EQ(json["clients"][0]["energy"]["compute_modelled_j"], 10);
+  EXPECT_TRUE(json["clients"][0]["energy"]["compute_measured_j"].is_null());
+  EXPECT_EQ(json["clients"][0]["told_bytes"]["uplink"]["stream_bytes"], 11);
+  EXPECT_TRUE(json["clients"][1]["told_bytes"].is_null());
 }
 
 TEST(SummaryJson, DownlinkBudgetAndEnergy) {
@@ -185,19 +212,27 @@ TEST(SummaryJson, TextThatIsNotUtf8_DoesNotCostTheRecords) {
   EXPECT_TRUE(nlohmann::json::accept(SummaryJson(status, RunOptions{}, "0.1.0")));
 }
 
-TEST(WriteRecords, WritesFiveFiles_AndNamesTheOneThatFailed) {
+TEST(WriteRecords, WritesSixFiles_AndNamesTheOneThatFailed) {
   base::MemoryEnv env;
   Artifact model;
   model.bytes = "model";
-  ASSERT_TRUE(
-      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model)
-          .ok());
+  ClientRound row;
+  row.round = 1;
+  row.client = "pi-01/2";
+  const std::string lines = SerializeClientRounds({{base::MemberId(0), row}});
+  const auto write = [&](const std::vector<std::string>& client_rounds) {
+    return WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(),
+                        client_rounds, model);
+  };
+  ASSERT_TRUE(write({"", lines, lines}).ok());
   EXPECT_THAT(*env.List("/runs/demo"),
-              testing::ElementsAre("clients.csv", "final.safetensors", "records.sqlite",
-                                   "rounds.csv", "summary.json"));
+              testing::ElementsAre("client_rounds.csv", "clients.csv", "final.safetensors",
+                                   "records.sqlite", "rounds.csv", "summary.json"));
+  const std::string csv = *env.ReadFile("/runs/demo/client_rounds.csv", 10'000);
+  EXPECT_EQ(csv, store::ToCsv(ClientRoundsTable({row, row})));
+  EXPECT_TRUE(absl::IsDataLoss(write({"1,2,3\n"})));
   env.FailNext("summary", 1, absl::ResourceExhaustedError("no space"));
-  const absl::Status status =
-      WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(), model);
+  const absl::Status status = write({});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("summary.json"));
 }
@@ -206,7 +241,7 @@ TEST(WriteRecords, WhereTheSummaryIs_TheModelIs) {
   base::MemoryEnv env;
   env.FailNext("final", 1, absl::ResourceExhaustedError("no space"));
   EXPECT_FALSE(WriteRecords(env, "/runs/demo", MakeStatus(), RunOptions{}, "0.1.0", MakeMembers(),
-                            Artifact{})
+                            {}, Artifact{})
                    .ok());
   EXPECT_FALSE(env.Exists("/runs/demo/summary.json")) << "a restart would take the run for done";
 }

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/model/model_step.h"
+#include "server/coordinator/client_round.h"
 #include "tests/unit/server/coordinator/coordinator_fixture.h"
 // After the fixture, which says testing:: and means ::testing.
 #include "tests/support/temp_dir.h"
@@ -49,6 +50,9 @@ class KillingStore : public store::RunStore {
   }
   absl::Status Put(const store::Notes& notes, bool durable) override {
     return Step([&] { return inner_->Put(notes, durable); });
+  }
+  absl::StatusOr<std::string> ReadNote(const std::string& key) override {
+    return Step([&] { return inner_->ReadNote(key); });
   }
   absl::Status RecordTasks(const std::vector<store::IssuedTask>& tasks) override {
     return Step([&] { return inner_->RecordTasks(tasks); });
@@ -434,6 +438,52 @@ TEST_F(ResumeTest, ABroadcastModelThatIsNotTheOneCommitted_IsRefused_ALostStepIs
   const absl::Status status = Resume();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("broadcast model after round 1"));
+}
+
+TEST_F(ResumeTest, WhatClientsCarriedByRound_Survives_AndGoesOn) {
+  const auto rows_of = [](Life& life, size_t record) {
+    absl::StatusOr<std::vector<std::string>> lines = absl::UnknownError("no answer");
+    life.coordinator->ReadClientRounds([&](auto read) { lines = std::move(read); });
+    life.Run();
+    return *ParseClientRounds(lines.value().at(record));
+  };
+  const auto carry = [](Life& life, uint64_t bytes) {
+    for (uint32_t i = 0; i < kTrainers; ++i) {
+      life.ledger.AddMessage(base::MemberId(i), ledger::Direction::kUplink, bytes + i);
+    }
+  };
+  auto life = NewLife();
+  life->EvaluateNothing();
+  life->options.policy.rounds = 3;
+  life->Begin();
+  life->Connect(kTrainers);
+  carry(*life, 1000);
+  for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
+  const std::string first = SerializeClientRounds({{base::MemberId(0), rows_of(*life, 0)[0]}});
+  carry(*life, 50);  // of the second round, lost with the process
+  life->Train(0);
+  life.reset();
+
+  life = NewLife();
+  life->EvaluateNothing();
+  life->options.policy.rounds = 3;
+  life->Begin();
+  life->Connect(kTrainers);
+  EXPECT_EQ(life->Members().at(2).counters.uplink.messages, 1002u);
+  carry(*life, 200);
+  for (uint32_t i = 0; i < kTrainers; ++i) {
+    if (life->Status().round == RoundId(2) && memory.acknowledged[i].count(2) == 0) life->Train(i);
+  }
+  EXPECT_EQ(life->Status().round, RoundId(3));
+  EXPECT_EQ(SerializeClientRounds({{base::MemberId(0), rows_of(*life, 0)[0]}}), first);
+  const std::vector<ClientRound> second = rows_of(*life, 1);
+  ASSERT_EQ(second.size(), kTrainers);
+  for (uint32_t i = 0; i < kTrainers; ++i) {
+    EXPECT_EQ(second[i].bytes.uplink.messages, 200u + i);
+    EXPECT_TRUE(second[i].asked && second[i].accepted);
+    EXPECT_GT(second[i].payload.codes, 0u);
+  }
+  EXPECT_EQ(life->Members().at(2).counters.uplink.messages, 1204u);
 }
 
 TEST_F(ResumeTest, LimitsMayChange) {

@@ -89,6 +89,10 @@ class FakeCoordinator final : public coordinator::Coordinator {
                 coordinator::Callback<absl::Status> done) override;
   void GetStatus(coordinator::Callback<coordinator::RunStatus> done) override;
   void ListMembers(coordinator::Callback<std::vector<coordinator::MemberStatus>> done) override;
+  void ReadClientRounds(
+      coordinator::Callback<absl::StatusOr<std::vector<std::string>>> done) override {
+    done(std::vector<std::string>());
+  }
   void Watch(uint64_t after, std::shared_ptr<coordinator::EventSink> sink) override;
   void Unwatch(std::shared_ptr<coordinator::EventSink> sink) override;
   void Command(coordinator::RunCommand command, coordinator::Callback<absl::Status> done) override;
