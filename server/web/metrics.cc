@@ -95,7 +95,8 @@ std::string MetricsText(const coordinator::RunStatus& status,
   out.Sample(status.cohort);
 
   double committed = 0, abandoned = 0, accepted = 0, late = 0, refused = 0, examples = 0;
-  double late_bytes = 0, refused_bytes = 0;
+  double late_bytes = 0, refused_bytes = 0, repeated_bytes = 0;
+  ledger::EnergyUse energy;
   std::map<std::string, double> seconds = {
       {"collect", 0}, {"fold", 0}, {"commit", 0}, {"evaluate", 0}};
   const coordinator::RoundRecord* last = nullptr;
@@ -115,6 +116,8 @@ std::string MetricsText(const coordinator::RunStatus& status,
     examples += static_cast<double>(r.examples);
     late_bytes += static_cast<double>(r.late_bytes);
     refused_bytes += static_cast<double>(r.refused_bytes);
+    repeated_bytes += static_cast<double>(r.repeated_bytes());
+    energy = energy + r.energy;
     seconds["collect"] += r.collect_s;
     seconds["fold"] += r.fold_s;
     seconds["commit"] += r.commit_s;
@@ -130,10 +133,25 @@ std::string MetricsText(const coordinator::RunStatus& status,
   out.Family("quantfl_wasted_payload_bytes_total", "counter", "Payload received for nothing.");
   out.Sample(late_bytes, {{"verdict", "late"}});
   out.Sample(refused_bytes, {{"verdict", "refused"}});
+  out.Sample(repeated_bytes, {{"verdict", "repeated"}});
   out.Family("quantfl_examples_total", "counter", "Examples trained on, summed over updates.");
   out.Sample(examples);
   out.Family("quantfl_phase_seconds_total", "counter", "Seconds by phase of a round.");
   for (const auto& [phase, total] : seconds) out.Sample(total, {{"phase", phase}});
+  out.Family("quantfl_cpu_seconds_total", "counter", "CPU time of trainers.");
+  out.Sample(energy.cpu_s);
+  if (energy.compute_measured_j || energy.compute_modelled_j || energy.link_j) {
+    out.Family(
+        "quantfl_energy_joules_total", "counter",
+        "Of trainers: computing, measured by RAPL or modelled from CPU time; link, modelled.");
+    out.Sample(energy.compute_measured_j, {{"part", "compute"}, {"kind", "measured"}});
+    out.Sample(energy.compute_modelled_j, {{"part", "compute"}, {"kind", "modelled"}});
+    out.Sample(energy.link_j, {{"part", "link"}, {"kind", "modelled"}});
+  }
+  if (energy.co2e_g) {
+    out.Family("quantfl_co2e_grams_total", "counter", "Modelled from the joules.");
+    out.Sample(*energy.co2e_g);
+  }
   if (accuracy.has_value()) {
     out.Family("quantfl_accuracy_ratio", "gauge", "Of the last evaluated model, 0..1.");
     out.Sample(*accuracy);
@@ -145,8 +163,10 @@ std::string MetricsText(const coordinator::RunStatus& status,
   if (last != nullptr && last->accepted > 0) {
     out.Family("quantfl_train_loss", "gauge", "Weighted mean of what clients reported.");
     out.Sample(last->train_loss);
-    out.Family("quantfl_bits_per_parameter", "gauge", "Of the last round's accepted updates.");
-    out.Sample(last->bits_per_parameter);
+    // In the base unit, as the naming rules ask for.
+    out.Family("quantfl_payload_bytes_per_parameter", "gauge",
+               "Of the last round's accepted updates: an eighth of the bits.");
+    out.Sample(last->bits_per_parameter / 8);
     if (last->quantisation_nmse.has_value()) {
       out.Family("quantfl_quantisation_nmse_ratio", "gauge",
                  "Squared error of the quantiser over the squared norm, last round.");
@@ -155,14 +175,14 @@ std::string MetricsText(const coordinator::RunStatus& status,
   }
 
   const bool each = members.size() <= kClientSeriesMax;
+  const auto labels = [](const coordinator::MemberStatus& m) {
+    return Labels{{"client", m.name.ToString()},
+                  {"role", std::string(federation::ToString(m.role))}};
+  };
   const auto levels = [&](const char* name, const char* help, auto way) {
     out.Family(name, "counter", help);
     if (each) {
-      for (const coordinator::MemberStatus& m : members) {
-        Levels(
-            out, way(m.counters),
-            {{"client", m.name.ToString()}, {"role", std::string(federation::ToString(m.role))}});
-      }
+      for (const coordinator::MemberStatus& m : members) Levels(out, way(m.counters), labels(m));
     } else {
       Levels(out, way(status.trainer_bytes), {{"role", "trainer"}});
       Levels(out, way(status.evaluator_bytes), {{"role", "evaluator"}});
@@ -172,6 +192,15 @@ std::string MetricsText(const coordinator::RunStatus& status,
          [](const federation::ByteCounters& c) { return c.uplink; });
   levels("quantfl_downlink_bytes_total", "To clients, counted at the coordinator.",
          [](const federation::ByteCounters& c) { return c.downlink; });
+  if (each && !members.empty()) {
+    for (const bool up : {true, false}) {
+      out.Family(up ? "quantfl_idle_uplink_bytes_total" : "quantfl_idle_downlink_bytes_total",
+                 "counter", "Of these, while the client had no task.");
+      for (const coordinator::MemberStatus& m : members) {
+        Levels(out, up ? m.idle.uplink : m.idle.downlink, labels(m));
+      }
+    }
+  }
   return std::move(out).Take();
 }
 

@@ -34,6 +34,10 @@ coordinator::RunStatus Status() {
   coordinator::RoundRecord abandoned;
   abandoned.round = base::RoundId(2);
   abandoned.collect_s = 2;
+  abandoned.late_bytes = 5;
+  abandoned.bytes.uplink.payload = 12;
+  abandoned.energy.compute_modelled_j = 7;
+  abandoned.energy.co2e_g = 0.5;
   status.rounds = {first, abandoned};
   return status;
 }
@@ -49,14 +53,27 @@ std::vector<coordinator::MemberStatus> Members(size_t n) {
 
 TEST(MetricsText, CountsWhatHasEnded) {
   const std::string text = MetricsText(Status(), Members(1), "bu:16", "1.0");
-  EXPECT_THAT(text, AllOf(HasSubstr("quantfl_rounds_total{outcome=\"committed\"} 1\n"),
-                          HasSubstr("quantfl_rounds_total{outcome=\"abandoned\"} 1\n"),
-                          HasSubstr("quantfl_updates_total{verdict=\"accepted\"} 4\n"),
-                          HasSubstr("quantfl_updates_total{verdict=\"late\"} 1\n"),
-                          HasSubstr("quantfl_phase_seconds_total{phase=\"collect\"} 3.5\n"),
-                          HasSubstr("quantfl_accuracy_ratio 0.5\n"),
-                          HasSubstr("quantfl_run_state{state=\"running\"} 1\n"),
-                          HasSubstr("quantfl_run_state{state=\"failed\"} 0\n")));
+  EXPECT_THAT(
+      text, AllOf(HasSubstr("quantfl_rounds_total{outcome=\"committed\"} 1\n"),
+                  HasSubstr("quantfl_rounds_total{outcome=\"abandoned\"} 1\n"),
+                  HasSubstr("quantfl_updates_total{verdict=\"accepted\"} 4\n"),
+                  HasSubstr("quantfl_updates_total{verdict=\"late\"} 1\n"),
+                  HasSubstr("quantfl_phase_seconds_total{phase=\"collect\"} 3.5\n"),
+                  HasSubstr("quantfl_accuracy_ratio 0.5\n"),
+                  HasSubstr("quantfl_wasted_payload_bytes_total{verdict=\"repeated\"} 7\n"),
+                  HasSubstr("quantfl_energy_joules_total{part=\"compute\","
+                            "kind=\"modelled\"} 7\n"),
+                  Not(HasSubstr("kind=\"measured\"")), HasSubstr("quantfl_co2e_grams_total 0.5\n"),
+                  HasSubstr("quantfl_run_state{state=\"running\"} 1\n"),
+                  HasSubstr("quantfl_run_state{state=\"failed\"} 0\n")));
+}
+
+TEST(MetricsText, IdleBytesAreApart) {
+  std::vector<coordinator::MemberStatus> members = Members(1);
+  members[0].idle.downlink = {0, 3, 17, 17, std::nullopt};
+  const std::string text = MetricsText(Status(), members, "", "");
+  EXPECT_THAT(text, HasSubstr("quantfl_idle_downlink_bytes_total{client=\"pi/0\",role=\"trainer\","
+                              "level=\"stream\"} 17\n"));
 }
 
 TEST(MetricsText, AbsentLevelsHaveNoSample) {
