@@ -151,13 +151,17 @@ std::vector<Measure> Measures() {
     for (const auto& [level, field] :
          {std::pair<const char*, const char*>{"codec payload", "payload_bytes"},
           {"Protobuf messages", "messages_bytes"},
-          {"TCP stream", "stream_bytes"}}) {
+          {"TCP stream", "stream_bytes"},
+          {"TCP and repeats", "tcp_bytes"},
+          {"link, IP packets", "link_bytes"}}) {
       add(
           absl::StrCat(name, ", ", level),
           [at, f = std::string(field)](const Json& j) {
             return NumberAt(j, {"trainer_bytes", at.c_str(), f.c_str()});
           },
           Bytes);
+      measures.back().optional =
+          field == absl::string_view("tcp_bytes") || field == absl::string_view("link_bytes");
     }
   }
   add("bits per parameter, uplink", BitsPerParameter, Plain);

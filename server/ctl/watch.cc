@@ -1,5 +1,8 @@
 #include "server/ctl/watch.h"
 
+#include <sys/ioctl.h>
+
+#include <algorithm>
 #include <optional>
 #include <thread>
 
@@ -7,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
@@ -18,6 +22,9 @@ namespace quantfl::ctl {
 namespace {
 
 constexpr char kClearLine[] = "\r\x1b[K";
+constexpr size_t kColumns = 80;
+constexpr uint32_t kMembersAskedMax = 1000;  // of so many the coordinator is asked at each drawing
+constexpr absl::Duration kRateTakenAfter = absl::Seconds(1);
 constexpr absl::Duration kRedraw = absl::Milliseconds(250);
 constexpr size_t kReasonShownMax = 200;
 
@@ -63,20 +70,19 @@ std::string HeaderText(const coordinator::RunStatus& status) {
 }
 
 std::string RowTitles() {
-  return absl::StrFormat("%5s  %9s  %10s  %9s  %9s  %11s  %11s  %10s  %8s\n", "round", "updates",
-                         "train loss", "accuracy", "clients'", "up payload", "down", "bits/param",
-                         "seconds");
+  return absl::StrFormat("%5s  %7s  %6s  %8s  %8s  %8s  %8s  %6s  %7s\n", "round", "updates",
+                         "loss", "accuracy", "clients'", "payload", "down", "bits", "seconds");
 }
 
 std::string RowText(const coordinator::RoundRecord& record) {
   const std::string updates =
       record.cohort > 0 ? absl::StrCat(record.accepted, "/", record.cohort) : "-";
   if (!record.committed) {
-    return absl::StrFormat("%5d  %9s  abandoned (attempt %d): %s\n", record.round.value(), updates,
+    return absl::StrFormat("%5d  %7s  abandoned (attempt %d): %s\n", record.round.value(), updates,
                            record.attempt, Printable(record.reason).substr(0, kReasonShownMax));
   }
   return absl::StrFormat(
-      "%5d  %9s  %10s  %9s  %9s  %11s  %11s  %10s  %8.1f\n", record.round.value(), updates,
+      "%5d  %7s  %6s  %8s  %8s  %8s  %8s  %6s  %7.1f\n", record.round.value(), updates,
       record.accepted > 0 ? absl::StrFormat("%.4f", record.train_loss) : "-",
       Percent(record.accuracy), Percent(record.clients.accuracy),
       terminal::HumanBytes(record.bytes.uplink.payload),
@@ -102,10 +108,62 @@ std::string NowText(const coordinator::RunStatus& status) {
   return text;
 }
 
-std::string WatchView::Update(const coordinator::RunStatus& status) {
-  std::string out;
-  if (live_shown_) out += kClearLine;
-  live_shown_ = false;
+std::string WatchView::ClientLines(const std::vector<coordinator::MemberStatus>& members,
+                                   base::SteadyTime now) {
+  // Who does something comes first.
+  const auto rank = [](const coordinator::MemberStatus& m) {
+    const std::vector<std::string> states = {"uploading", "training", "evaluating",
+                                             "idle",      "waiting",  "gone"};
+    return std::find(states.begin(), states.end(), m.state) - states.begin();
+  };
+  std::vector<const coordinator::MemberStatus*> order;
+  for (const coordinator::MemberStatus& m : members) {
+    order.push_back(&m);
+    const uint64_t bytes = m.counters.uplink.stream.value_or(m.counters.uplink.messages);
+    const auto [rate, is_new] = rates_.emplace(m.member, Rate{bytes, now, std::nullopt});
+    if (is_new || now - rate->second.at < kRateTakenAfter) continue;
+    const uint64_t more = bytes - std::min(bytes, rate->second.bytes);
+    rate->second = {bytes, now,
+                    static_cast<double>(more) / absl::ToDoubleSeconds(now - rate->second.at)};
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](const auto* a, const auto* b) { return rank(*a) < rank(*b); });
+  Table table({{"client"},
+               {"state"},
+               {"upload", Table::Align::kRight},
+               {"up now", Table::Align::kRight},
+               {"up", Table::Align::kRight},
+               {"down", Table::Align::kRight}});
+  for (size_t i = 0; i < std::min(order.size(), kClientsShownMax); ++i) {
+    const coordinator::MemberStatus& m = *order[i];
+    const std::optional<double> rate = rates_.at(m.member).per_second;
+    const auto stream = [](const federation::LevelBytes& bytes) {
+      return bytes.stream ? terminal::HumanBytes(*bytes.stream) : "-";
+    };
+    table.AddRow(
+        {m.name.ToString(), m.state,
+         m.upload_chunks_total > 0 ? absl::StrCat(m.upload_chunks_done, "/", m.upload_chunks_total)
+                                   : "-",
+         rate ? absl::StrCat(terminal::HumanBytes(static_cast<uint64_t>(*rate)), "/s") : "-",
+         stream(m.counters.uplink), stream(m.counters.downlink)});
+  }
+  std::string text = table.ToString();
+  if (order.size() > kClientsShownMax) {
+    absl::StrAppend(&text, "and ", order.size() - kClientsShownMax, " more: quantflctl clients\n");
+  }
+  return text;
+}
+
+std::string WatchView::Clear() {
+  const size_t lines = std::exchange(live_lines_, 0);
+  if (lines == 0) return "";
+  return lines == 1 ? kClearLine : absl::StrCat("\r\x1b[", lines - 1, "A\x1b[J");
+}
+
+std::string WatchView::Update(const coordinator::RunStatus& status,
+                              const std::vector<coordinator::MemberStatus>& members,
+                              base::SteadyTime now) {
+  std::string out = Clear();
   if (!header_shown_) absl::StrAppend(&out, HeaderText(status), RowTitles());
   header_shown_ = true;
   for (const coordinator::RoundRecord& record : status.rounds) {
@@ -117,10 +175,20 @@ std::string WatchView::Update(const coordinator::RunStatus& status) {
     if (!end_shown_) absl::StrAppend(&out, NowText(status), "\n");
     end_shown_ = true;
   } else if (is_terminal_) {
-    out += NowText(status);
-    live_shown_ = true;
+    std::string live = NowText(status);
+    if (!members.empty()) absl::StrAppend(&live, "\n", ClientLines(members, now));
+    // A line that wraps would be two.
+    for (const absl::string_view line : absl::StrSplit(live, '\n', absl::SkipEmpty())) {
+      absl::StrAppend(&out, live_lines_++ > 0 ? "\n" : "", line.substr(0, columns_ - 1));
+    }
   }
   return out;
+}
+
+size_t TerminalColumns(std::FILE* out) {
+  winsize size = {};
+  if (ioctl(fileno(out), TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kColumns;
+  return size.ws_col;
 }
 
 absl::StatusOr<coordinator::RunStatus> Watch(
@@ -140,7 +208,7 @@ absl::StatusOr<coordinator::RunStatus> Watch(
     news.status = std::move(status);
     news.changed.NotifyOne();
   });
-  WatchView view(is_terminal);
+  WatchView view(is_terminal, TerminalColumns(out));
   absl::StatusOr<coordinator::RunStatus> last =
       absl::UnavailableError("the coordinator was never there");
   bool ended = false;
@@ -167,7 +235,13 @@ absl::StatusOr<coordinator::RunStatus> Watch(
       break;
     }
     last = std::move(status);
-    Write(out, view.Update(*last));
+    absl::StatusOr<std::vector<coordinator::MemberStatus>> members =
+        absl::UnavailableError("not asked for");
+    if (is_terminal && !IsOver(*last) && last->members <= kMembersAskedMax) {
+      members = client.ListMembers();
+    }
+    Write(out, view.Update(*last, members.value_or(std::vector<coordinator::MemberStatus>()),
+                           base::SystemClock().Now()));
     if (IsOver(*last)) break;
   }
   client.Cancel();
@@ -178,7 +252,7 @@ absl::StatusOr<coordinator::RunStatus> Watch(
     Write(out, view.Update(*end));
     return end;
   }
-  if (is_terminal) Write(out, kClearLine);
+  Write(out, view.Clear());
   base::MutexLock lock(news.mutex);
   return absl::UnavailableError(
       absl::StrCat("the coordinator went away in round ", last->round.value(),

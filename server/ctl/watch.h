@@ -4,28 +4,51 @@
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/base/clock.h"
 #include "server/coordinator/coordinator.h"
 #include "server/rpc/operator_client.h"
 
 namespace quantfl::ctl {
 
-// A run as it goes on, for people: a header, a row for each round, and on a terminal one line below
-// that is drawn again. Turns states into text; prints nothing.
+// A run as it goes on, for people: a header, a row for each round, and on a terminal some lines
+// below that are drawn again: what the run does, and its clients with state, progress and link
+// rate. Turns states into text; prints nothing.
 class WatchView {
  public:
-  explicit WatchView(bool is_terminal) : is_terminal_(is_terminal) {}
-  // What to write now that the run is as `status` says.
-  std::string Update(const coordinator::RunStatus& status);
+  static constexpr size_t kClientsShownMax = 8;
+
+  //   columns  of the terminal: what is drawn again is cut to them, rows have at most 79
+  explicit WatchView(bool is_terminal, size_t columns = 80)
+      : is_terminal_(is_terminal), columns_(columns) {}
+  // What to write now that the run is as `status` says. `members` as at `now`; none: not asked for.
+  std::string Update(const coordinator::RunStatus& status,
+                     const std::vector<coordinator::MemberStatus>& members = {},
+                     base::SteadyTime now = base::SteadyTime());
+  std::string Clear();  // takes away what would be drawn again
 
  private:
+  // A client's uplink, when a rate was last taken of it.
+  struct Rate {
+    uint64_t bytes = 0;
+    base::SteadyTime at;
+    std::optional<double> per_second;
+  };
+  std::string ClientLines(const std::vector<coordinator::MemberStatus>& members,
+                          base::SteadyTime now);
+
   const bool is_terminal_;
+  const size_t columns_;
+  std::map<base::MemberId, Rate> rates_;
   bool header_shown_ = false;
-  bool live_shown_ = false;
+  size_t live_lines_ = 0;  // that are drawn again
   bool end_shown_ = false;
   std::set<std::pair<uint32_t, uint32_t>> shown_;  // round, attempt
 };
@@ -38,6 +61,9 @@ std::string RowText(const coordinator::RoundRecord& record);
 std::string NowText(const coordinator::RunStatus& status);  // "round 3/8 collecting, 3/4 updates"
 bool IsFinal(const coordinator::RoundRecord& record, const coordinator::RunStatus& status);
 bool IsOver(const coordinator::RunStatus& status);
+
+// Those of the terminal behind `out`; 80 where it does not say.
+size_t TerminalColumns(std::FILE* out);
 
 // Follows the run until it ends, writing to `out`; its last state. Driven by the coordinator's
 // events: on a terminal every event redraws, at most four times a second, on a pipe the ends of

@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 
 namespace quantfl::ctl {
 namespace {
@@ -57,8 +58,8 @@ TEST(WatchView, OnAPipe_PrintsHeaderThenEachRoundOnce) {
   status.round = base::RoundId(2);
   status.phase = "collecting";
   EXPECT_EQ(view.Update(status),
-            "    1        4/4      0.5000    81.23 %    79.50 %     124.0 kB     990.0 kB       "
-            "4.027       3.2\n");
+            "    1      4/4  0.5000   81.23 %   79.50 %  124.0 kB  990.0 kB   4.027      3.2\n");
+  EXPECT_LT(RowTitles().size(), 80u + 1);
   EXPECT_EQ(view.Update(status), "");
 }
 
@@ -72,6 +73,53 @@ TEST(WatchView, OnATerminal_RedrawsOneLineBelow) {
   status.reason = "all 2 rounds done";
   EXPECT_EQ(view.Update(status), "\r\x1b[Kfinished: all 2 rounds done\n");
   EXPECT_EQ(view.Update(status), "");
+}
+
+coordinator::MemberStatus Client(uint32_t i, const std::string& state, uint64_t up) {
+  coordinator::MemberStatus member;
+  member.member = base::MemberId(i);
+  member.name = {"pi", i};
+  member.state = state;
+  member.counters.uplink.stream = up;
+  return member;
+}
+
+TEST(WatchView, OnATerminal_ShowsClients_WhoIsBusyFirst_WithTheirRates) {
+  WatchView view(true);
+  const coordinator::RunStatus status = Running(1, "collecting");
+  std::vector<coordinator::MemberStatus> members = {Client(0, "idle", 0),
+                                                    Client(1, "uploading", 0)};
+  members[1].upload_chunks_done = 1;
+  members[1].upload_chunks_total = 3;
+  base::SteadyTime now;
+  EXPECT_TRUE(absl::EndsWith(view.Update(status, members, now),
+                             "\nround 1/2 collecting, 3/4 updates\n"
+                             "client  state      upload  up now   up  down\n"
+                             "pi/1    uploading     1/3       -  0 B     -\n"
+                             "pi/0    idle            -       -  0 B     -"));
+  members[1].counters.uplink.stream = 3'000'000;
+  now = now + absl::Seconds(2);
+  EXPECT_EQ(view.Update(status, members, now),
+            "\r\x1b[3A\x1b[Jround 1/2 collecting, 3/4 updates\n"
+            "client  state      upload    up now      up  down\n"
+            "pi/1    uploading     1/3  1.5 MB/s  3.0 MB     -\n"
+            "pi/0    idle            -     0 B/s     0 B     -");
+  EXPECT_EQ(view.Clear(), "\r\x1b[3A\x1b[J");
+  EXPECT_EQ(view.Clear(), "");
+}
+
+TEST(WatchView, OnATerminal_WhatIsDrawnAgain_IsCutToItsWidth_AndToAFewClients) {
+  WatchView view(true, 40);
+  std::vector<coordinator::MemberStatus> members;
+  for (uint32_t i = 0; i < 20; ++i) {
+    members.push_back(Client(i, "idle", 0));
+    members.back().name.device = std::string(64, 'x');
+  }
+  const std::string text = view.Update(Running(1, "collecting"), members);
+  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  EXPECT_EQ(lines.size(), 2 + 1 + 1 + WatchView::kClientsShownMax + 1);
+  for (size_t i = 2; i < lines.size(); ++i) EXPECT_LT(lines[i].size(), 40u) << lines[i];
+  EXPECT_EQ(lines.back(), "and 12 more: quantflctl clients");
 }
 
 TEST(WatchView, AbandonedRound_IsARowWithItsReasonAndNoEscapes) {
