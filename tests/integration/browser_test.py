@@ -68,16 +68,19 @@ class Browser(FederationTest):
         folder = os.environ.get("QUANTFL_SCREENSHOTS")
         if folder:
             size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-            shot = driver.execute_cdp_cmd("Page.captureScreenshot", {
-                "captureBeyondViewport": True,
-                "clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}})
+            # A window as high as the page, and two frames for the pictures to follow it.
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+                "width": int(size["width"]), "height": int(size["height"]), "deviceScaleFactor": 1,
+                "mobile": size["width"] < 500})
+            driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+            shot = driver.execute_cdp_cmd("Page.captureScreenshot", {})
             import base64
             os.makedirs(folder, exist_ok=True)
             with open(f"{folder}/{name}.png", "wb") as f:
                 f.write(base64.b64decode(shot["data"]))
 
     def test_the_live_page_shows_a_new_round_without_a_reload(self):
-        process, ready = self.coordinator(self.config(name="live", round__rounds=4, evaluation__enabled=False))
+        process, ready = self.coordinator(self.config(name="live", round__rounds=8, evaluation__enabled=False))
         web = ready["web"].strip('"')
         with contextlib.ExitStack() as open_browsers:
             pages = {}
@@ -85,9 +88,12 @@ class Browser(FederationTest):
                 pages[name] = open_browsers.enter_context(browser(*size)).driver
                 pages[name].get(web)
                 pages[name].execute_script("window.loadedOnce = true")
-                self.assertIn("round 0 of 4", pages[name].find_element(By.ID, "phase").text)
+                self.assertIn("round 0 of 8", pages[name].find_element(By.ID, "phase").text)
             for i in range(4):
                 self.synthetic(ready["federation"], f"pi-{i}", "--first-index", i)
+            process.wait_for("round_committed")
+            # So that it is there as long as the pages are looked at.
+            run("quantflctl", "pause", "--results-dir", self.folder / "live", check=0)
             for name, driver in pages.items():
                 # Until the page itself shows a committed round.
                 WebDriverWait(driver, 60).until(
@@ -95,6 +101,7 @@ class Browser(FederationTest):
                 self.assertTrue(driver.execute_script("return window.loadedOnce"), "the page was loaded anew")
                 self.assertEqual(len(driver.find_elements(By.CSS_SELECTOR, "#clients tbody tr")), 4)
                 self.look(driver, f"live-{name}")
+            run("quantflctl", "resume", "--results-dir", self.folder / "live", check=0)
             self.assertEqual(process.wait(), 0, process.tail())
 
     def test_a_report_reads_on_a_desktop_a_phone_and_in_the_dark(self):

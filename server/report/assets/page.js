@@ -14,28 +14,37 @@
   const dash = (i) => DASHES[Math.floor(i / COLOURS.length) % DASHES.length];
 
   const LEVELS = [
-    ['payload_bytes', 'codec payload (L1)'],
-    ['messages_bytes', 'Protobuf messages (L2)'],
-    ['stream_bytes', 'TCP stream (L3)'],
-    ['tcp_bytes', 'TCP with retransmissions (L4)'],
-    ['link_bytes', 'link, IP packets (L5)'],
+    ['payload_bytes', 'codec payload (L1)', 'payload'],
+    ['messages_bytes', 'Protobuf messages (L2)', 'messages'],
+    ['stream_bytes', 'TCP stream (L3)', 'stream'],
+    ['tcp_bytes', 'TCP with retransmissions (L4)', 'TCP'],
+    ['link_bytes', 'link, IP packets (L5)', 'link'],
   ];
   const PHASES = [['collect', 'training and uploads'], ['fold', 'fold'], ['commit', 'commit'], ['evaluate', 'evaluation']];
 
   // ---- numbers ----
 
+  const NARROW = '\u00a0';  // between a figure and its unit no line ends
   const known = (v) => typeof v === 'number' && Number.isFinite(v);
   function bytes(v) {
     if (!known(v)) return '–';
     const units = ['B', 'kB', 'MB', 'GB', 'TB'];
     let unit = 0;
     while (Math.abs(v) >= 1000 && unit < units.length - 1) { v /= 1000; ++unit; }
-    return (unit === 0 ? v.toFixed(0) : v.toPrecision(v >= 100 ? 4 : 3)) + ' ' + units[unit];
+    return (unit === 0 ? v.toFixed(0) : v.toPrecision(v >= 100 ? 4 : 3)) + NARROW + units[unit];
   }
+  // 0.0000071 g is 7.10 µg.
+  function scaled(v, unit) {
+    if (!known(v)) return '–';
+    const prefixes = [[1e3, 'k'], [1, ''], [1e-3, 'm'], [1e-6, 'µ'], [1e-9, 'n']];
+    const [factor, prefix] = prefixes.find(([f]) => Math.abs(v) >= f) || [1, ''];
+    return (v === 0 ? '0' : (v / factor).toPrecision(3)) + NARROW + prefix + unit;
+  }
+  const tick = (v) => bytes(v).replace(/(\.\d*?)0+(?=\u00a0)/, '$1').replace(/\.(?=\u00a0)/, '');  // 1.50 MB as 1.5 MB
   const fixed = (digits) => (v) => known(v) ? v.toFixed(digits) : '–';
-  const percent = (v) => known(v) ? (100 * v).toFixed(2) + ' %' : '–';
+  const percent = (v) => known(v) ? (100 * v).toFixed(2) + NARROW + '%' : '–';
   const count = (v) => known(v) ? v.toLocaleString('en') : '–';
-  const seconds = (v) => known(v) ? (v < 10 ? v.toFixed(2) : v.toFixed(1)) + ' s' : '–';
+  const seconds = (v) => known(v) ? (v < 10 ? v.toFixed(2) : v.toFixed(1)) + NARROW + 's' : '–';
   const text = (v) => v === null || v === undefined || v === '' ? '–' : String(v);
   // The sum; absent where one of them is.
   const sum = (values) => values.every(known) ? values.reduce((a, b) => a + b, 0) : null;
@@ -46,6 +55,9 @@
     return r.client_evaluation && known(r.client_evaluation.accuracy) ? r.client_evaluation.accuracy : null;
   }
   const roundsOf = (run) => run.summary.rounds || [];
+  // What the round under way has carried is not known yet, which is not the same as absent.
+  const isUnderWay = (r) => !r.committed && !r.reason;
+  const endedOf = (run) => roundsOf(run).filter((r) => !isUnderWay(r));
   const committed = (run) => roundsOf(run).filter((r) => r.committed);
   const nameOf = (run) => (run.summary.run && run.summary.run.name) || 'run';
   const codecOf = (run) => (run.summary.run && run.summary.run.codec) || '';
@@ -62,7 +74,7 @@
   function accuracyCurve(run, direction, level) {
     const points = [];
     let total = 0;
-    for (const r of roundsOf(run)) {
+    for (const r of endedOf(run)) {
       const carried = levelOf(r.bytes, direction, level);
       if (carried === null) return { points, absentFrom: r.round };
       total += carried;
@@ -98,8 +110,8 @@
     if (evaluated.length === 0) return null;
     return accuracyOf(evaluated[evaluated.length - 1]);
   }
-  const totals = (run, direction, level) => sum(roundsOf(run).map((r) => levelOf(r.bytes, direction, level)));
-  const spent = (run, phase) => sum(roundsOf(run).map((r) => r.seconds ? r.seconds[phase] : null));
+  const totals = (run, direction, level) => sum(endedOf(run).map((r) => levelOf(r.bytes, direction, level)));
+  const spent = (run, phase) => sum(endedOf(run).map((r) => r.seconds ? r.seconds[phase] : null));
   // The lowest level of the wire that was measured everywhere.
   function bestLevel() {
     for (const level of ['stream_bytes', 'messages_bytes', 'payload_bytes']) {
@@ -119,9 +131,11 @@
     }
     return e;
   }
-  function fillTable(table, titles, rows) {
-    const head = element('thead', element('tr', titles.map((title) => element('th', title))));
-    const body = element('tbody', rows.map((row) => element('tr', row.map((cell) => element('td', cell)))));
+  // Figures stand at the right, words at the left: the first column, and those in `words`.
+  function fillTable(table, titles, rows, words) {
+    const side = (i) => (words || []).includes(i) ? { class: 'text' } : {};
+    const head = element('thead', element('tr', titles.map((title, i) => element('th', title, side(i)))));
+    const body = element('tbody', rows.map((row) => element('tr', row.map((cell, i) => element('td', cell, side(i))))));
     table.replaceChildren(head, body);
     return table;
   }
@@ -147,7 +161,8 @@
       type: given.type || 'linear', stacked: Boolean(given.stacked), beginAtZero: Boolean(given.zero),
       title: { display: Boolean(given.title), text: given.title, color: style('--soft') },
       grid: { color: style('--line') },
-      ticks: { color: style('--soft'), maxRotation: 40, precision: given.precision,
+      ticks: { color: style('--soft'), maxRotation: 0, precision: given.precision, autoSkip: !given.all, autoSkipPadding: 12,
+               ...(given.few ? { maxTicksLimit: innerWidth < 500 ? 4 : 6 } : {}),
                ...(given.show ? { callback: (v) => given.show(v) } : {}) },
     });
     return {
@@ -155,13 +170,15 @@
       interaction: { mode: 'nearest', intersect: false },
       scales: { x: axis(x), y: axis(y) },
       plugins: {
-        legend: { labels: { color: style('--ink'), boxWidth: 18, usePointStyle: true } },
+        legend: { labels: { color: style('--ink'), boxWidth: 10, boxHeight: 7, usePointStyle: true } },
         tooltip: more || {},
       },
     };
   }
+  // A name can have 64 characters; the whole of it stands in the tables.
+  const shortened = (name) => name.length > 28 ? name.slice(0, 27) + '…' : name;
   const series = (run, i, points, more) => ({
-    label: labelOf(run), data: points, borderColor: colour(i), backgroundColor: colour(i), borderDash: dash(i),
+    label: shortened(labelOf(run)), data: points, borderColor: colour(i), backgroundColor: colour(i), borderDash: dash(i),
     borderWidth: 2, pointRadius: points.length > 60 ? 0 : 3, pointHitRadius: 8, tension: 0, showLine: true, ...more,
   });
 
@@ -177,14 +194,15 @@
     });
     draw('accuracy', {
       type: 'scatter', data: { datasets },
-      options: options({ title: 'bytes of all trainers since the run began', type: logarithmic ? 'logarithmic' : 'linear', show: bytes },
+      options: options({ title: 'bytes of all trainers since the run began', type: logarithmic ? 'logarithmic' : 'linear', show: tick, few: true },
                        { title: 'accuracy, %' },
                        { callbacks: { label: (c) => c.dataset.label + ': ' + c.parsed.y.toFixed(2) + ' % after ' +
                                         bytes(c.parsed.x) + ', round ' + c.raw.round } }),
     });
     const empty = datasets.every((s) => s.data.length === 0);
     byId('accuracy').parentElement.hidden = empty;
-    if (empty && notes.length === 0) notes.push('No round has been evaluated' + (data.live ? ' yet.' : '.'));
+    const over = data.runs.every((run) => ['finished', 'stopped', 'failed'].includes(run.summary.state));
+    if (empty && notes.length === 0) notes.push(over ? 'No round was evaluated.' : 'No round has been evaluated yet.');
     byId('accuracy-note').textContent = notes.join(' ') ||
       'Every dot is a committed round, evaluated. Bytes are counted at the coordinator; evaluators are left out.';
   }
@@ -211,29 +229,32 @@
     draw('levels', {
       type: 'bar',
       data: {
-        labels: ways.flatMap(([, way]) => shown.map(([, title]) => way + ', ' + title.replace(/ \(.*/, ''))),
+        labels: ways.flatMap(([, way]) => shown.map(([, , title]) => way + ', ' + title)),
         datasets: data.runs.map((run, i) => ({
-          label: labelOf(run), backgroundColor: colour(i),
+          label: labelOf(run), backgroundColor: colour(i), categoryPercentage: 0.8, barPercentage: 0.95,
           data: ways.flatMap(([way]) => shown.map(([level]) => totals(run, way, level))),
         })),
       },
-      options: options({ type: 'category' }, { show: bytes, zero: true },
-                       { callbacks: { label: (c) => c.dataset.label + ': ' + bytes(c.parsed.y) } }),
+      // Lying, so that the names of ten bars can be read on a phone too.
+      options: { ...options({ show: tick, zero: true, few: true }, { type: 'category', all: true },
+                            { callbacks: { label: (c) => c.dataset.label + ': ' + bytes(c.parsed.x) } }), indexAxis: 'y' },
     });
     draw('seconds', {
       type: 'bar',
       data: {
-        labels: data.runs.map(labelOf),
-        datasets: PHASES.map(([phase, title], i) => ({ label: title, backgroundColor: colour(i), data: data.runs.map((run) => spent(run, phase)), stack: 'phases' })),
+        labels: data.runs.map((run) => shortened(labelOf(run))),
+        datasets: PHASES.map(([phase, title], i) => ({ label: title, backgroundColor: colour(i), maxBarThickness: 56,
+                                                       data: data.runs.map((run) => spent(run, phase)), stack: 'phases' })),
       },
-      options: options({ type: 'category', stacked: true }, { title: 'seconds, all rounds', stacked: true, zero: true },
-                       { callbacks: { label: (c) => c.dataset.label + ': ' + seconds(c.parsed.y) } }),
+      options: { ...options({ title: 'seconds, all rounds', stacked: true, zero: true }, { type: 'category', stacked: true, all: true },
+                            { callbacks: { label: (c) => c.dataset.label + ': ' + seconds(c.parsed.x) } }), indexAxis: 'y' },
     });
   }
 
   // ---- words and tables ----
 
   function writeCards() {
+    byId('cards').classList.toggle('one', data.runs.length === 1);
     byId('cards').replaceChildren(...data.runs.map((run, i) => {
       const rows = [
         ['rounds', count(run.summary.rounds_committed)],
@@ -245,7 +266,7 @@
       const card = element('div', [
         element('div', labelOf(run), { class: 'name' }),
         element('div', percent(finalAccuracy(run)), { class: 'big', title: 'accuracy of the last evaluated model' }),
-        element('dl', rows.flatMap(([title, value]) => [element('dt', title), element('dd', value)])),
+        element('dl', rows.map(([title, value]) => element('div', [element('dt', title), element('dd', value)]))),
       ], { class: 'card' });
       card.style.setProperty('--series', colour(i));
       return card;
@@ -264,6 +285,8 @@
         LEVELS.map(([level, name]) => [title + ', ' + name, (run) => bytes(totals(run, way, level))])),
       ['late payload', (run) => bytes(sum(roundsOf(run).map((r) => r.late_payload_bytes)))],
       ['refused payload', (run) => bytes(sum(roundsOf(run).map((r) => r.refused_payload_bytes)))],
+      ['repeated payload', (run) => bytes(sum(roundsOf(run).map((r) => r.repeated_payload_bytes)))],
+      ['idle, TCP stream, both ways', (run) => bytes(sum(endedOf(run).map((r) => levelOf(r.idle_bytes, 'both', 'stream_bytes'))))],
       ['bits a parameter, uplink', (run) => fixed(4)(bitsPerParameter(run))],
       ['bits a parameter, downlink', (run) => fixed(4)(downlinkBits(run))],
       ['budget', (run) => budgetOf(run)],
@@ -274,6 +297,7 @@
     ];
     const shown = rows.map(([title, value]) => [title, ...data.runs.map(value)]).filter((row) => row.slice(1).some((v) => v !== '–'));
     fillTable(byId('runs'), ['', ...data.runs.map(labelOf)], shown);
+    byId('runs-title').textContent = data.runs.length === 1 ? 'The run in figures' : 'Runs side by side';
   }
 
   const lastSeen = new Map();
@@ -302,20 +326,42 @@
     parent.replaceChildren(...made);
   }
 
+  // What the client counted of the stream itself, and how far that is from what was counted here.
+  function ownCount(client, way) {
+    const own = levelOf(client.told_bytes, way, 'stream_bytes'), here = levelOf(client.bytes, way, 'stream_bytes');
+    if (own === null || here === null || here === 0) return '–';
+    const difference = 100 * (own / here - 1);
+    return (difference > 0 ? '+' : difference < 0 ? '−' : '') + Math.abs(difference).toFixed(2) + NARROW + '%';
+  }
+  // Computing and link together, marked as modelled unless all of it was measured.
+  function joules(energy) {
+    if (!energy) return '–';
+    const parts = [energy.compute_measured_j, energy.compute_modelled_j, energy.link_modelled_j].filter(known);
+    if (parts.length === 0) return '–';
+    const modelled = known(energy.compute_modelled_j) || known(energy.link_modelled_j);
+    return scaled(sum(parts), 'J') + ', ' + (known(energy.compute_measured_j) ? (modelled ? 'partly measured' : 'measured') : 'modelled');
+  }
+
   function writeClients() {
     replaceFoldables(byId('clients'), data.runs.map((run) => {
       const clients = run.summary.clients || [];
-      const titles = ['client', 'role', 'index', 'state', 'last round', ...(data.live ? ['upload', 'up, now'] : []),
-                      'up payload', 'up stream', 'up TCP', 'up link', 'down payload', 'down stream', 'down TCP', 'down link'];
+      const titles = ['client', 'role', 'state', 'round', ...(data.live ? ['upload', 'up now'] : []),
+                      'stream up', 'link up', 'stream down', 'link down',
+                      'own count up', 'down', 'idle', 'for nothing', 'energy'];
       const rows = clients.map((c) => {
         const of = (way, level) => bytes(c.bytes && c.bytes[way] ? c.bytes[way][level] : null);
         const rate = linkRate(run, c);
-        return [text(c.name), text(c.role), text(c.client_index), text(c.state), text(c.last_round),
+        return [text(c.name), text(c.role) + (known(c.client_index) ? NARROW + c.client_index : ''), text(c.state), text(c.last_round),
                 ...(data.live ? [c.upload_chunks_total > 0 ? c.upload_chunks_done + '/' + c.upload_chunks_total : '–',
                                  rate === null ? '–' : bytes(rate) + '/s'] : []),
-                ...['uplink', 'downlink'].flatMap((way) => ['payload_bytes', 'stream_bytes', 'tcp_bytes', 'link_bytes'].map((level) => of(way, level)))];
+                ...['uplink', 'downlink'].flatMap((way) => ['stream_bytes', 'link_bytes'].map((level) => of(way, level))),
+                ownCount(c, 'uplink'), ownCount(c, 'downlink'), bytes(levelOf(c.idle_bytes, 'both', 'stream_bytes')),
+                bytes(sum([c.late_payload_bytes, c.refused_payload_bytes])), joules(c.energy)];
       });
-      const content = clients.length > 0 ? scrolling(fillTable(element('table'), titles, rows))
+      const note = element('p', 'Own count: how far the stream that the client counted, as of its last report, is from the one counted ' +
+        'here. Idle: of the stream, both ways, while it had no task. For nothing: payload too late, replaced or refused. All levels are in clients.csv and, by round, client_rounds.csv.',
+        { class: 'note' });
+      const content = clients.length > 0 ? element('div', [scrolling(fillTable(element('table'), titles, rows, [1, 2])), note])
                                          : element('p', 'This run recorded no table of its clients.', { class: 'note' });
       return foldable(labelOf(run) + ': ' + clients.length + ' clients', content, data.runs.length === 1);
     }));
@@ -331,9 +377,9 @@
         r.accepted > 0 ? fixed(4)(r.bits_per_parameter) : '–',
         known(r.quantisation_nmse) ? r.quantisation_nmse.toPrecision(3) : '–',
         bytes(levelOf(r.bytes, 'uplink', 'stream_bytes')), bytes(levelOf(r.bytes, 'downlink', 'stream_bytes')),
-        r.seconds ? fixed(2)(r.seconds.total) : '–', r.committed ? '' : 'abandoned: ' + text(r.reason),
+        r.seconds ? fixed(2)(r.seconds.total) : '–', r.committed ? '' : isUnderWay(r) ? 'under way' : 'abandoned: ' + text(r.reason),
       ]);
-      return foldable(labelOf(run) + ': ' + roundsOf(run).length + ' rounds', scrolling(fillTable(element('table'), titles, rows)), data.live);
+      return foldable(labelOf(run) + ': ' + roundsOf(run).length + ' rounds', scrolling(fillTable(element('table'), titles, rows, [12])), data.live);
     }));
   }
 
@@ -364,18 +410,20 @@
     for (const run of withEnergy) for (const item of run.summary.energy.items) if (!names.some((n) => n.name === item.name)) names.push(item);
     fillTable(byId('energy'), titles, names.map((n) => [n.name, n.kind, ...withEnergy.map((run) => {
       const found = run.summary.energy.items.find((item) => item.name === n.name);
-      return found && known(found.value) ? found.value.toPrecision(4) + ' ' + text(found.unit) : '–';
-    })]));
+      return found && known(found.value) ? scaled(found.value, text(found.unit)) : '–';
+    })]), [1]);
     byId('energy-note').textContent = [...new Set(withEnergy.flatMap((run) => run.summary.energy.sources || []))].join(' ');
   }
 
+  // "2026-05-01T10:20:30+00:00" as "2026-05-01 10:20 UTC".
+  const whenOf = (started) => text(started).replace(/^(\S+)T(\d\d:\d\d):\d\d(?:\+00:00|Z)$/, '$1 $2 UTC');
   function writeHeader() {
     const live = data.live && data.runs.length === 1 ? data.runs[0].summary : null;
     byId('title').textContent = data.runs.length === 1 ? nameOf(data.runs[0]) : 'QuantFL: ' + data.runs.length + ' runs';
     document.title = byId('title').textContent + ' · QuantFL';
     const s = data.runs.length === 1 ? data.runs[0].summary : null;
     byId('subtitle').textContent = s === null ? data.runs.map(nameOf).join(' · ')
-      : [s.run && s.run.architecture, codecOf(data.runs[0]), s.started].filter(Boolean).join(' · ');
+      : [s.run && s.run.architecture, codecOf(data.runs[0]), whenOf(s.started)].filter(Boolean).join(' · ');
     byId('footer').textContent = 'Made by ' + data.generator + '. A level that could not be measured is shown as –, never estimated.';
     byId('now').hidden = live === null;
     if (live === null) return;
