@@ -5,6 +5,7 @@ the lines they log.
 """
 import collections
 import contextlib
+import csv
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ BIN = pathlib.Path(os.environ.get("QUANTFL_BIN", ROOT / "build/release/bin"))
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CHECKPOINT = ROOT / "deploy/pretrained/lenet5-mnist.safetensors"
 IP = shutil.which("ip") or "/usr/sbin/ip"
+LEVELS = ("payload", "messages", "stream", "tcp", "link")
 TIMEOUT_S = float(os.environ.get("QUANTFL_TEST_TIMEOUT_S", "120"))
 
 Event = collections.namedtuple("Event", "name fields line")
@@ -134,7 +136,48 @@ class FederationTest(unittest.TestCase):
     def tearDown(self):
         for process in reversed(self.processes):
             process.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            for summary in sorted(self.folder.glob("**/summary.json")):
+                self.check_ledger(summary.parent)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def check_ledger(self, run):
+        """What holds of every run's records: levels in order, parts within the whole, clients add up to rounds."""
+        number = lambda row, column: int(row[column]) if row[column] else None
+        def in_order(row, prefix, where, levels):
+            amounts = [a for a in (number(row, f"{prefix}{level}_bytes") for level in levels) if a is not None]
+            self.assertEqual(amounts, sorted(amounts), f"{run.name}, {where}: {prefix}{' <= '.join(levels)}")
+        def rows_of(name):
+            with open(run / name, newline="") as file:
+                return list(csv.DictReader(file))
+        for client in rows_of("clients.csv"):
+            for way in ("uplink_", "downlink_", "told_uplink_", "told_downlink_"):
+                in_order(client, way, client["client"], LEVELS)
+        clients = collections.defaultdict(list)
+        for row in rows_of("client_rounds.csv"):
+            where = f"round {row['round']}.{row['attempt']}, {row['client']}"
+            for way in ("uplink_", "downlink_"):
+                # Messages and the stream are not read at the same moment: in order over a run, not in each round.
+                in_order(row, way, where, LEVELS[:2])
+                in_order(row, way, where, LEVELS[2:])
+                for level in LEVELS:
+                    whole, part = number(row, f"{way}{level}_bytes"), number(row, f"idle_{way}{level}_bytes")
+                    if whole is not None and part is not None:
+                        self.assertLessEqual(part, whole, f"{run.name}, {where}: idle {way}{level}")
+            clients[row["round"], row["attempt"], row["role"]].append(row)
+        for row in rows_of("rounds.csv"):
+            for role, prefix in (("trainer", ""), ("evaluator", "evaluator_")):
+                columns = [f"{way}_{level}_bytes" for way in ("uplink", "downlink") for level in LEVELS]
+                named = {column: prefix + column for column in columns}
+                if role == "trainer":
+                    named.update({c: c for c in row if c.startswith("accepted_") or c in
+                                  ("accepted", "late_payload_bytes", "refused_payload_bytes")})
+                for column, of_round in named.items():
+                    parts = [number(r, column) for r in clients[row["round"], row["attempt"], role]]
+                    if row["round"] != "0" and None not in parts and row[of_round]:
+                        self.assertEqual(sum(parts), number(row, of_round),
+                                         f"{run.name}, round {row['round']}.{row['attempt']}: {of_round}")
 
     def start(self, name, *arguments, **kwargs):
         process = Process(name, *arguments, **kwargs)

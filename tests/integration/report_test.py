@@ -79,6 +79,15 @@ class Report(FederationTest):
         with contextlib.closing(sqlite3.connect(self.folder / "live/records.sqlite")) as records:
             rows = records.execute("SELECT client, uplink_stream_bytes FROM clients ORDER BY client").fetchall()
             self.assertEqual(rows, sorted((c["name"], c["bytes"]["uplink"]["stream_bytes"]) for c in clients))
+            # Both ends, by client and round: what came after a client's last report is all that it has not told.
+            each = records.execute("SELECT round, client, accepted, uplink_stream_bytes, told_uplink_stream_bytes, "
+                                   "idle_downlink_stream_bytes FROM client_rounds ORDER BY round, client").fetchall()
+            self.assertEqual([row[:3] for row in each], [(r, f"pi-{i}/0", 1) for r in (1, 2, 3) for i in range(4)])
+            for name, counted in rows:
+                told = sum(row[4] or 0 for row in each if row[1] == name)
+                self.assertLess(counted - told, 2000, name)
+                self.assertLessEqual(told, counted, name)
+            self.assertGreater(min(row[5] for row in each), 0, "instructions and answers to reports")
             accepted, = records.execute("SELECT sum(accepted) FROM rounds WHERE committed").fetchone()
             self.assertEqual(accepted, 12)
             self.assertEqual(json.loads(*records.execute("SELECT json FROM summary").fetchone()), summary)
