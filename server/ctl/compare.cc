@@ -21,6 +21,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kSummaryBytesMax = 1u << 30;
+constexpr size_t kTextShownMax = 20;  // of a name or a codec, in a column
 
 // The value at `path`, or none where there is no number.
 std::optional<double> NumberAt(const Json& json, std::initializer_list<const char*> path) {
@@ -97,7 +98,7 @@ std::optional<double> DownlinkBitsPerParameter(const Json& json) {
 std::string Bytes(double v) { return terminal::HumanBytes(static_cast<uint64_t>(v)); }
 std::string Seconds(double v) { return absl::StrFormat(v < 10 ? "%.2f" : "%.1f", v); }
 std::string Percent(double v) { return absl::StrFormat("%.2f %%", 100 * v); }
-std::string Plain(double v) { return absl::StrFormat("%.3f", v); }
+std::string Plain(double v) { return absl::StrFormat(v != 0 && v < 0.0005 ? "%.2g" : "%.3f", v); }
 
 absl::StatusOr<Json> LoadSummary(const std::string& results_dir, base::Env& env) {
   const std::string file = absl::StrCat(results_dir, "/summary.json");
@@ -228,11 +229,25 @@ absl::StatusOr<std::string> Compare(const std::vector<std::string>& results_dirs
   if (results_dirs.empty())
     return absl::InvalidArgumentError("no run to show: name results folders");
   std::vector<Json> runs;
-  std::vector<Table::Column> columns = {{""}};
   for (const std::string& folder : results_dirs) {
     QFL_ASSIGN_OR_RETURN(Json json, LoadSummary(folder, env));
-    columns.push_back({TextAt(json, "run", "name"), Table::Align::kRight});
     runs.push_back(std::move(json));
+  }
+  // Long ones would make every column as wide: they stand above the table, which has numbers.
+  const bool named = std::all_of(runs.begin(), runs.end(), [](const Json& run) {
+    return TextAt(run, "run", "name").size() <= kTextShownMax &&
+           TextAt(run, "run", "codec").size() <= kTextShownMax &&
+           TextAt(run, "run", "downlink_codec").size() <= kTextShownMax;
+  });
+  std::string above;
+  std::vector<Table::Column> columns = {{""}};
+  for (const Json& run : runs) {
+    const std::string name = TextAt(run, "run", "name"), number = absl::StrCat(columns.size());
+    columns.push_back({named ? name : number, Table::Align::kRight});
+    if (named) continue;
+    absl::StrAppend(&above, number, "  ", Printable(name), "\n   up    ",
+                    Printable(TextAt(run, "run", "codec")), "\n   down  ",
+                    Printable(TextAt(run, "run", "downlink_codec")), "\n");
   }
   const bool two = runs.size() == 2;
   if (two) columns.push_back({"difference", Table::Align::kRight});
@@ -242,8 +257,10 @@ absl::StatusOr<std::string> Compare(const std::vector<std::string>& results_dirs
     for (const Json& run : runs) row.push_back(TextAt(run, outer, key));
     table.AddRow(std::move(row));
   };
-  add_text("uplink codec", "run", "codec");
-  add_text("downlink codec", "run", "downlink_codec");
+  if (named) {
+    add_text("uplink codec", "run", "codec");
+    add_text("downlink codec", "run", "downlink_codec");
+  }
   add_text("state", "state", nullptr);
   std::vector<std::string> rounds = {"rounds"};
   for (const Json& run : runs) {
@@ -268,7 +285,7 @@ absl::StatusOr<std::string> Compare(const std::vector<std::string>& results_dirs
     }
     table.AddRow(std::move(row));
   }
-  return table.ToString();
+  return absl::StrCat(above, table.ToString());
 }
 
 absl::StatusOr<coordinator::RunStatus> EndOfRun(const std::string& results_dir, base::Env& env) {

@@ -81,30 +81,36 @@ std::string StreamBytes(const federation::LevelBytes& levels) {
 
 std::string StatusText(const coordinator::RunStatus& status) {
   std::string out = absl::StrCat(HeaderText(status), RowTitles());
-  for (const coordinator::RoundRecord& record : status.rounds) out += RowText(record);
+  for (const coordinator::RoundRecord& record : status.rounds) {
+    // The line below speaks of the one under way.
+    if (record.committed || !record.reason.empty() || IsOver(status)) out += RowText(record);
+  }
   return absl::StrCat(out, NowText(status), "\n");
 }
 
-std::string ClientsText(const std::vector<coordinator::MemberStatus>& members) {
-  Table table({{"client"},
-               {"role"},
-               {"index", kRight},
-               {"state"},
-               {"last round", kRight},
-               {"upload", kRight},
-               {"up payload", kRight},
-               {"up stream", kRight},
-               {"down payload", kRight},
-               {"down stream", kRight}});
+// Bytes are the TCP stream's; on a terminal of less than 100 columns they are all.
+std::string ClientsText(const std::vector<coordinator::MemberStatus>& members, bool narrow) {
+  std::vector<Table::Column> columns = {{"client"},        {"role"},           {"state"},
+                                        {"round", kRight}, {"upload", kRight}, {"up", kRight},
+                                        {"down", kRight}};
+  if (!narrow) columns.insert(columns.end(), {{"payload up", kRight}, {"down", kRight}});
+  Table table(std::move(columns));
   for (const coordinator::MemberStatus& m : members) {
-    table.AddRow(
-        {m.name.ToString(), std::string(federation::ToString(m.role)),
-         m.client_index.has_value() ? absl::StrCat(m.client_index->value()) : "-", m.state,
-         m.last_round.value() > 0 ? absl::StrCat(m.last_round.value()) : "-",
-         m.upload_chunks_total > 0 ? absl::StrCat(m.upload_chunks_done, "/", m.upload_chunks_total)
-                                   : "-",
-         terminal::HumanBytes(m.counters.uplink.payload), StreamBytes(m.counters.uplink),
-         terminal::HumanBytes(m.counters.downlink.payload), StreamBytes(m.counters.downlink)});
+    std::vector<std::string> cells = {
+        m.name.ToString(),
+        absl::StrCat(federation::ToString(m.role),
+                     m.client_index ? absl::StrCat(" ", m.client_index->value()) : ""),
+        m.state,
+        m.last_round.value() > 0 ? absl::StrCat(m.last_round.value()) : "-",
+        m.upload_chunks_total > 0 ? absl::StrCat(m.upload_chunks_done, "/", m.upload_chunks_total)
+                                  : "-",
+        StreamBytes(m.counters.uplink),
+        StreamBytes(m.counters.downlink)};
+    if (!narrow) {
+      cells.push_back(terminal::HumanBytes(m.counters.uplink.payload));
+      cells.push_back(terminal::HumanBytes(m.counters.downlink.payload));
+    }
+    table.AddRow(std::move(cells));
   }
   if (members.empty()) return "nobody has joined yet\n";
   std::string text = table.ToString();
@@ -220,7 +226,7 @@ class Tool {
       WithClient([this](rpc::OperatorClient& client) -> absl::Status {
         QFL_ASSIGN_OR_RETURN(const std::vector<coordinator::MemberStatus> members,
                              client.ListMembers());
-        Print(ClientsText(members));
+        Print(ClientsText(members, isatty(fileno(out_)) == 1 && TerminalColumns(out_) < 100));
         return absl::OkStatus();
       });
     });

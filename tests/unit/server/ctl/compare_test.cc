@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_split.h"
 #include "server/coordinator/records.h"
 
 namespace quantfl::ctl {
@@ -57,6 +58,17 @@ TEST_F(CompareTest, TwoRuns_StandSideBySideWithTheirDifference) {
                     HasSubstr("uplink, TCP stream                  -         -\n"),
                     HasSubstr("bits per parameter, uplink     32.000     4.000       -87.5 %\n"),
                     HasSubstr("  fold                           0.50      0.50        +0.0 %\n")));
+}
+
+TEST_F(CompareTest, LongNamesAndCodecs_StandAboveTheTable) {
+  const std::string name = "a-rather-long-name-of-a-run";
+  ASSERT_TRUE(env_.CreateDirs(name).ok());
+  WriteRun(name, codec::BuSpec(16), 0.5, 1000);
+  const auto text = Compare({"fp32", name}, env_);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_THAT(*text, AllOf(HasSubstr("2  a-rather-long-name-of-a-run\n   up    bu:16\n"),
+                           HasSubstr("  1         2     difference\n")));
+  for (const absl::string_view line : absl::StrSplit(*text, '\n')) EXPECT_LT(line.size(), 80u);
 }
 
 TEST_F(CompareTest, FoldersWithoutRecords_AreErrors) {
