@@ -48,6 +48,22 @@ class Downlink(FederationTest):
             self.assertLess(before["downlink_bits_per_parameter"], 4.2)
             self.assertLess(before["downlink_nmse"], 1)
 
+    def test_half_and_full_precision_copies_are_the_coordinators_too(self):
+        for codec, bits in (("fp16", 16), ("fp32", 32)):
+            with self.subTest(codec):
+                coordinator, ready = self.coordinator(self.settings(name=codec, round__rounds=3, downlink__codec=codec))
+                clients = [self.synthetic(ready["federation"], f"{codec}-{i}", "--first-index", i, "--pretrained", CHECKPOINT)
+                           for i in range(self.CLIENTS)]
+                self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+                for client in clients:
+                    self.assertEqual(client.wait(), 0, client.tail())
+                    self.assertEqual(self.copies(client), self.broadcasts(codec)[:-1])
+                rounds = self.summary(codec)["rounds"]
+                self.assertEqual([r["model_repairs"] for r in rounds], [0] * 3)
+                self.assertEqual([r["broadcast_sha256"] == r["model_sha256"] for r in rounds], [codec == "fp32"] * 3)
+                for r in rounds:
+                    self.assertAlmostEqual(r["downlink_bits_per_parameter"], bits, delta=0.2)
+
     @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
     def test_real_training_learns_from_what_clients_hold(self):
         config = self.settings(evaluation__enabled=True, evaluation__clients_every=1, round__rounds=3,
