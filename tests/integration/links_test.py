@@ -15,6 +15,8 @@ RATE = 200_000
 
 
 class Links(FederationTest):
+    CONNECTIONS_BREAK = True
+
     def setUp(self):
         super().setUp()
         self.proxies = []
