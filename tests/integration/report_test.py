@@ -88,6 +88,13 @@ class Report(FederationTest):
                 self.assertLess(counted - told, 2000, name)
                 self.assertLessEqual(told, counted, name)
             self.assertGreater(min(row[5] for row in each), 0, "instructions and answers to reports")
+            # What HTTP/2 and gRPC add to messages: frames of 16 KiB, calls, and window updates of the other way. Joining
+            # and connecting are the first round's.
+            for up, up_messages, down, down_messages in records.execute(
+                    "SELECT uplink_stream_bytes, uplink_messages_bytes, downlink_stream_bytes, downlink_messages_bytes "
+                    "FROM client_rounds WHERE round > 1"):
+                self.assertLess(up - up_messages, 0.001 * (up_messages + down) + 1200)
+                self.assertLess(down - down_messages, 0.001 * (down_messages + up) + 1200)
             accepted, = records.execute("SELECT sum(accepted) FROM rounds WHERE committed").fetchone()
             self.assertEqual(accepted, 12)
             self.assertEqual(json.loads(*records.execute("SELECT json FROM summary").fetchone()), summary)
