@@ -93,7 +93,7 @@ class Places {
     for (const auto& [begin, end] : codes_) {
       if (byte >= begin && byte < end) return bit % 8191 == 0;
     }
-    return true;
+    return codes_.empty() || bit % 8 == byte % 8;
   }
 
  private:
