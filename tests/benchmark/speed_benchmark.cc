@@ -215,7 +215,7 @@ void EncodeUneven(benchmark::State& state, const char* text) {
 using Updates = std::vector<std::unique_ptr<InMemory>>;
 
 // Of kUpdates clients; each made once, by the first thread that comes.
-const Updates& MakeUpdates(const std::string& text, const codec::Layout& layout, bool uneven) {
+const Updates& MakeUpdates(const char* text, const codec::Layout& layout, bool uneven) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   static auto* const made = new std::map<std::string, Updates>();
