@@ -301,7 +301,9 @@ size_t FitBlockRanges(absl::Span<const Extremes> extremes, float scale, const Sp
     }
     for (size_t i = done; i < done + count; ++i) {
       const AffineRange& range = ranges[i].range;
+      // Values are counted from lo, which may be below the least one.
       if (!std::isfinite(range.lo) || !std::isfinite(range.step) ||
+          !std::isfinite(extremes[i].hi - range.lo) ||
           !std::isfinite(range.Representative(spec.levels - 1u))) {
         return i;
       }

@@ -180,6 +180,17 @@ TEST(EncodeBu, RangeBeyondFp32_IsRefusedByTensor_AndFp32CarriesIt) {
   EXPECT_EQ(RoundTrip(delta, layout, Fp32Spec()), delta);
 }
 
+// The representatives are finite, but the distance from lo to the largest value is not.
+TEST(EncodeBlocks, RangeBeyondFp32_IsRefused) {
+  std::vector<float> delta(64, 0.0f);
+  delta[1] = -1.8e38f;
+  delta[2] = 1.8e38f;
+  const auto layout = Layout::Create({{{64}, TensorPolicy::kQuantise}}, std::string(32, 'w'));
+  const auto update = Encode(delta, *layout, *ParseSpec("bu:5,scope=block:64"), {});
+  EXPECT_EQ(update.status().code(), absl::StatusCode::kInvalidArgument) << update.status();
+  EXPECT_THAT(update.status().message(), testing::HasSubstr("wider than the largest fp32"));
+}
+
 TEST(EncodeFp32, KeepsEveryBit) {
   const std::vector<float> delta = {-0.0f, 0.0f, kDenormal, -kLargest, 1.0f / 3};
   const std::vector<float> decoded = RoundTrip(delta, OneTensor(5), Fp32Spec());
