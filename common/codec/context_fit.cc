@@ -719,7 +719,7 @@ class OwnClasses {
 
 // Gives each tensor classes of its own instead of those that all share, if that is smaller: how
 // well exponents tell the spread differs by tensor. False if they go on sharing.
-//   by_tensor   the codes in the shared classes
+//   by_tensor   the codes in the shared classes; not looked at where there are more than classes
 //   histograms  of all classes, one tensor's after the other's
 bool GiveOwnClasses(const std::vector<std::vector<RansHistogram>>& by_tensor,
                     const std::vector<RansHistogram>& shared, std::vector<ContextTensor>& tensors,
@@ -818,25 +818,26 @@ std::optional<ContextFit> FitContexts(absl::Span<const uint8_t> codes, const Lay
 
   ContextFit fit;
   for (const Tensor& tensor : tensors) fit.model.tensors.push_back(ToContext(tensor));
-  std::vector<std::vector<RansHistogram>> by_tensor;
+  std::vector<std::vector<RansHistogram>> by_tensor;  // of tensors that are few enough
   std::vector<RansHistogram> by_class(class_count);
   ClassCounter counter(codes, layout, spec.levels);
   uint64_t coded = 0;
-  for (uint32_t t = 0; t < layout.tensors().size(); ++t) {
-    if (layout.tensors()[t].policy != TensorPolicy::kQuantise) continue;
-    by_tensor.push_back(counter.Count(fit.model, t));
-    coded += layout.tensors()[t].size;
-  }
   const std::array<Priors, kFactors> priors = {MakePriors(tensors, 0), MakePriors(tensors, 1),
                                                MakePriors(tensors, 2)};
-  for (size_t t = 0; t < tensors.size(); ++t) {
-    if (DropExponents(priors, costs, by_tensor[t], tensors[t])) {
+  size_t t = 0;  // among those that are quantised
+  for (uint32_t i = 0; i < layout.tensors().size(); ++i) {
+    if (layout.tensors()[i].policy != TensorPolicy::kQuantise) continue;
+    std::vector<RansHistogram> of_tensor = counter.Count(fit.model, i);
+    coded += layout.tensors()[i].size;
+    if (DropExponents(priors, costs, of_tensor, tensors[t])) {
       fit.model.tensors[t] = ToContext(tensors[t]);
     }
     const size_t first = fit.model.tensors[t].first;
-    for (size_t c = 0; c < by_tensor[t].size(); ++c) {
-      by_class[first + c] = Together(by_class[first + c], by_tensor[t][c]);
+    for (size_t c = 0; c < of_tensor.size(); ++c) {
+      by_class[first + c] = Together(by_class[first + c], of_tensor[c]);
     }
+    if (tensors.size() <= kRansClassesMax) by_tensor.push_back(std::move(of_tensor));
+    ++t;
   }
   std::vector<RansHistogram> own;
   if (shares && GiveOwnClasses(by_tensor, by_class, fit.model.tensors, own)) {

@@ -263,8 +263,6 @@ absl::StatusOr<Fit> FitScope(Parts parts, Extremes extremes, const Spec& spec) {
   return fit;
 }
 
-// lo is rounded down and step up, so that no value is outside. Blocks do not wait for each other:
-// nothing here branches on values.
 namespace {
 
 // Of stochastic rounding: wider by more than the rounding of lo can move it.
@@ -281,6 +279,8 @@ BlockRange StochasticRange(Extremes extremes, float scale, uint16_t levels) {
 
 }  // namespace
 
+// lo is rounded down and step up, so that no value is outside. Blocks do not wait for each other:
+// nothing here branches on values.
 size_t FitBlockRanges(absl::Span<const Extremes> extremes, float scale, const Spec& spec,
                       BlockRange* ranges) {
   constexpr size_t kTogether = 16;
