@@ -321,6 +321,8 @@ class Engine final : public Coordinator {
   void RecordBytes(size_t record, const Totals& totals);
   // The record of the task's own round, else the current one's. Records are never empty then.
   size_t RecordIndexOf(base::TaskId task) const;
+  // Whether this process knows the tasks of the attempt, and so has their reports.
+  bool HasNotesOf(size_t record) const;
   void BookLate(base::TaskId task, uint64_t bytes);
   // Figures from reports, of the records that have had news since the last call. Before a record is
   // read: a sum over the cohort for each report would cost its square.

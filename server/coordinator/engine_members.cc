@@ -536,9 +536,15 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
     if (!records_.empty()) {
       const size_t record = records_.size() - 1;
       if (member.role == Role::kTrainer) {
-        ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
         BookCompute(record, id, evaluation->compute);
-        unsummed_.insert(record);
+        if (HasNotesOf(record)) {
+          ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
+          unsummed_.insert(record);
+        } else {  // of an earlier process, which had its reports: they cannot be summed again
+          RoundRecord& kept = records_[record];
+          ledger::AddCompute(options_.energy, evaluation->compute, kept.energy);
+          ledger::SetLink(options_.energy, kept.bytes, 2.0 * kept.accepted, kept.energy);
+        }
       }
     }
     // What an evaluation fetches is counted in the round that comes next.

@@ -416,6 +416,11 @@ void Engine::SumReports(size_t index) {
   ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
 }
 
+bool Engine::HasNotesOf(size_t record) const {
+  return std::any_of(notes_.begin(), notes_.end(),
+                     [record](const auto& note) { return note.second.record == record; });
+}
+
 size_t Engine::RecordIndexOf(TaskId task) const {
   const auto note = notes_.find(task);
   return note != notes_.end() ? note->second.record : records_.size() - 1;

@@ -99,12 +99,13 @@ absl::Status WriteRecords(base::Env& env, const std::string& folder, const RunSt
   QFL_ASSIGN_OR_RETURN(const std::unique_ptr<store::RecordDatabase> database,
                        store::RecordDatabase::Create());
   std::string client_rounds_csv = store::ToCsv(ClientRoundsTable({}));
-  QFL_RETURN_IF_ERROR(database->Append(ClientRoundsTable({})));
   for (const std::string& lines : client_rounds) {
     QFL_ASSIGN_OR_RETURN(const std::vector<ClientRound> page, ParseClientRounds(lines));
     QFL_RETURN_IF_ERROR(database->Append(ClientRoundsTable(page)));
     client_rounds_csv += lines;
   }
+  // Also where nobody carried anything, and not before: its columns' types are those of its rows.
+  QFL_RETURN_IF_ERROR(database->Append(ClientRoundsTable({})));
   const RecordTable rounds = RoundsTable(status), clients = ClientsTable(members);
   const std::string summary = SummaryJson(status, options, software_version, members);
   for (const RecordTable& table :

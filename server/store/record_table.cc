@@ -32,7 +32,8 @@ struct BindTo {
   void operator()(const std::string& text) const { statement.BindText(text); }
 };
 
-// By the first row that has a value: a column's values are all of one kind.
+// By the first row that has a value: a column's values are all of one kind. Where these rows have
+// none, no type: later ones keep their kind, which NUMERIC would not do for 2.0.
 const char* TypeOf(const RecordTable& table, size_t column) {
   for (const auto& row : table.rows) {
     switch (row[column].index()) {
@@ -46,7 +47,7 @@ const char* TypeOf(const RecordTable& table, size_t column) {
         break;
     }
   }
-  return "NUMERIC";
+  return "";
 }
 
 absl::Status Fill(Database& database, const RecordTable& table) {

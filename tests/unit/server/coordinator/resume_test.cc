@@ -170,6 +170,7 @@ class Life : public CoordinatorTest {
     if (memory_.run_id.empty()) memory_.run_id = ended->run.run_id;
   }
 
+  double cpu_s = 0;  // of each task that a client does
   static std::string Name(uint32_t i) { return absl::StrCat("c", i); }
   uint64_t calls() const { return killing_->calls(); }
   FakeClient& client(size_t i) { return clients_[i]; }
@@ -190,6 +191,7 @@ class Life : public CoordinatorTest {
       evaluation.accuracy = evaluate->model.bytes[1] / (256.0 + i);
       evaluation.loss = 1 - evaluation.accuracy;
       evaluation.examples = 100 + i;
+      evaluation.compute.cpu_s = cpu_s;
       coordinator->Report(client.peer, client.session, {evaluate->task_id, evaluation, {}},
                           [](absl::Status) {});
       return Run();
@@ -209,6 +211,8 @@ class Life : public CoordinatorTest {
     report.task_id = task.task_id;
     federation::TrainingReport training;
     training.loss = 1.0 / (1 + i + round);
+    training.train = absl::Seconds(1 + i);
+    training.compute.cpu_s = cpu_s;
     report.what = training;
     coordinator->Report(client.peer, client.session, report, [](absl::Status) {});
     const auto verdict = Send(client, update);
@@ -484,6 +488,34 @@ TEST_F(ResumeTest, WhatClientsCarriedByRound_Survives_AndGoesOn) {
     EXPECT_GT(second[i].payload.codes, 0u);
   }
   EXPECT_EQ(life->Members().at(2).counters.uplink.messages, 1204u);
+}
+
+// What the round's training took was reported to the process before this one.
+TEST_F(ResumeTest, AnEvaluationAfterARestart_AddsToWhatItsRoundTook) {
+  const auto begin = [&] {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->options.policy.client_evaluation_every = 1;
+    life->cpu_s = 2;
+    life->Begin();
+    life->Connect(kTrainers);
+    return life;
+  };
+  auto life = begin();
+  for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);  // evaluates the initial model
+  for (uint32_t i = 0; i < kTrainers; ++i) life->Train(i);
+  const RoundRecord before = life->Status().rounds.back();
+  ASSERT_TRUE(before.committed);
+  EXPECT_EQ(before.energy.cpu_s, 6);
+  life.reset();
+
+  life = begin();
+  life->Train(0);  // which is to evaluate
+  const RoundRecord after = life->Status().rounds.back();
+  EXPECT_EQ(after.round, before.round);
+  EXPECT_EQ(after.energy.cpu_s, 8);
+  EXPECT_EQ(after.client_train_s_max, before.client_train_s_max);
+  EXPECT_GT(after.client_train_s_max, 0);
 }
 
 TEST_F(ResumeTest, LimitsMayChange) {

@@ -60,5 +60,22 @@ TEST(RecordTable, Sqlite_OpensAsAFile_WithTypedColumns) {
   EXPECT_EQ(read->Integer(5), 1u);
 }
 
+TEST(RecordTable, Sqlite_AColumnThatBeginsWithoutValues_KeepsTheKindOfThose) {
+  auto records = RecordDatabase::Create();
+  ASSERT_TRUE(records.ok()) << records.status();
+  const RecordTable none{"clients", {"cpu_s"}, {}}, two{"clients", {"cpu_s"}, {{2.0}}};
+  for (const RecordTable& table : {none, two}) ASSERT_TRUE((*records)->Append(table).ok());
+  const testing::TempDir folder;
+  ASSERT_TRUE(quantfl::base::PosixEnv()
+                  .WriteFileAtomically(folder.path() + "/r.sqlite", *(*records)->Bytes())
+                  .ok());
+  auto database = Database::Open(folder.path() + "/r.sqlite");
+  ASSERT_TRUE(database.ok()) << database.status();
+  auto read = (*database)->Prepare("SELECT typeof(cpu_s) FROM clients");
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_TRUE(*read->Step());
+  EXPECT_EQ(read->Bytes(0), "real");
+}
+
 }  // namespace
 }  // namespace quantfl::store
