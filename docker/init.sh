@@ -58,7 +58,11 @@ if [ ! -f /authority/server.pem ]; then
   quantflctl certs init --server coordinator --dir /authority >/dev/null
 fi
 month=$(($(date +%s) + 30 * 86400))
-good() { openssl verify -CAfile /authority/ca.pem -attime "$month" "$1" >/dev/null 2>&1; }
+good() {  # valid for a month, and not revoked: a place that was gets another key
+  openssl verify -CAfile /authority/ca.pem -attime "$month" "$1" >/dev/null 2>&1 || return 1
+  serial="$(openssl x509 -in "$1" -noout -serial | cut -d= -f2 | tr 'A-F' 'a-f' | sed 's/^0*//')"
+  [ ! -f /authority/revoked.txt ] || ! grep -q "^$serial\b" /authority/revoked.txt
+}
 issue() { quantflctl certs issue --renew --dir /authority --role "$@" >/dev/null; }
 hand_over() {  # the certificate's name, target without its ending; the authority keeps no other's key
   put "/authority/$1.key" "$2.key"

@@ -32,6 +32,7 @@ if [ "$(cat "$root/packages" 2>/dev/null)" != "$wanted" ]; then
   get update
   get install --download-only -y --no-install-recommends "${packages[@]}"
   for package in "$apt"/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
+  [ -e "$root/lib" ] || ln -s usr/lib "$root/lib"   # base-files' from Debian 13 on
   rm -rf "$apt"
   echo "$wanted" > "$root/packages"
 fi

@@ -18,7 +18,7 @@ esac
 case "${2:-}" in
   '') ;;
   --packages) packages="$(realpath "${3:?--packages needs a folder}")" ;;
-  --compose) compose=1 ;;
+  --compose) [ "$release" = 13 ] || die "--compose is for 13: Debian $release has docker-compose 1.29" 64; compose=1 ;;
   *) die "unknown argument $2: --packages FOLDER or --compose" 64 ;;
 esac
 docker info >/dev/null 2>&1 || die "skipped: no Docker engine answers (docker info)" 77

@@ -46,6 +46,8 @@ def why_not():
         return "no Docker engine answers"
     if compose_command() is None:
         return "there is neither docker compose nor docker-compose here"
+    if os.environ.get("QUANTFL_DOCKER_TAG") == "":
+        return "docker/images.sh could not build the images here"
     return None
 
 
