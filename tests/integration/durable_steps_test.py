@@ -94,10 +94,10 @@ class DurableSteps(FederationTest):
 
     def test_disk_that_fails_a_sync_ends_the_coordinator_and_a_restart_goes_on(self):
         expected, coordinators, _ = self.undisturbed()
-        rows = [i + 1 for i, step in enumerate(coordinators) if step.endswith(" run.db-wal")]
-        for step in (rows[len(rows) // 3], rows[2 * len(rows) // 3]):
-            name = f"fails-{step}"
-            config, _, coordinator, clients = self.begin(name, self.env(FAIL=step))
+        rows = sum(step.endswith(" run.db-wal") for step in coordinators)
+        for row in (rows // 3, 2 * rows // 3):
+            name = f"fails-{row}"
+            config, _, coordinator, clients = self.begin(name, self.env(FAIL=f"run.db-wal:{row}"))
             self.assertEqual(coordinator.wait(), 1, coordinator.tail())
             self.assertIn("run.db", coordinator.tail())
             self.assertIn("started again, it goes on where it was", coordinator.tail())
@@ -107,6 +107,19 @@ class DurableSteps(FederationTest):
             self.assertEqual(self.digest(name), expected)
             for client in clients:
                 client.stop()
+
+    def test_disk_that_fails_a_sync_of_an_upload_asks_for_it_again_and_the_run_goes_on(self):
+        expected, _, _ = self.undisturbed()
+        _, _, coordinator, clients = self.begin("again", self.env(FAIL="round-000002.segment:1"))
+        self.assertEqual(coordinator.wait(), 0, coordinator.tail())
+        errors = coordinator.events("storage_error")
+        self.assertEqual(len(errors), 1, coordinator.tail())
+        self.assertIn("round-000002.segment", errors[0].fields["reason"])
+        accepted = [(e.fields["client"], e.fields["round"]) for e in coordinator.events("update_accepted")]
+        self.assertEqual(sorted(accepted), sorted((f"again-{i}/0", str(r)) for i in range(CLIENTS) for r in (1, 2)))
+        self.assertEqual(self.digest("again"), expected)
+        for client in clients:
+            client.stop()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 //
 //   QUANTFL_STEPS_LOG=FILE   a line for each before it is made: its number, its name and the file's
 //   QUANTFL_STEPS_KILL=N     SIGKILL in the place of the N-th
-//   QUANTFL_STEPS_FAIL=N     the N-th fails with EIO, and what it was to keep is as it is
+//   QUANTFL_STEPS_FAIL=FILE:N  the N-th of those of files with that name fails with EIO, and what it was to keep is as
+//                            it is: which number it has among all steps is another one in each run
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static atomic_long steps;
+static atomic_long steps, steps_of_failing;
 
 static long Number(const char* name) {
   const char* text = getenv(name);
@@ -35,12 +36,23 @@ static void Log(long step, const char* call, const char* path) {
   close(fd);
 }
 
+static int Fails(const char* path) {
+  const char* which = getenv("QUANTFL_STEPS_FAIL");
+  const char* colon = which == NULL ? NULL : strrchr(which, ':');
+  if (colon == NULL) return 0;
+  const char* slash = strrchr(path, '/');
+  const char* name = slash == NULL ? path : slash + 1;
+  const size_t size = (size_t)(colon - which);
+  if (strlen(name) != size || memcmp(name, which, size) != 0) return 0;
+  return atomic_fetch_add(&steps_of_failing, 1) + 1 == atol(colon + 1);
+}
+
 // Whether the step is to be made.
 static int Step(const char* call, const char* path) {
   const long step = atomic_fetch_add(&steps, 1) + 1;
   Log(step, call, path);
   if (step == Number("QUANTFL_STEPS_KILL")) kill(getpid(), SIGKILL);
-  if (step != Number("QUANTFL_STEPS_FAIL")) return 1;
+  if (!Fails(path)) return 1;
   errno = EIO;
   return 0;
 }
