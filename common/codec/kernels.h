@@ -137,12 +137,13 @@ size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes, 
 
 // Whether the machine encodes by vectors; if it does not, EncodeRansRounds is not to be called.
 bool HasRansEncoder();
+inline constexpr int kVectorScaleMin = 11;  // below it quotients are too large for floats
 // Room that a round wants in front of its words: it may write there what does not stay.
 inline constexpr size_t kRansRoundBytes = 2 * kRansStates + 16;
 // Encodes rounds of kRansStates codes from the last to the first, with words from `end` downwards,
 // and gives the first of these; null, with states that are not to be used, if they reach `begin`.
 //   entries  of the codes, count, whole rounds: (f - 1) | start << 16
-//   scale    10..14: frequencies sum to 2^scale
+//   scale    kVectorScaleMin..14: frequencies sum to 2^scale
 char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
                        char* begin, char* end);
 

@@ -97,7 +97,6 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
 
 // Puts the words of states that are full in front of `to`, and the codes into the states.
 HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char* to) {
-  const __m128i shift = _mm_cvtsi32_si128(scale);
   const __m512i entry = _mm512_loadu_si512(entries);
   const __m512i f =
       _mm512_add_epi32(_mm512_and_si512(entry, _mm512_set1_epi32(0xffff)), _mm512_set1_epi32(1));
@@ -109,17 +108,17 @@ HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char
   _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1u),
                            _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, states.x)));
   const __m512i x = _mm512_mask_srli_epi32(states.x, full, states.x, kWordBits);
-  // The quotient is below 2^22, so that in floats it is at most one away.
-  __m512i q = _mm512_cvttps_epi32(_mm512_div_ps(_mm512_cvtepu32_ps(x), _mm512_cvtepi32_ps(f)));
-  __m512i r = _mm512_sub_epi32(x, _mm512_mullo_epi32(q, f));
-  const __mmask16 over = _mm512_cmplt_epi32_mask(r, _mm512_setzero_si512());
-  q = _mm512_mask_sub_epi32(q, over, q, _mm512_set1_epi32(1));
-  r = _mm512_mask_add_epi32(r, over, r, f);
-  const __mmask16 under = _mm512_cmpge_epi32_mask(r, f);
-  q = _mm512_mask_add_epi32(q, under, q, _mm512_set1_epi32(1));
-  r = _mm512_mask_sub_epi32(r, under, r, f);
-  states.x = _mm512_add_epi32(_mm512_sll_epi32(q, shift),
-                              _mm512_add_epi32(r, _mm512_srli_epi32(entry, kWordBits)));
+  // The quotient is below 2^21: after three roundings of floats it is less than 1/2 away, so that
+  // the nearest integer is it or one more. The reciprocal does not wait for the state, as a
+  // division would.
+  const __m512 reciprocal = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_cvtepi32_ps(f));
+  const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepu32_ps(x), reciprocal));
+  const __mmask16 over = _mm512_movepi32_mask(_mm512_sub_epi32(x, _mm512_mullo_epi32(q, f)));
+  // (q << scale) + x - q * f + start; and of one less.
+  const __m512i rest = _mm512_sub_epi32(_mm512_set1_epi32(1 << scale), f);
+  const __m512i next = _mm512_add_epi32(_mm512_add_epi32(x, _mm512_srli_epi32(entry, kWordBits)),
+                                        _mm512_mullo_epi32(q, rest));
+  states.x = _mm512_mask_sub_epi32(next, over, next, rest);
   return to;
 }
 
@@ -194,11 +193,12 @@ HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char
       _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
   to -= 2 * std::popcount(set);
   const __m256i x = _mm256_blendv_epi8(states.x, _mm256_srli_epi32(states.x, kWordBits), full);
-  // Floats are of numbers with signs: of half of x, whose last bit only matters where f is 1, and
-  // x then below 2^22. The quotient is below 2^22 too, so that it is at most one away.
-  const __m256 quotient =
-      _mm256_div_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), _mm256_cvtepi32_ps(f));
-  __m256i q = _mm256_cvttps_epi32(_mm256_add_ps(quotient, quotient));
+  // Floats are of numbers with signs: of half of x, whose last bit matters most where f is 1 or 2,
+  // and x then small enough for all of this to be exact. The quotient is below 2^21, so that in
+  // floats it is at most one away. The reciprocal does not wait for the state, as a division would.
+  const __m256 reciprocal = _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_cvtepi32_ps(f));
+  __m256i q =
+      _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), reciprocal));
   __m256i r = _mm256_sub_epi32(x, _mm256_mullo_epi32(q, f));
   const __m256i over = _mm256_cmpgt_epi32(_mm256_setzero_si256(), r);  // all ones are -1
   q = _mm256_add_epi32(q, over);

@@ -283,7 +283,8 @@ std::optional<RansStream> EncodeStream(absl::Span<const uint8_t> codes,
   char* const begin = bytes.data() + front;
   char* const end = bytes.data() + bytes.size();
   const auto encode = [&]() -> const char* {
-    if (lanes == kernels::kRansStates && kernels::HasRansEncoder()) {
+    if (lanes == kernels::kRansStates && scale >= kernels::kVectorScaleMin &&
+        kernels::HasRansEncoder()) {
       return EncodeWordsByVectors(codes, tables.size() == 1 ? absl::Span<const uint8_t>() : classes,
                                   tables, scale, states.data(), begin, end);
     }
