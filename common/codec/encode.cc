@@ -323,7 +323,11 @@ class SegmentWriter {
         Quantise(values + done, count, first + done, spec_, fit, key_, codes_.data());
         if (fit.is_affine) {
           kernels::AddErrors(values + done, codes_.data(), count,
-                             {fit.range.lo, fit.range.step, spec_.levels}, squared_error_.data());
+                             kernels::Buckets{fit.range.lo, fit.range.step, spec_.levels},
+                             squared_error_.data());
+        } else if (fit.is_multiples) {
+          kernels::AddErrors(values + done, codes_.data(), count, fit.multiples,
+                             squared_error_.data());
         } else {
           const auto decoded = [codebook = fit.codebook.data(), codes = codes_.data()](size_t i) {
             return codebook[codes[i]];

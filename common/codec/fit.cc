@@ -185,6 +185,8 @@ Fit FitInt8(Extremes extremes) {
   for (int code = 0; code < kInt8Levels; ++code) {
     fit.codebook[static_cast<size_t>(code)] = static_cast<float>(code - kInt8Zero) * fit.scale;
   }
+  fit.is_multiples = true;
+  fit.multiples = {fit.scale, kInt8Zero};
   return fit;
 }
 

@@ -30,9 +30,11 @@ struct Fit {
   AffineRange buckets;       // bu: the range that codes are computed with; uniform: the step
   float scale = 0;           // of fp16, int8
   std::vector<float> edges;  // bq: levels - 1, not decreasing; a value on an edge is above it
-  // What codes decode to; AddErrors takes the range where there is one.
+  // What codes decode to; AddErrors takes the range where there is one, or the multiples.
   bool is_affine = false;
   AffineRange range;
+  bool is_multiples = false;  // uniform, int8
+  kernels::Multiples multiples{};
   Codebook codebook{};
 };
 

@@ -55,6 +55,12 @@ struct Positions {
   uint32_t last;
 };
 
+// What codes decode to where that is a multiple: float(code - zero) * unit.
+struct Multiples {
+  float unit;
+  uint32_t zero;
+};
+
 // Of uniform, in fp64, with a = |x| / unit: k = floor(a + offset + random * 2^-32), but 0 if a is
 // below `least`; at most `zero`. The code is zero + k for x >= 0, else zero - k.
 struct Magnitudes {
@@ -94,6 +100,8 @@ void QuantiseBlocks(const float* values, size_t count, size_t block_size, const 
 // The squares, in fp64, of the differences, in fp32, between what the codes decode to and the
 // values.
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
+               double* errors);
+void AddErrors(const float* values, const uint8_t* codes, size_t count, Multiples multiples,
                double* errors);
 
 // words[i] is word (first + i) mod 4 of PrngBlock(key, (first + i) / 4).
@@ -187,6 +195,8 @@ void QuantiseNearestWithErrors(const float* values, size_t count, Buckets bucket
 void QuantiseBlocks(const float* values, size_t count, size_t block_size, const Buckets* buckets,
                     uint8_t* codes, double* errors, double* squares);
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
+               double* errors);
+void AddErrors(const float* values, const uint8_t* codes, size_t count, Multiples multiples,
                double* errors);
 void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words);
 void QuantiseStochastic(const float* values, const uint32_t* words, size_t count,

@@ -55,6 +55,10 @@ void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buck
                    double* errors) {
   reference::AddErrors(values, codes, count, buckets, errors);
 }
+void AddMultiplesErrorsHere(const float* values, const uint8_t* codes, size_t count,
+                            Multiples multiples, double* errors) {
+  reference::AddErrors(values, codes, count, multiples, errors);
+}
 void RandomWordsHere(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words) {
   reference::RandomWords(key, first, count, words);
 }
@@ -418,25 +422,45 @@ void QuantiseBlocksHere(const float* values, size_t count, size_t block_size,
   }
 }
 
-void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
-                   double* errors) {
+// decoded: what a code, as a vector of numbers, stands for.
+template <typename Decoded>
+HWY_INLINE void AddErrorsOf(const float* values, const uint8_t* codes, size_t whole,
+                            Decoded decoded, double* errors) {
   const DF d;
   const DI di;
   const hn::Rebind<uint8_t, DF> du8;
-  const VF lo = hn::Set(d, buckets.lo);
-  const VF step = hn::Set(d, buckets.step);
   VD sums[kSumVectors];
   LoadSums(errors, sums);
-  const size_t whole = count / kSumLanes * kSumLanes;
   for (size_t i = 0; i < whole; i += kSumLanes) {
     for (size_t j = 0; j < kSumLanes / kN; ++j) {
       const auto code = hn::PromoteTo(di, hn::LoadU(du8, codes + i + j * kN));
       const VF x = hn::LoadU(d, values + i + j * kN);
-      AddSquares(Decoded(hn::ConvertTo(d, code), lo, step) - x, j, sums);
+      AddSquares(decoded(hn::ConvertTo(d, code)) - x, j, sums);
     }
   }
   StoreSums(sums, errors);
+}
+
+void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
+                   double* errors) {
+  const DF d;
+  const VF lo = hn::Set(d, buckets.lo);
+  const VF step = hn::Set(d, buckets.step);
+  const size_t whole = count / kSumLanes * kSumLanes;
+  AddErrorsOf(
+      values, codes, whole, [&](VF code) HWY_ATTR { return Decoded(code, lo, step); }, errors);
   reference::AddErrors(values + whole, codes + whole, count - whole, buckets, errors);
+}
+
+void AddMultiplesErrorsHere(const float* values, const uint8_t* codes, size_t count,
+                            Multiples multiples, double* errors) {
+  const DF d;
+  const VF zero = hn::Set(d, static_cast<float>(multiples.zero));
+  const VF unit = hn::Set(d, multiples.unit);
+  const size_t whole = count / kSumLanes * kSumLanes;
+  AddErrorsOf(
+      values, codes, whole, [&](VF code) HWY_ATTR { return (code - zero) * unit; }, errors);
+  reference::AddErrors(values + whole, codes + whole, count - whole, multiples, errors);
 }
 
 // Philox4x32-10 of base/prng.h, one counter a lane.
@@ -521,8 +545,9 @@ void QuantiseStochasticHere(const float* values, const uint32_t* words, size_t c
   reference::QuantiseStochastic(values + i, words + i, count - i, positions, codes + i);
 }
 
-void QuantiseUniformHere(const float* values, const uint32_t* words, size_t count,
-                         const Magnitudes& magnitudes, uint8_t* codes) {
+// Whole vectors of doubles.
+HWY_INLINE void UniformByQuotient(const float* values, const uint32_t* words, size_t count,
+                                  const Magnitudes& magnitudes, uint8_t* codes) {
   const DD d;
   const DHalf df;
   const hn::Rebind<int32_t, DD> di;
@@ -533,8 +558,7 @@ void QuantiseUniformHere(const float* values, const uint32_t* words, size_t coun
   const VD least = hn::Set(d, magnitudes.least);
   const VD zero = hn::Set(d, static_cast<double>(magnitudes.zero));
   const auto sign = hn::Set(du, 0x80000000u);
-  size_t i = 0;
-  for (; i + kND <= count; i += kND) {
+  for (size_t i = 0; i < count; i += kND) {
     const VD x = hn::PromoteTo(d, hn::LoadU(df, values + i));
     const VD steps = hn::Abs(x) / unit;
     VD sum = steps + offset;
@@ -546,8 +570,80 @@ void QuantiseUniformHere(const float* values, const uint32_t* words, size_t coun
     const VD code = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), zero - k, zero + k);
     hn::StoreU(hn::DemoteTo(du8, hn::DemoteTo(di, code)), du8, codes + i);
   }
-  reference::QuantiseUniform(values + i, words == nullptr ? nullptr : words + i, count - i,
-                             magnitudes, codes + i);
+}
+
+// In fp32, with the rounded reciprocal of the unit, all values but those within a few roundings of
+// where the code changes; where there is one of these, all of the 32 as above.
+template <bool kRandom, bool kLeast>
+HWY_INLINE void Uniform(const float* values, const uint32_t* words, size_t whole,
+                        const Magnitudes& magnitudes, uint8_t* codes) {
+  const DF d;
+  const DI di;
+  const DU du;
+  const VF inverse = hn::Set(d, static_cast<float>(1 / magnitudes.unit));
+  const VF offset = hn::Set(d, static_cast<float>(magnitudes.offset));
+  const VF least = hn::Set(d, static_cast<float>(magnitudes.least));
+  const auto zero = hn::Set(di, static_cast<int32_t>(magnitudes.zero));
+  // Sums are at most zero + 4 where the code depends on them, and have fewer than 6 roundings.
+  const float margin = static_cast<float>(magnitudes.zero + 4) * 0x1p-21f;
+  // Limits that leave the code as it is, and no sum next to an integer: none is below 0.
+  const VF low = hn::Set(d, 2 * margin);
+  const VF high = hn::Set(d, static_cast<float>(magnitudes.zero) + 0.5f);
+  const VF half = hn::Set(d, 0.5f);
+  const VF clear = hn::Set(d, 0.5f - margin);
+  const VF near = hn::Set(d, margin);
+  // Adding it rounds to the nearest integer, which then stands in the low bits.
+  const VF magic = hn::Set(d, 0x1.8p23f);
+  for (size_t i = 0; i < whole; i += kStep) {
+    VF farthest = hn::Zero(d);  // of a sum from the middle of two integers
+    VF nearest = high;          // of a magnitude from the least one that counts
+    for (size_t j = 0; j < kStepVectors; ++j) {
+      const VF x = hn::LoadU(d, values + i + j * kN);
+      const VF steps = hn::Abs(x) * inverse;
+      VF sum = steps + offset;
+      if (kRandom) {
+        const auto word = hn::ShiftRight<8>(hn::LoadU(du, words + i + j * kN));
+        sum = sum + hn::ConvertTo(d, hn::BitCast(di, word)) * hn::Set(d, 0x1p-24f);
+      }
+      const VF at = hn::Min(hn::Max(sum, low), high) - half;
+      const VF shifted = at + magic;
+      farthest = hn::Max(farthest, hn::Abs(at - (shifted - magic)));
+      auto k = hn::BitCast(di, shifted);
+      if (kLeast) {
+        nearest = hn::Min(nearest, hn::Abs(steps - least));
+        k = hn::IfThenZeroElse(hn::RebindMask(di, hn::Lt(steps, least)), k);
+      }
+      const auto is_negative = hn::RebindMask(di, hn::Lt(x, hn::Zero(d)));
+      StoreLowBytes(hn::BitCast(d, hn::IfThenElse(is_negative, zero - k, zero + k)),
+                    codes + i + j * kN);
+    }
+    const auto is_near = hn::Or(hn::Gt(farthest, clear), hn::Lt(nearest, near));
+    if (HWY_UNLIKELY(!hn::AllFalse(d, is_near))) {
+      UniformByQuotient(values + i, kRandom ? words + i : nullptr, kStep, magnitudes, codes + i);
+    }
+  }
+}
+
+void QuantiseUniformHere(const float* values, const uint32_t* words, size_t count,
+                         const Magnitudes& magnitudes, uint8_t* codes) {
+  const size_t whole = count / kStep * kStep;
+  // What is computed in fp32 loses nothing at its ends.
+  const bool is_plain = magnitudes.unit >= 0x1p-60 && magnitudes.unit <= 0x1p60 &&
+                        magnitudes.offset >= 0 && magnitudes.offset <= 2 && magnitudes.least >= 0 &&
+                        magnitudes.least <= 2;
+  if (!is_plain) {
+    UniformByQuotient(values, words, whole, magnitudes, codes);
+  } else if (words == nullptr && magnitudes.least > 0) {
+    Uniform<false, true>(values, nullptr, whole, magnitudes, codes);
+  } else if (words == nullptr) {
+    Uniform<false, false>(values, nullptr, whole, magnitudes, codes);
+  } else if (magnitudes.least > 0) {
+    Uniform<true, true>(values, words, whole, magnitudes, codes);
+  } else {
+    Uniform<true, false>(values, words, whole, magnitudes, codes);
+  }
+  reference::QuantiseUniform(values + whole, words == nullptr ? nullptr : words + whole,
+                             count - whole, magnitudes, codes + whole);
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR
@@ -567,6 +663,7 @@ HWY_EXPORT(QuantiseNearestHere);
 HWY_EXPORT(QuantiseNearestWithErrorsHere);
 HWY_EXPORT(QuantiseBlocksHere);
 HWY_EXPORT(AddErrorsHere);
+HWY_EXPORT(AddMultiplesErrorsHere);
 HWY_EXPORT(RandomWordsHere);
 HWY_EXPORT(QuantiseStochasticHere);
 HWY_EXPORT(QuantiseUniformHere);
@@ -605,6 +702,10 @@ void QuantiseBlocks(const float* values, size_t count, size_t block_size, const 
 void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets buckets,
                double* errors) {
   HWY_DYNAMIC_DISPATCH(AddErrorsHere)(values, codes, count, buckets, errors);
+}
+void AddErrors(const float* values, const uint8_t* codes, size_t count, Multiples multiples,
+               double* errors) {
+  HWY_DYNAMIC_DISPATCH(AddMultiplesErrorsHere)(values, codes, count, multiples, errors);
 }
 void RandomWords(const base::PrngKey& key, uint64_t first, size_t count, uint32_t* words) {
   HWY_DYNAMIC_DISPATCH(RandomWordsHere)(key, first, count, words);

@@ -17,6 +17,9 @@ constexpr uint32_t kExponentMask = 0x7f800000u;  // all ones: an infinity or NaN
 float Decoded(Buckets buckets, uint8_t code) {
   return buckets.lo + (static_cast<float>(code) + 0.5f) * buckets.step;
 }
+float Decoded(Multiples multiples, uint8_t code) {
+  return static_cast<float>(int{code} - static_cast<int>(multiples.zero)) * multiples.unit;
+}
 
 // Sums of squares in units of a step.
 void AddInSteps(const float* sums, float step, double* to) {
@@ -90,6 +93,14 @@ void AddErrors(const float* values, const uint8_t* codes, size_t count, Buckets 
                double* errors) {
   for (size_t i = 0; i < count; ++i) {
     const double error = static_cast<double>(Decoded(buckets, codes[i]) - values[i]);
+    errors[i % kSumLanes] += error * error;
+  }
+}
+
+void AddErrors(const float* values, const uint8_t* codes, size_t count, Multiples multiples,
+               double* errors) {
+  for (size_t i = 0; i < count; ++i) {
+    const double error = static_cast<double>(Decoded(multiples, codes[i]) - values[i]);
     errors[i % kSumLanes] += error * error;
   }
 }

@@ -82,6 +82,8 @@ absl::Status SetScale(float scale, const Spec& spec, Fit& fit) {
   for (int code = 0; code < spec.levels; ++code) {
     fit.codebook[static_cast<size_t>(code)] = static_cast<float>(code - zero) * scale;
   }
+  fit.is_multiples = true;
+  fit.multiples = {scale, static_cast<uint32_t>(zero)};
   if (std::isfinite(fit.codebook[spec.levels - 1u])) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       zero, " steps of ", scale, " are beyond the largest fp32 value, 3.4e38; send it as fp32"));

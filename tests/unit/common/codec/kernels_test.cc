@@ -325,6 +325,61 @@ TEST_P(Kernels, QuantiseUniform_IsTheReferences) {
   }
 }
 
+// Where fp32 and the quotient could disagree: all floats about where the code changes, at random
+// units.
+TEST_P(Kernels, QuantiseUniform_AboutEveryEdge_IsTheQuotient) {
+  base::Prng prng({.run_seed = 6});
+  for (const uint32_t zero : {1u, 7u, 127u}) {
+    for (int round = 0; round < 40; ++round) {
+      const float unit = prng.UniformFloat() + 0.5f;
+      for (const Magnitudes& magnitudes :
+           {Magnitudes{unit, 0.5, 0, zero}, Magnitudes{unit, 0, 0, zero},
+            Magnitudes{unit, 1 - 0.8, 0, zero}, Magnitudes{unit, 0, 0.8, zero}}) {
+        std::vector<float> values;
+        const double edges_from = magnitudes.least > 0 ? magnitudes.least : 1 - magnitudes.offset;
+        for (uint32_t edge = 0; edge <= zero + 1; ++edge) {
+          float x = static_cast<float>((edge + edges_from) * magnitudes.unit);
+          for (int i = 0; i < 6; ++i) x = std::nextafter(x, 0.0f);
+          for (int i = 0; i < 13; ++i, x = std::nextafter(x, 1e9f)) {
+            values.push_back(round % 2 == 0 ? x : -x);
+          }
+        }
+        // Random numbers that bring other values to an edge.
+        std::vector<uint32_t> words(values.size());
+        for (size_t i = 0; i < words.size(); ++i) {
+          words[i] = i % 3 == 0 ? 0u : static_cast<uint32_t>(prng.NextU64());
+          if (i % 3 == 1) {
+            const double steps = (1 - words[i] * 0x1p-32) * magnitudes.unit;
+            values[i] = static_cast<float>(steps);
+          }
+        }
+        for (const uint32_t* const random : {words.data(), static_cast<uint32_t*>(nullptr)}) {
+          std::vector<uint8_t> expected(values.size()), codes(values.size());
+          reference::QuantiseUniform(values.data(), random, values.size(), magnitudes,
+                                     expected.data());
+          QuantiseUniform(values.data(), random, values.size(), magnitudes, codes.data());
+          ASSERT_EQ(codes, expected) << "zero " << zero << ", unit " << unit;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, ErrorsOfMultiples_AreTheReferences) {
+  for (const size_t n : kSizes) {
+    for (const std::vector<float>& values : Inputs(n)) {
+      std::vector<uint8_t> codes(n);
+      for (size_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(i * 37);
+      for (const Multiples multiples : {Multiples{1e-3f, 7}, Multiples{1e36f, 127}, Multiples{}}) {
+        Sums expected{1.0}, errors{1.0};
+        reference::AddErrors(values.data(), codes.data(), n, multiples, expected.data());
+        AddErrors(values.data(), codes.data(), n, multiples, errors.data());
+        ASSERT_EQ(errors, expected) << n;
+      }
+    }
+  }
+}
+
 TEST_P(Kernels, Means_AreTheReferences_OfSumsOfAnySize) {
   base::Prng prng({.run_seed = 9});
   for (const size_t n : kSizes) {
