@@ -299,6 +299,10 @@ void Engine::Apply(round::Instruct& e) {
 
 void Engine::Apply(round::StoreTasks& e) {
   if (!e.evaluation) BeginRecord(e);
+  for (const auto& item : e.items) {
+    if (!e.evaluation || members_[item.member.value()].role != federation::Role::kTrainer) continue;
+    evaluations_[item.task] = {item.member, records_.empty() ? 0 : records_.size() - 1};
+  }
   std::vector<store::IssuedTask> rows;
   for (const auto& item : e.items) {
     rows.push_back({item.task, e.round, e.attempt, item.member, e.evaluation});

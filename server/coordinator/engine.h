@@ -134,7 +134,12 @@ class Engine final : public Coordinator {
     size_t record = 0;  // in records_
     bool accepted = false;
     uint32_t weight = 0;
-    std::optional<federation::TrainingReport> report;
+    std::optional<federation::TrainingReport> report;  // the first
+  };
+  // A trainer's evaluation that it has not reported.
+  struct OpenEvaluation {
+    base::MemberId member;
+    size_t record = 0;  // in records_, or about to be
   };
   struct Totals {
     federation::ByteCounters trainers = ledger::NoBytes(), evaluators = ledger::NoBytes();
@@ -203,7 +208,9 @@ class Engine final : public Coordinator {
   ClientRounds AllRows(size_t record) const;
   void BookAccepted(size_t record, base::MemberId member, const codec::PayloadBytes& payload,
                     uint32_t weight);
+  // What a report says that the client spent, in its row and the record; each report once.
   void BookCompute(size_t record, base::MemberId member, const federation::ComputeUse& use);
+  void BookReport(const TaskNote& note);
   void BookRefused(size_t record, base::MemberId member, uint64_t bytes);
   // What the member's report says more than the one before; and its row's.
   federation::ByteCounters NoteTold(base::MemberId member,
@@ -321,13 +328,16 @@ class Engine final : public Coordinator {
   void RecordBytes(size_t record, const Totals& totals);
   // The record of the task's own round, else the current one's. Records are never empty then.
   size_t RecordIndexOf(base::TaskId task) const;
-  // Whether this process knows the tasks of the attempt, and so has their reports.
-  bool HasNotesOf(size_t record) const;
   void BookLate(base::TaskId task, uint64_t bytes);
-  // Figures from reports, of the records that have had news since the last call. Before a record is
-  // read: a sum over the cohort for each report would cost its square.
+  // Means and maxima of what was reported of accepted updates, for the records that have had news
+  // since the last call. In the order of tasks, so that the same reports give the same bits
+  // whichever came first; and before a record is read: a sum over the cohort for each report would
+  // cost its square.
   void SumReports();
   void SumReports(size_t record);
+  void SetLink(RoundRecord& record) const;
+  // Of the model that the run starts from.
+  void BeginInitialRecord();
   RoundRecord& EvaluatedRecord(base::RoundId round);
   RoundRecord* CurrentRecord();
 
@@ -392,7 +402,6 @@ class Engine final : public Coordinator {
   base::Digest moments_digest_;
   const std::vector<aggregation::ParameterRange> statistics_;
   RecordBook records_;
-  std::map<size_t, ledger::EnergyUse> evaluating_;   // of trainers' evaluations, by record
   const uint64_t update_bytes_max_;                  // of this run's codec
   ClientTotalsBook clients_before_;                  // of earlier processes; never changes
   ClientTotalsBook clients_;                         // of all, as of the last boundary
@@ -404,7 +413,8 @@ class Engine final : public Coordinator {
   std::set<size_t> unkept_;                 // records: KeepRecord
   std::optional<size_t> storing_;           // the record of a round whose end is being stored
   std::map<base::TaskId, TaskNote> notes_;  // of the last two attempts
-  base::TaskId current_tasks_;              // the first of the last attempt
+  std::map<base::TaskId, OpenEvaluation> evaluations_;  // of the last two attempts' models
+  base::TaskId current_tasks_;                          // the first of the last attempt
   std::vector<base::TaskId> folding_;
   base::SteadyTime round_began_, phase_began_;
   std::optional<federation::EvaluationReport> evaluation_;

@@ -47,6 +47,14 @@ void Engine::BookCompute(size_t record, MemberId member, const federation::Compu
   ClientRound& row = RowOf(record, member);
   ledger::AddCompute(options_.energy, use, row.energy);
   row.SetLink(options_.energy);
+  ledger::AddCompute(options_.energy, use, records_[record].energy);
+  SetLink(records_[record]);
+}
+
+void Engine::BookReport(const TaskNote& note) {
+  BookCompute(note.record, note.member, note.report->compute);
+  if (!note.report->model_repair.empty()) ++records_[note.record].model_repairs;
+  unsummed_.insert(note.record);
 }
 
 void Engine::BookRefused(size_t record, MemberId member, uint64_t bytes) {

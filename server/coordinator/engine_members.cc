@@ -533,19 +533,13 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   if (const auto* evaluation = std::get_if<federation::EvaluationReport>(&report.what)) {
     Member& member = members_[id.value()];
     if (machine_.phase() == round::Phase::kEvaluating) member.holds = machine_.round();
-    if (!records_.empty()) {
-      const size_t record = records_.size() - 1;
-      if (member.role == Role::kTrainer) {
-        BookCompute(record, id, evaluation->compute);
-        if (HasNotesOf(record)) {
-          ledger::AddCompute(options_.energy, evaluation->compute, evaluating_[record]);
-          unsummed_.insert(record);
-        } else {  // of an earlier process, which had its reports: they cannot be summed again
-          RoundRecord& kept = records_[record];
-          ledger::AddCompute(options_.energy, evaluation->compute, kept.energy);
-          ledger::SetLink(options_.energy, kept.bytes, 2.0 * kept.accepted, kept.energy);
-        }
-      }
+    // Once: a client that does not hear the answer sends its report again.
+    if (const auto open = evaluations_.find(report.task_id);
+        open != evaluations_.end() && open->second.member == id) {
+      if (records_.empty()) BeginInitialRecord();
+      BookCompute(open->second.record, id, evaluation->compute);
+      KeepRecord(open->second.record);
+      evaluations_.erase(open);
     }
     // What an evaluation fetches is counted in the round that comes next.
     const federation::ByteCounters more = NoteTold(id, report.counters);
@@ -561,11 +555,10 @@ void Engine::HandleReport(MemberId id, const federation::ClientReport& report) {
   const auto note = notes_.find(report.task_id);
   if (note == notes_.end() || note->second.member != id) return;
   BookTold(note->second.record, id, NoteTold(id, report.counters));
-  const auto& training = std::get<federation::TrainingReport>(report.what);
-  // One that comes again costs nothing more.
-  if (!note->second.report) BookCompute(note->second.record, id, training.compute);
-  note->second.report = training;
-  unsummed_.insert(note->second.record);
+  if (!note->second.report) {
+    note->second.report = std::get<federation::TrainingReport>(report.what);
+    BookReport(note->second);
+  }
   // A round's record is kept when it ends.
   if (note->second.record + 1 == records_.size() && !records_.back().committed) {
     Keep({{ReportKey(report.task_id), SerializeReport(*note->second.report)}}, /*durable=*/false);

@@ -94,7 +94,7 @@ void Engine::RestoreAttempt(const KeptRun& kept) {
   records_.push_back(std::move(record));
   for (const auto& [task, note] : notes_) {
     RowOf(index, note.member).asked = true;
-    if (note.report) BookCompute(index, note.member, note.report->compute);
+    if (note.report) BookReport(note);
   }
   for (const std::shared_ptr<UploadState>& update : kept.updates) {
     // Those beyond the goal are durable, but do not count.

@@ -66,6 +66,7 @@ void Engine::BeginRecord(const round::StoreTasks& e) {
   SumReports();
   // Reports for the attempt before this one may still come.
   notes_.erase(notes_.begin(), notes_.lower_bound(current_tasks_));
+  evaluations_.erase(evaluations_.begin(), evaluations_.lower_bound(current_tasks_));
   while (!client_rounds_.empty() && client_rounds_.begin()->first + 1 < records_.size()) {
     const size_t old = client_rounds_.begin()->first;
     if (unkept_.count(old) > 0) Keep(RecordNotes(old), /*durable=*/false);
@@ -365,7 +366,7 @@ Engine::Totals Engine::ReadTotals(const std::vector<MemberId>& trainers,
 void Engine::FillBytes(RoundRecord& record, const Totals& now, const Totals& before) const {
   record.bytes = now.trainers - before.trainers;
   record.evaluator_bytes = now.evaluators - before.evaluators;
-  ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
+  SetLink(record);
 }
 
 void Engine::FillBroadcast(RoundRecord& record, const MadeBroadcast& made) const {
@@ -395,13 +396,8 @@ void Engine::SumReports(size_t index) {
   RoundRecord& record = records_[index];
   double loss = 0, weight = 0, squared_error = 0, squared_norm = 0;
   record.client_train_s_max = record.client_upload_s_max = 0;
-  record.model_repairs = 0;
-  record.energy = evaluating_[index];
   for (const auto& [task, note] : notes_) {
-    if (note.record != index || !note.report) continue;
-    if (!note.report->model_repair.empty()) ++record.model_repairs;
-    ledger::AddCompute(options_.energy, note.report->compute, record.energy);
-    if (!note.accepted) continue;
+    if (note.record != index || !note.report || !note.accepted) continue;
     loss += note.report->loss * note.weight;
     weight += note.weight;
     squared_error += note.report->squared_error;
@@ -413,12 +409,12 @@ void Engine::SumReports(size_t index) {
   }
   if (weight > 0) record.train_loss = loss / weight;
   if (squared_norm > 0) record.quantisation_nmse = squared_error / squared_norm;
-  ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
+  SetLink(record);
 }
 
-bool Engine::HasNotesOf(size_t record) const {
-  return std::any_of(notes_.begin(), notes_.end(),
-                     [record](const auto& note) { return note.second.record == record; });
+// Once bytes, computing or what was accepted have changed.
+void Engine::SetLink(RoundRecord& record) const {
+  ledger::SetLink(options_.energy, record.bytes, 2.0 * record.accepted, record.energy);
 }
 
 size_t Engine::RecordIndexOf(TaskId task) const {
@@ -485,25 +481,29 @@ void Engine::Apply(round::EvaluationEnded& e) {
   Keep(std::move(notes), /*durable=*/false);
 }
 
+// Its curves begin there.
+void Engine::BeginInitialRecord() {
+  RoundRecord initial;
+  initial.attempt = 0;
+  initial.committed = true;
+  initial.parameters = schema_->update_layout().n();
+  initial.model = model_.artifact->digest;
+  MadeBroadcast file;
+  file.broadcast = model_.broadcast;
+  file.payload = FilePayload(model_.broadcast->bytes.size(), schema_->size());
+  FillBroadcast(initial, file);
+  // Joining and the first fetches belong to round 1.
+  initial.bytes = initial.idle = initial.evaluator_bytes = ledger::NoBytes();
+  records_.push_back(std::move(initial));
+  round_began_ = phase_began_;
+}
+
 // With the time that the evaluation has taken.
 RoundRecord& Engine::EvaluatedRecord(RoundId round) {
-  size_t index = IndexOfCommitted(records_, round);
+  const size_t index = IndexOfCommitted(records_, round);
   if (index == records_.size()) {
-    // The model that the run starts from, so that its curves begin there.
     QFL_CHECK(round == RoundId(0));
-    RoundRecord initial;
-    initial.attempt = 0;
-    initial.committed = true;
-    initial.parameters = schema_->update_layout().n();
-    initial.model = model_.artifact->digest;
-    MadeBroadcast file;
-    file.broadcast = model_.broadcast;
-    file.payload = FilePayload(model_.broadcast->bytes.size(), schema_->size());
-    FillBroadcast(initial, file);
-    // Joining and the first fetches belong to round 1.
-    initial.bytes = initial.idle = initial.evaluator_bytes = ledger::NoBytes();
-    records_.push_back(std::move(initial));
-    round_began_ = phase_began_;
+    BeginInitialRecord();
   }
   RoundRecord& record = records_[index];
   record.evaluate_s = absl::ToDoubleSeconds(Now() - phase_began_);

@@ -54,11 +54,43 @@ class ClientRoundsTest : public CoordinatorTest {
     training.compute.cpu_s = cpu_s;
     report.what = training;
     report.counters.uplink = {told_up, told_up, told_up, told_up, told_up};
+    Send(i, report);
+  }
+  void ReportEvaluation(uint32_t i, TaskId task, double cpu_s) {
+    federation::ClientReport report;
+    report.task_id = task;
+    federation::EvaluationReport evaluation;
+    evaluation.examples = 10;
+    evaluation.compute.cpu_s = cpu_s;
+    report.what = evaluation;
+    Send(i, report);
+  }
+  using CoordinatorTest::Send;
+  void Send(uint32_t i, const federation::ClientReport& report) {
     absl::Status status = absl::UnknownError("no answer");
     coordinator->Report(clients[i].peer, clients[i].session, report,
                         [&](absl::Status s) { status = std::move(s); });
     Run();
     EXPECT_TRUE(status.ok()) << status;
+  }
+  // What it is told to evaluate.
+  TaskId Evaluation(uint32_t i) {
+    const auto* task = clients[i].sink->Last<federation::EvaluateTask>();
+    EXPECT_NE(task, nullptr) << "not told to evaluate";
+    return task != nullptr ? task->task_id : TaskId(0);
+  }
+  // Of a record and its rows: what its trainers computed.
+  void ExpectCpuSeconds(size_t record, std::vector<double> of_clients) {
+    double sum = 0;
+    const std::vector<ClientRound> rows = Rows(record);
+    ASSERT_EQ(rows.size(), of_clients.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(rows[i].energy.cpu_s, of_clients[i]) << rows[i].client;
+      sum += of_clients[i];
+    }
+    const RoundRecord all = Status().rounds.at(record);
+    EXPECT_EQ(all.energy.cpu_s, sum);
+    EXPECT_DOUBLE_EQ(*all.energy.compute_modelled_j, sum * options.energy.cpu_w);
   }
   // Of a record of a round, in the order of the members.
   std::vector<ClientRound> Rows(size_t record) {
@@ -109,6 +141,57 @@ TEST_F(ClientRoundsTest, EachClientHasARow_AndTheyAddUpToTheRound) {
   EXPECT_FALSE(rows[1].told.has_value()) << "it has not reported yet";
   EXPECT_EQ(rows[0].energy.cpu_s, 2);
   EXPECT_DOUBLE_EQ(*rows[0].energy.compute_modelled_j, 2 * options.energy.cpu_w);
+}
+
+// A client sends its report again where it did not hear the answer.
+TEST_F(ClientRoundsTest, ATrainingReportThatComesAgain_CountsOnce) {
+  Join();
+  const TaskId task = clients[0].Task().task_id;
+  Report(0, task, 100, 2);
+  Report(0, task, 150, 3);
+  Deliver(clients[0], 1), Deliver(clients[1], 2);
+  Report(0, task, 190, 4);  // after the commit
+  ExpectCpuSeconds(0, {2, 0});
+  EXPECT_EQ(*Rows(0).at(0).told->uplink.stream, 190u) << "its counters go on";
+}
+
+TEST_F(ClientRoundsTest, AnEvaluationThatIsReportedAgain_CountsOnce) {
+  options.policy.client_evaluation_every = 1;
+  Join();
+  const TaskId initial = Evaluation(0);
+  ReportEvaluation(0, initial, 1);
+  ReportEvaluation(0, initial, 1);
+  ReportEvaluation(0, Evaluation(1), 1000);  // not its task
+  ReportEvaluation(0, TaskId(999), 1000);    // nobody's
+  ReportEvaluation(1, Evaluation(1), 2);     // begins round 1
+  ReportEvaluation(0, initial, 1);
+  ASSERT_EQ(Status().rounds.size(), 2u);
+  EXPECT_EQ(Status().rounds[0].energy.cpu_s, 3);
+  const std::vector<TaskId> tasks = {clients[0].Task().task_id, clients[1].Task().task_id};
+  Deliver(clients[0], 1), Deliver(clients[1], 2);
+  Report(0, tasks[0], 0, 10), Report(1, tasks[1], 0, 20);
+  const TaskId first = Evaluation(0);
+  ReportEvaluation(0, first, 1);
+  ReportEvaluation(0, first, 1);
+  ReportEvaluation(1, Evaluation(1), 2);  // begins round 2
+  ReportEvaluation(0, first, 1);
+  ExpectCpuSeconds(1, {11, 22});
+  EXPECT_EQ(Status().rounds.at(2).energy.cpu_s, 0);
+}
+
+// Its round has gone on without it: what it took is still that round's.
+TEST_F(ClientRoundsTest, ALateEvaluation_CountsInItsOwnRound) {
+  options.policy.rounds = 1;
+  options.policy.client_evaluation_every = 1;
+  Join();
+  const TaskId late = Evaluation(1);
+  ReportEvaluation(0, Evaluation(0), 1);
+  Wait(options.policy.evaluation_deadline + absl::Seconds(1));
+  ASSERT_EQ(Status().rounds.size(), 2u);
+  ReportEvaluation(1, late, 2);
+  EXPECT_EQ(Status().rounds[0].clients.answered, 1u);
+  EXPECT_EQ(Status().rounds[0].energy.cpu_s, 3);
+  EXPECT_EQ(Status().rounds[1].energy.cpu_s, 0);
 }
 
 TEST_F(ClientRoundsTest, WhatIsCarriedBetweenTasks_IsIdle) {

@@ -518,6 +518,23 @@ TEST_F(ResumeTest, AnEvaluationAfterARestart_AddsToWhatItsRoundTook) {
   EXPECT_GT(after.client_train_s_max, 0);
 }
 
+TEST_F(ResumeTest, AReportThatComesAgainAfterARestart_CountsOnce) {
+  for (int lives = 0; lives < 2; ++lives) {
+    auto life = NewLife();
+    life->EvaluateNothing();
+    life->Begin();
+    life->Connect(kTrainers);
+    federation::TrainingReport training;
+    training.compute.cpu_s = 2;
+    training.model_repair = "damaged";
+    life->coordinator->Report(life->client(0).peer, life->client(0).session,
+                              {life->client(0).Task().task_id, training, {}}, [](absl::Status) {});
+    life->Run();
+    EXPECT_EQ(life->Status().rounds.back().energy.cpu_s, 2);
+    EXPECT_EQ(life->Status().rounds.back().model_repairs, 1u);
+  }
+}
+
 TEST_F(ResumeTest, LimitsMayChange) {
   NewLife()->Begin();
   auto life = NewLife();
