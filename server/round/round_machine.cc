@@ -144,45 +144,17 @@ void RoundMachine::On(const Resume&) {
 }
 
 void RoundMachine::On(const Stop& e) {
-  switch (phase_) {
-    case Phase::kOver:
-      return;
-    case Phase::kFolding:
-    case Phase::kCommitting:
-      stop_ = e.reason;
-      return;
-    case Phase::kAssigning:
-    case Phase::kCollecting:
-      Abandon(e.reason);
-      break;
-    case Phase::kEvaluating:
-      UnassignEvaluator();
-      ForgetClientEvaluations();
-      break;
-    case Phase::kIdle:
-      break;
+  if (phase_ == Phase::kOver) return;
+  if (phase_ == Phase::kFolding || phase_ == Phase::kCommitting) {
+    stop_ = e.reason;
+    return;
   }
+  Leave(e.reason);
   End(RunState::kStopped, e.reason);
 }
 
 void RoundMachine::On(const StorageFailed& e) {
-  switch (phase_) {
-    case Phase::kOver:
-      return;
-    case Phase::kAssigning:
-    case Phase::kCollecting:
-    case Phase::kFolding:
-    case Phase::kCommitting:
-      Abandon(e.reason);
-      break;
-    case Phase::kEvaluating:
-      UnassignEvaluator();
-      ForgetClientEvaluations();
-      break;
-    case Phase::kIdle:
-      break;
-  }
-  EndForStorage(e.reason);
+  if (phase_ != Phase::kOver) EndForStorage(e.reason);
 }
 
 void RoundMachine::MaybeBegin() {
@@ -302,7 +274,6 @@ void RoundMachine::On(const TasksStored& e) {
   if (phase_ == Phase::kEvaluating && evaluation_.task.value() != 0 &&
       e.batch == evaluation_.batch) {
     if (!e.status.ok()) {
-      UnassignEvaluator();
       return EndForStorage(absl::StrCat("an evaluation could not be stored: ", e.status.message()));
     }
     evaluation_.stored = true;
@@ -311,8 +282,6 @@ void RoundMachine::On(const TasksStored& e) {
   }
   if (phase_ == Phase::kEvaluating && !client_evaluations_.empty() && e.batch == clients_batch_) {
     if (!e.status.ok()) {
-      UnassignEvaluator();
-      ForgetClientEvaluations();
       return EndForStorage(absl::StrCat("an evaluation could not be stored: ", e.status.message()));
     }
     clients_stored_ = true;
@@ -325,9 +294,7 @@ void RoundMachine::On(const TasksStored& e) {
   }
   if (phase_ != Phase::kAssigning || e.batch != batch_) return;
   if (!e.status.ok()) {
-    const std::string why = absl::StrCat("tasks could not be stored: ", e.status.message());
-    Abandon(why);
-    return EndForStorage(why);
+    return EndForStorage(absl::StrCat("tasks could not be stored: ", e.status.message()));
   }
   BeginCollecting(absl::ZeroDuration());
   for (const TrainingTask& task : tasks_) Refresh(task.member);
@@ -455,10 +422,8 @@ void RoundMachine::On(const FoldDone& e) {
 void RoundMachine::On(const RoundStored& e) {
   if (phase_ != Phase::kCommitting) return;
   if (!e.status.ok()) {
-    const std::string why = absl::StrCat("the model after round ", round_.value(),
-                                         " could not be stored: ", e.status.message());
-    Abandon(why);
-    return EndForStorage(why);
+    return EndForStorage(absl::StrCat("the model after round ", round_.value(),
+                                      " could not be stored: ", e.status.message()));
   }
   if (stop_) return End(RunState::kStopped, *stop_);
   if (EvaluatesAfter(round_)) return BeginEvaluation();
@@ -546,6 +511,15 @@ void RoundMachine::CheckLiveness() {
   }
 }
 
+void RoundMachine::Leave(const std::string& why) {
+  if (phase_ == Phase::kEvaluating) {
+    UnassignEvaluator();
+    ForgetClientEvaluations();
+  } else if (phase_ != Phase::kIdle) {
+    Abandon(why);
+  }
+}
+
 void RoundMachine::End(RunState state, const std::string& reason) {
   phase_ = Phase::kOver;
   end_ = state;
@@ -558,6 +532,7 @@ void RoundMachine::End(RunState state, const std::string& reason) {
 }
 
 void RoundMachine::EndForStorage(const std::string& reason) {
+  Leave(reason);
   storage_failed_ = true;
   End(RunState::kFailed, reason);
 }

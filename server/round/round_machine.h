@@ -462,6 +462,8 @@ class RoundMachine {
   std::vector<std::pair<base::ClientIndex, base::MemberId>> Pool() const;
   uint32_t AverageWeight() const;
   federation::WaitUntil Pace() const;
+  // Whatever is under way, a round or an evaluation, ends without a result.
+  void Leave(const std::string& why);
   void End(RunState state, const std::string& reason);
   void EndForStorage(const std::string& reason);
   void MaybeOver();
