@@ -435,11 +435,18 @@ void Refine(Tensor& tensor, size_t f, uint64_t enough, const Costs& costs, const
   }
   const std::vector<uint32_t>& places = f == 1 ? tensor.columns : tensor.positions;
   std::vector<Tried> sums(tensor.sizes[f]);
-  for (size_t i = 0; i < tensor.sizes[0]; i += size_t{1} << sample.rows_log2) {
-    kernels::AddTrialsByPlace(tensor.codes + i * row_size, row_size, tensor.zero,
-                              tensor.levels[0][i], inner, trials,
+  kernels::TrialRows rows{};
+  const auto add = [&] {
+    kernels::AddTrialsByPlace(rows, row_size, tensor.zero, inner, trials,
                               places.empty() ? nullptr : places.data(), sums[0].data());
+    rows.count = 0;
+  };
+  for (size_t i = 0; i < tensor.sizes[0]; i += size_t{1} << sample.rows_log2) {
+    rows.codes[rows.count] = tensor.codes + i * row_size;
+    rows.levels[rows.count] = tensor.levels[0][i];
+    if (++rows.count == kernels::kTrialRows) add();
   }
+  add();
   for (size_t i = 0; i < tensor.sizes[f]; ++i) choose(sums[i], tensor.levels[f][i]);
   SetInner(tensor);
 }

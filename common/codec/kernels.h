@@ -168,19 +168,27 @@ void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least
 // What codes would cost with each of kTrials neighbouring levels, as a sum over those that deviate.
 inline constexpr size_t kTrials = 8;
 struct Trials {
-  // By deviation, `stride` a deviation; in them by level from `lowest` on.
+  // By deviation, `stride` a deviation; in them by level from `lowest` on. Those of deviation 0 are
+  // 0.
   const int32_t* costs;
-  size_t stride;
+  size_t stride;  // kTrials and more; kDeviationMax + 1 of them below 2^16
   int lowest;
 };
-// For each code that is not `zero`, at a level of row_level + levels[i], limited so that kTrials
-// levels follow: adds their costs to sums[kTrials].
+// For each code, at a level of row_level + levels[i], limited so that kTrials levels follow: adds
+// their costs to sums[kTrials]. No level is beyond 16 bits.
 void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
                const int16_t* levels, const Trials& trials, int32_t* sums);
-// The same to sums[places[i] * kTrials] and on; to those of i where `places` is null.
-void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                      const int16_t* levels, const Trials& trials, const uint32_t* places,
-                      int32_t* sums);
+// Rows that are worked on together.
+inline constexpr size_t kTrialRows = 8;
+struct TrialRows {
+  const uint8_t* codes[kTrialRows];
+  int levels[kTrialRows];
+  size_t count;  // up to kTrialRows
+};
+// The same of the codes of each row to sums[places[i] * kTrials] and on; to those of i where
+// `places` is null.
+void AddTrialsByPlace(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                      const Trials& trials, const uint32_t* places, int32_t* sums);
 
 namespace reference {
 
@@ -213,9 +221,8 @@ void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least
                  uint8_t* sums);
 void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
                const int16_t* levels, const Trials& trials, int32_t* sums);
-void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                      const int16_t* levels, const Trials& trials, const uint32_t* places,
-                      int32_t* sums);
+void AddTrialsByPlace(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                      const Trials& trials, const uint32_t* places, int32_t* sums);
 
 }  // namespace reference
 }  // namespace quantfl::codec::kernels

@@ -33,10 +33,9 @@ void AddTrialsHere(const uint8_t* codes, size_t count, uint8_t zero, int row_lev
                    const int16_t* levels, const Trials& trials, int32_t* sums) {
   reference::AddTrials(codes, count, zero, row_level, levels, trials, sums);
 }
-void AddTrialsByPlaceHere(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                          const int16_t* levels, const Trials& trials, const uint32_t* places,
-                          int32_t* sums) {
-  reference::AddTrialsByPlace(codes, count, zero, row_level, levels, trials, places, sums);
+void AddTrialsByPlaceHere(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                          const Trials& trials, const uint32_t* places, int32_t* sums) {
+  reference::AddTrialsByPlace(rows, count, zero, levels, trials, places, sums);
 }
 
 #else
@@ -92,69 +91,134 @@ void LimitedSumsHere(const int16_t* terms, size_t count, int16_t term, uint8_t l
   reference::LimitedSums(terms + i, count - i, term, least, most, sums + i);
 }
 
-// Calls visit(i, costs) for each code that is not `zero`.
-template <typename Visit>
-HWY_INLINE void ForEachDeviating(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                                 const int16_t* levels, const Trials& trials, Visit visit) {
-  constexpr size_t kBits = 64;
-  const hn::ScalableTag<uint8_t> d8;
-  const size_t lanes = hn::Lanes(d8);
-  const auto middle = hn::Set(d8, zero);
+// Codes worked on at a time, a bit each.
+constexpr size_t kBits = 64;
+// Where at least one code in so many deviates, all are added: what the others add is 0, and there
+// is nothing to mispredict.
+constexpr size_t kDense = 8;
+
+// Of up to kBits codes: where their costs begin in trials.costs, and which of them deviate.
+HWY_INLINE uint64_t FindCosts(const uint8_t* codes, size_t count, uint8_t zero, int offset,
+                              const int16_t* levels, const Trials& trials, uint16_t* at) {
   const int last = static_cast<int>(trials.stride - kTrials);
-  const int offset = row_level - trials.lowest;
-  for (size_t begin = 0; begin < count; begin += kBits) {
-    const size_t here = std::min(kBits, count - begin);
-    uint64_t different = 0;
-    if (here == kBits && lanes <= kBits) {
+  uint64_t different = 0;
+  if (count == kBits) {
+    const D8 d8;
+    const D16 d16;
+    const DU16 du16;
+    const size_t lanes = hn::Lanes(d16);
+    const auto middle = hn::Set(d8, zero);
+    const auto most = hn::Set(d8, static_cast<uint8_t>(kDeviationMax));
+    const auto added = hn::Set(d16, static_cast<int16_t>(offset));
+    const auto high = hn::Set(d16, static_cast<int16_t>(last));
+    const auto stride = hn::Set(d16, static_cast<int16_t>(trials.stride));
+    for (size_t i = 0; i < kBits; i += lanes) {
+      const auto code = hn::LoadU(d8, codes + i);
+      const auto d = hn::Min(hn::Sub(hn::Max(code, middle), hn::Min(code, middle)), most);
+      const auto level = hn::Add(hn::LoadU(d16, levels + i), added);
+      const auto limited = hn::Min(hn::Max(level, hn::Zero(d16)), high);
+      const auto wide = hn::PromoteTo(d16, d);
+      hn::StoreU(hn::BitCast(du16, hn::Add(hn::Mul(wide, stride), limited)), du16, at + i);
+    }
+    const hn::ScalableTag<uint8_t> full;
+    if (hn::Lanes(full) <= kBits) {
+      const auto zeros = hn::Set(full, zero);
       uint8_t bits[2 * sizeof(uint64_t)];  // a mask may be written with more bytes than it has
-      for (size_t i = 0; i < kBits; i += lanes) {
-        const auto equal = hn::Eq(hn::LoadU(d8, codes + begin + i), middle);
-        hn::StoreMaskBits(d8, hn::Not(equal), bits + i / 8);
+      for (size_t i = 0; i < kBits; i += hn::Lanes(full)) {
+        hn::StoreMaskBits(full, hn::Not(hn::Eq(hn::LoadU(full, codes + i), zeros)), bits + i / 8);
       }
       std::memcpy(&different, bits, sizeof(different));
-    } else {
-      for (size_t i = 0; i < here; ++i) {
-        different |= uint64_t{codes[begin + i] != zero} << i;
-      }
-    }
-    for (; different != 0; different &= different - 1) {
-      const size_t i = begin + static_cast<size_t>(std::countr_zero(different));
-      const int d = std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero}));
-      const int at = std::min(std::max(offset + levels[i], 0), last);
-      visit(i, trials.costs + static_cast<size_t>(d) * trials.stride + at);
+      return different;
     }
   }
+  for (size_t i = 0; i < count; ++i) {
+    const int d = std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero}));
+    const int level = std::min(std::max(offset + levels[i], 0), last);
+    at[i] =
+        static_cast<uint16_t>(static_cast<size_t>(d) * trials.stride + static_cast<size_t>(level));
+    different |= uint64_t{codes[i] != zero} << i;
+  }
+  return different;
 }
 
 // All trials in one vector, or in two.
 using DTrial = hn::CappedTag<int32_t, kTrials>;
-
-void AddTrialsHere(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                   const int16_t* levels, const Trials& trials, int32_t* sums) {
-  const DTrial d;
-  constexpr size_t kHalf = hn::MaxLanes(DTrial()) % kTrials;  // 0 if there is one
-  auto low = hn::LoadU(d, sums);
-  auto high = hn::LoadU(d, sums + kHalf);
-  ForEachDeviating(codes, count, zero, row_level, levels, trials,
-                   [&](size_t, const int32_t* costs) HWY_ATTR {
-                     low = hn::Add(low, hn::LoadU(d, costs));
-                     if (kHalf != 0) high = hn::Add(high, hn::LoadU(d, costs + kHalf));
-                   });
-  if (kHalf != 0) hn::StoreU(high, d, sums + kHalf);
-  hn::StoreU(low, d, sums);
+constexpr size_t kHalf = hn::MaxLanes(DTrial()) % kTrials;  // 0 if there is one
+struct Sums {
+  hn::Vec<DTrial> low;
+  hn::Vec<DTrial> high;
+};
+HWY_INLINE Sums LoadSums(const int32_t* from) {
+  return {hn::LoadU(DTrial(), from), hn::LoadU(DTrial(), from + kHalf)};
+}
+HWY_INLINE void StoreSums(const Sums& sums, int32_t* to) {
+  if (kHalf != 0) hn::StoreU(sums.high, DTrial(), to + kHalf);
+  hn::StoreU(sums.low, DTrial(), to);
+}
+HWY_INLINE void Add(const int32_t* costs, Sums& sums) {
+  sums.low = hn::Add(sums.low, hn::LoadU(DTrial(), costs));
+  if (kHalf != 0) sums.high = hn::Add(sums.high, hn::LoadU(DTrial(), costs + kHalf));
 }
 
-void AddTrialsByPlaceHere(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                          const int16_t* levels, const Trials& trials, const uint32_t* places,
-                          int32_t* sums) {
-  const DTrial d;
-  ForEachDeviating(
-      codes, count, zero, row_level, levels, trials, [&](size_t i, const int32_t* costs) HWY_ATTR {
-        int32_t* const to = sums + (places == nullptr ? i : places[i]) * kTrials;
-        for (size_t t = 0; t < kTrials; t += hn::Lanes(d)) {
-          hn::StoreU(hn::Add(hn::LoadU(d, to + t), hn::LoadU(d, costs + t)), d, to + t);
-        }
-      });
+void AddTrialsHere(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
+                   const int16_t* levels, const Trials& trials, int32_t* to) {
+  const int32_t none[kTrials] = {};
+  Sums sums = LoadSums(to);
+  Sums more = LoadSums(none);
+  uint16_t at[kBits];
+  for (size_t begin = 0; begin < count; begin += kBits) {
+    const size_t here = std::min(kBits, count - begin);
+    uint64_t different =
+        FindCosts(codes + begin, here, zero, row_level - trials.lowest, levels + begin, trials, at);
+    if (static_cast<size_t>(std::popcount(different)) * kDense >= kBits && here == kBits) {
+      for (size_t i = 0; i < kBits; i += 2) {
+        Add(trials.costs + at[i], sums);
+        Add(trials.costs + at[i + 1], more);
+      }
+      continue;
+    }
+    for (; different != 0; different &= different - 1) {
+      Add(trials.costs + at[std::countr_zero(different)], sums);
+    }
+  }
+  int32_t added[kTrials];
+  StoreSums(more, added);
+  Add(added, sums);
+  StoreSums(sums, to);
+}
+
+void AddTrialsByPlaceHere(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                          const Trials& trials, const uint32_t* places, int32_t* sums) {
+  uint16_t at[kTrialRows][kBits];
+  uint64_t different[kTrialRows];
+  for (size_t begin = 0; begin < count; begin += kBits) {
+    const size_t here = std::min(kBits, count - begin);
+    size_t deviating = 0;
+    for (size_t r = 0; r < rows.count; ++r) {
+      different[r] = FindCosts(rows.codes[r] + begin, here, zero, rows.levels[r] - trials.lowest,
+                               levels + begin, trials, at[r]);
+      deviating += static_cast<size_t>(std::popcount(different[r]));
+    }
+    const auto sums_of = [&](size_t i) {
+      return sums + (places == nullptr ? begin + i : places[begin + i]) * kTrials;
+    };
+    if (rows.count == kTrialRows && deviating * kDense >= kTrialRows * here) {
+      for (size_t i = 0; i < here; ++i) {
+        Sums of_place = LoadSums(sums_of(i));
+        for (size_t r = 0; r < kTrialRows; ++r) Add(trials.costs + at[r][i], of_place);
+        StoreSums(of_place, sums_of(i));
+      }
+      continue;
+    }
+    for (size_t r = 0; r < rows.count; ++r) {
+      for (; different[r] != 0; different[r] &= different[r] - 1) {
+        const size_t i = static_cast<size_t>(std::countr_zero(different[r]));
+        Sums of_place = LoadSums(sums_of(i));
+        Add(trials.costs + at[r][i], of_place);
+        StoreSums(of_place, sums_of(i));
+      }
+    }
+  }
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR
@@ -185,11 +249,9 @@ void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
   HWY_DYNAMIC_DISPATCH(AddTrialsHere)(codes, count, zero, row_level, levels, trials, sums);
 }
 
-void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                      const int16_t* levels, const Trials& trials, const uint32_t* places,
-                      int32_t* sums) {
-  HWY_DYNAMIC_DISPATCH(AddTrialsByPlaceHere)
-  (codes, count, zero, row_level, levels, trials, places, sums);
+void AddTrialsByPlace(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                      const Trials& trials, const uint32_t* places, int32_t* sums) {
+  HWY_DYNAMIC_DISPATCH(AddTrialsByPlaceHere)(rows, count, zero, levels, trials, places, sums);
 }
 
 }  // namespace quantfl::codec::kernels

@@ -245,25 +245,24 @@ void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least
   }
 }
 
-void AddTrialsByPlace(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
-                      const int16_t* levels, const Trials& trials, const uint32_t* places,
-                      int32_t* sums) {
-  const int last = static_cast<int>(trials.stride - kTrials);
-  for (size_t i = 0; i < count; ++i) {
-    if (codes[i] == zero) continue;
-    const size_t d =
-        static_cast<size_t>(std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero})));
-    const int at = std::min(std::max(row_level + levels[i] - trials.lowest, 0), last);
-    const int32_t* const costs = trials.costs + d * trials.stride + at;
-    int32_t* const to = sums + (places == nullptr ? i : places[i]) * kTrials;
-    for (size_t t = 0; t < kTrials; ++t) to[t] += costs[t];
+void AddTrialsByPlace(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,
+                      const Trials& trials, const uint32_t* places, int32_t* sums) {
+  for (size_t r = 0; r < rows.count; ++r) {
+    for (size_t i = 0; i < count; ++i) {
+      reference::AddTrials(rows.codes[r] + i, 1, zero, rows.levels[r], levels + i, trials,
+                           sums + (places == nullptr ? i : places[i]) * kTrials);
+    }
   }
 }
 
 void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
                const int16_t* levels, const Trials& trials, int32_t* sums) {
+  const int last = static_cast<int>(trials.stride - kTrials);
   for (size_t i = 0; i < count; ++i) {
-    reference::AddTrialsByPlace(codes + i, 1, zero, row_level, levels + i, trials, nullptr, sums);
+    const int d = std::min(kDeviationMax, std::abs(int{codes[i]} - int{zero}));
+    const int at = std::min(std::max(row_level + levels[i] - trials.lowest, 0), last);
+    const int32_t* const costs = trials.costs + static_cast<size_t>(d) * trials.stride + at;
+    for (size_t t = 0; t < kTrials; ++t) sums[t] += costs[t];
   }
 }
 

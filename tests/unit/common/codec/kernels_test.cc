@@ -619,32 +619,45 @@ TEST_P(Kernels, AddTrials_AreTheReferences) {
   base::Prng prng({.run_seed = 13});
   constexpr size_t kStride = 25;
   std::vector<int32_t> costs((kDeviationMax + 1) * kStride);
-  for (int32_t& cost : costs) cost = static_cast<int32_t>(prng.Below(1000)) - 500;
+  for (size_t i = kStride; i < costs.size(); ++i) {
+    costs[i] = static_cast<int32_t>(prng.Below(1000)) - 500;
+  }
   const Trials trials{costs.data(), kStride, -4};
   for (const size_t n : kSizes) {
-    for (const uint64_t zeros_in_8 : {0, 4, 8}) {
-      std::vector<uint8_t> codes(n, 7);
-      std::vector<int16_t> levels(n);
-      std::vector<uint32_t> places(n);
-      for (size_t i = 0; i < n; ++i) {
-        if (prng.Below(8) >= zeros_in_8) codes[i] = static_cast<uint8_t>(prng.NextU32());
-        // Also beyond what there are costs for, to both sides.
-        levels[i] = static_cast<int16_t>(static_cast<int>(prng.Below(60)) - 30);
-        places[i] = static_cast<uint32_t>(i % 5);
-      }
+    for (const uint64_t zeros_in_16 : {0, 8, 15, 16}) {
       for (const uint8_t zero : {uint8_t{7}, uint8_t{0}, uint8_t{255}}) {
+        std::vector<uint8_t> codes(n * kTrialRows, zero);
+        std::vector<int16_t> levels(n);
+        std::vector<uint32_t> places(n);
+        for (uint8_t& code : codes) {
+          if (prng.Below(16) >= zeros_in_16) code = static_cast<uint8_t>(prng.NextU32());
+        }
+        for (size_t i = 0; i < n; ++i) {
+          // Also beyond what there are costs for, to both sides.
+          levels[i] = static_cast<int16_t>(static_cast<int>(prng.Below(60)) - 30);
+          places[i] = static_cast<uint32_t>(i % 5);
+        }
         std::vector<int32_t> expected(kTrials, 5), sums(kTrials + 1, 5);
         reference::AddTrials(codes.data(), n, zero, 3, levels.data(), trials, expected.data());
         AddTrials(codes.data(), n, zero, 3, levels.data(), trials, sums.data());
         ASSERT_EQ(sums.back(), 5);
         sums.pop_back();
         ASSERT_EQ(sums, expected) << n;
-        for (const uint32_t* const of : {places.data(), static_cast<uint32_t*>(nullptr)}) {
-          std::vector<int32_t> by_place(n * kTrials + 5 * kTrials, 2), expected_by_place = by_place;
-          reference::AddTrialsByPlace(codes.data(), n, zero, -2, levels.data(), trials, of,
-                                      expected_by_place.data());
-          AddTrialsByPlace(codes.data(), n, zero, -2, levels.data(), trials, of, by_place.data());
-          ASSERT_EQ(by_place, expected_by_place) << n;
+        TrialRows rows{};
+        for (size_t r = 0; r < kTrialRows; ++r) {
+          rows.codes[r] = &codes[r * n];
+          rows.levels[r] = static_cast<int>(r) - 4;
+        }
+        for (const size_t count : {size_t{0}, size_t{3}, kTrialRows}) {
+          rows.count = count;
+          for (const uint32_t* const of : {places.data(), static_cast<uint32_t*>(nullptr)}) {
+            std::vector<int32_t> by_place(n * kTrials + 5 * kTrials, 2),
+                expected_by_place = by_place;
+            reference::AddTrialsByPlace(rows, n, zero, levels.data(), trials, of,
+                                        expected_by_place.data());
+            AddTrialsByPlace(rows, n, zero, levels.data(), trials, of, by_place.data());
+            ASSERT_EQ(by_place, expected_by_place) << n;
+          }
         }
       }
     }
