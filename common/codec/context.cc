@@ -219,22 +219,41 @@ void FillClasses(const ContextModel& model, const Layout& layout, const Extent& 
   }
   const FactorSizes sizes = FactorsOf(tensor);
   const uint64_t row_size = sizes[1] * sizes[2];
-  // The sums of a row, but for its own exponent.
-  std::vector<int16_t> sums(row_size);
-  for (uint64_t j = 0, at = 0; j < sizes[1]; ++j) {
-    const int column = base + (columns.empty() ? 0 : columns[j]);
-    for (uint64_t k = 0; k < sizes[2]; ++k) {
-      sums[at++] = static_cast<int16_t>(column + (positions.empty() ? 0 : positions[k]));
-    }
-  }
   uint64_t at = extent.first - tensor.offset;
   const uint64_t end = at + extent.count;
+  // Of each place in a row, but for its row's exponent and the base.
+  std::vector<int8_t> sums;
+  const int8_t* terms = columns.data();
+  if (columns.empty() || sizes[2] != 1) {
+    sums.resize(row_size);
+    terms = sums.data();
+    const auto fill = [&](uint64_t from, uint64_t to) {  // the columns of these places
+      for (uint64_t j = from / sizes[2]; j * sizes[2] < to; ++j) {
+        const int column = columns.empty() ? 0 : columns[j];
+        int8_t* const of_column = &sums[j * sizes[2]];
+        for (uint64_t k = 0; k < sizes[2]; ++k) {
+          of_column[k] = static_cast<int8_t>(column + (positions.empty() ? 0 : positions[k]));
+        }
+      }
+    };
+    // A long row takes many extents: none of them sees to all of it.
+    const uint64_t from = at % row_size;
+    if (from + extent.count <= row_size) {
+      fill(from, from + extent.count);
+    } else if (extent.count < row_size) {
+      fill(from, row_size);
+      fill(0, from + extent.count - row_size);
+    } else {
+      fill(0, row_size);
+    }
+  }
   while (at < end) {
     const uint64_t row = at / row_size;
     const uint64_t from = at % row_size;
     const uint64_t count = std::min(end - at, row_size - from);
-    kernels::LimitedSums(sums.data() + from, count, rows.empty() ? int16_t{0} : int16_t{rows[row]},
-                         context.first, context.last, classes);
+    const int term = base + (rows.empty() ? 0 : rows[row]);
+    kernels::LimitedSums(terms + from, count, static_cast<int16_t>(term), context.first,
+                         context.last, classes);
     classes += count;
     at += count;
   }

@@ -541,39 +541,41 @@ ContextTensor ToContext(const Tensor& tensor) {
 class ClassCounter {
  public:
   ClassCounter(absl::Span<const uint8_t> codes, const Layout& layout, int levels)
-      : codes_(codes), layout_(layout), levels_(static_cast<size_t>(levels)) {}
+      : codes_(codes),
+        layout_(layout),
+        levels_(static_cast<size_t>(levels)),
+        row_log2_(static_cast<int>(std::bit_width(levels_ - 1))) {}
 
   // Of tensor `index` of the layout, from its first class on.
   std::vector<RansHistogram> Count(const ContextModel& model, uint32_t index) {
     const Layout::Tensor& tensor = layout_.tensors()[index];
     const ContextTensor& context = model.tensors[tensor.quantised_index];
-    const size_t first = context.first;
-    const size_t class_count = context.last + size_t{1} - first;
-    for (auto& one : counters_) {
-      if (one.size() < first + class_count) one.resize(first + class_count);
-    }
+    const size_t class_count = context.last + size_t{1} - context.first;
+    for (auto& one : counters_) one.assign((context.last + size_t{1}) << row_log2_, 0);
+    std::array<uint32_t*, kCounters> counts;
+    for (size_t j = 0; j < kCounters; ++j) counts[j] = counters_[j].data();
     for (uint64_t done = 0; done < tensor.size; done += kPart) {
       Extent extent{};
       extent.tensor = index;
       extent.first = tensor.offset + done;
       extent.count = std::min(kPart, tensor.size - done);
       FillClasses(model, layout_, extent, classes_.data());
-      const uint8_t* const code = codes_.data() + extent.first;
-      const uint8_t* const of_class = classes_.data();
-      std::array<RansHistogram*, kCounters> counts;
-      for (size_t j = 0; j < kCounters; ++j) counts[j] = counters_[j].data();
-      uint64_t i = 0;
-      for (; i + kCounters <= extent.count; i += kCounters) {
-        for (size_t j = 0; j < kCounters; ++j) ++counts[j][of_class[i + j]][code[i + j]];
+      for (uint64_t at = 0; at < extent.count; at += kJoined) {
+        const uint64_t here = std::min(kJoined, extent.count - at);
+        kernels::JoinCodes(&classes_[at], codes_.data() + extent.first + at, here, row_log2_,
+                           joined_.data());
+        uint64_t i = 0;
+        for (; i + kCounters <= here; i += kCounters) {
+          for (size_t j = 0; j < kCounters; ++j) ++counts[j][joined_[i + j]];
+        }
+        for (; i < here; ++i) ++counts[0][joined_[i]];
       }
-      for (; i < extent.count; ++i) ++counts[0][of_class[i]][code[i]];
     }
     std::vector<RansHistogram> histograms(class_count);
-    for (auto& one : counters_) {
+    for (const uint32_t* const one : counts) {
       for (size_t c = 0; c < class_count; ++c) {
-        for (size_t code = 0; code < levels_; ++code) {
-          histograms[c][code] += std::exchange(one[first + c][code], 0);
-        }
+        const uint32_t* const row = one + ((context.first + c) << row_log2_);
+        for (size_t code = 0; code < levels_; ++code) histograms[c][code] += row[code];
       }
     }
     return histograms;
@@ -581,14 +583,19 @@ class ClassCounter {
 
  private:
   static constexpr uint64_t kPart = 1u << 16;
+  static constexpr uint64_t kJoined = 1u << 12;
   // Four counters a code: equal ones in a row would wait for each other.
   static constexpr size_t kCounters = 4;
 
   const absl::Span<const uint8_t> codes_;
   const Layout& layout_;
   const size_t levels_;
-  std::array<std::vector<RansHistogram>, kCounters> counters_;
+  // Rows of a class are no longer than they must be: at a distance of a page's part they would fall
+  // into few of the cache's sets.
+  const int row_log2_;
+  std::array<std::vector<uint32_t>, kCounters> counters_;
   std::vector<uint8_t> classes_ = std::vector<uint8_t>(kPart);
+  std::array<uint16_t, kJoined> joined_;
 };
 
 Histogram Widened(const RansHistogram& histogram) {

@@ -162,8 +162,11 @@ inline constexpr int kDeviationMax = 15;
 inline constexpr size_t kSquaresMax = 291;
 uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place);
 // sums[i] = min(max(terms[i] + term, least), most); no sum is beyond 16 bits.
-void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void LimitedSums(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                  uint8_t* sums);
+// joined[i] = (classes[i] << row_log2) + codes[i], which is below 2^16.
+void JoinCodes(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+               uint16_t* joined);
 
 // What codes would cost with each of kTrials neighbouring levels, as a sum over those that deviate.
 inline constexpr size_t kTrials = 8;
@@ -217,8 +220,10 @@ uint8_t LargestCode(const uint8_t* codes, size_t count);
 void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_code, int64_t* sums);
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place);
-void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void LimitedSums(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                  uint8_t* sums);
+void JoinCodes(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+               uint16_t* joined);
 void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
                const int16_t* levels, const Trials& trials, int32_t* sums);
 void AddTrialsByPlace(const TrialRows& rows, size_t count, uint8_t zero, const int16_t* levels,

@@ -24,9 +24,13 @@ namespace HWY_NAMESPACE {
 uint64_t AddSquaresHere(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* by_place) {
   return reference::AddSquares(codes, count, zero, by_place);
 }
-void LimitedSumsHere(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void LimitedSumsHere(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                      uint8_t* sums) {
   reference::LimitedSums(terms, count, term, least, most, sums);
+}
+void JoinCodesHere(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+                   uint16_t* joined) {
+  reference::JoinCodes(classes, codes, count, row_log2, joined);
 }
 
 void AddTrialsHere(const uint8_t* codes, size_t count, uint8_t zero, int row_level,
@@ -75,9 +79,10 @@ uint64_t AddSquaresHere(const uint8_t* codes, size_t count, uint8_t zero, uint16
   return sum + reference::AddSquares(codes + i, count - i, zero, by_place + i);
 }
 
-void LimitedSumsHere(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void LimitedSumsHere(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                      uint8_t* sums) {
   const D8 d8;
+  const hn::RebindToSigned<D8> di8;
   const D16 d16;
   const size_t lanes = hn::Lanes(d16);
   const auto added = hn::Set(d16, term);
@@ -85,10 +90,25 @@ void LimitedSumsHere(const int16_t* terms, size_t count, int16_t term, uint8_t l
   const auto high = hn::Set(d16, int16_t{most});
   size_t i = 0;
   for (; i + lanes <= count; i += lanes) {
-    const auto sum = hn::Add(hn::LoadU(d16, terms + i), added);
+    const auto sum = hn::Add(hn::PromoteTo(d16, hn::LoadU(di8, terms + i)), added);
     hn::StoreU(hn::DemoteTo(d8, hn::Min(hn::Max(sum, low), high)), d8, sums + i);
   }
   reference::LimitedSums(terms + i, count - i, term, least, most, sums + i);
+}
+
+void JoinCodesHere(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+                   uint16_t* joined) {
+  const D8 d8;
+  const DU16 du16;
+  const size_t lanes = hn::Lanes(du16);
+  const auto row = hn::Set(du16, static_cast<uint16_t>(1 << row_log2));
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const auto of_class = hn::PromoteTo(du16, hn::LoadU(d8, classes + i));
+    const auto code = hn::PromoteTo(du16, hn::LoadU(d8, codes + i));
+    hn::StoreU(hn::Add(hn::Mul(of_class, row), code), du16, joined + i);
+  }
+  reference::JoinCodes(classes + i, codes + i, count - i, row_log2, joined + i);
 }
 
 // Codes worked on at a time, a bit each.
@@ -232,6 +252,7 @@ namespace quantfl::codec::kernels {
 
 HWY_EXPORT(AddSquaresHere);
 HWY_EXPORT(LimitedSumsHere);
+HWY_EXPORT(JoinCodesHere);
 HWY_EXPORT(AddTrialsHere);
 HWY_EXPORT(AddTrialsByPlaceHere);
 
@@ -239,9 +260,14 @@ uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* 
   return HWY_DYNAMIC_DISPATCH(AddSquaresHere)(codes, count, zero, by_place);
 }
 
-void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void LimitedSums(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                  uint8_t* sums) {
   HWY_DYNAMIC_DISPATCH(LimitedSumsHere)(terms, count, term, least, most, sums);
+}
+
+void JoinCodes(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+               uint16_t* joined) {
+  HWY_DYNAMIC_DISPATCH(JoinCodesHere)(classes, codes, count, row_log2, joined);
 }
 
 void AddTrials(const uint8_t* codes, size_t count, uint8_t zero, int row_level,

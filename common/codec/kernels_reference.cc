@@ -237,7 +237,14 @@ uint64_t AddSquares(const uint8_t* codes, size_t count, uint8_t zero, uint16_t* 
   return sum;
 }
 
-void LimitedSums(const int16_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
+void JoinCodes(const uint8_t* classes, const uint8_t* codes, size_t count, int row_log2,
+               uint16_t* joined) {
+  for (size_t i = 0; i < count; ++i) {
+    joined[i] = static_cast<uint16_t>((classes[i] << row_log2) + codes[i]);
+  }
+}
+
+void LimitedSums(const int8_t* terms, size_t count, int16_t term, uint8_t least, uint8_t most,
                  uint8_t* sums) {
   for (size_t i = 0; i < count; ++i) {
     const int sum = terms[i] + term;

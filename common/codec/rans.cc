@@ -115,24 +115,30 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
                            const std::vector<RansFrequencies>& tables, int scale, uint32_t* states,
                            char* begin, char* end) {
   constexpr size_t kLanes = kernels::kRansStates;
-  std::vector<uint32_t> by_code(tables.size() * kRansSymbols);  // f - 1 and start
+  // Rows no longer than they must be: at a distance of a page's part they would fall into few of
+  // the cache's sets.
+  size_t symbols = 1;
+  for (const RansFrequencies& table : tables) {
+    for (size_t c = symbols; c < kRansSymbols; ++c) {
+      if (table[c] != 0) symbols = c + 1;
+    }
+  }
+  const int row_log2 = static_cast<int>(std::bit_width(symbols - 1));
+  std::vector<uint32_t> by_code(tables.size() << row_log2);  // f - 1 and start
   for (size_t t = 0; t < tables.size(); ++t) {
     uint32_t start = 0;
-    for (size_t c = 0; c < kRansSymbols; ++c) {
+    for (size_t c = 0; c < symbols; ++c) {
       const uint32_t f = tables[t][c];
       if (f == 0) continue;
-      by_code[t * kRansSymbols + c] = (f - 1) | start << 16;
+      by_code[(t << row_log2) + c] = (f - 1) | start << 16;
       start += f;
     }
   }
-  const auto entry_of = [of_code = by_code.data(), code = codes.data(),
-                         of_class = classes.empty() ? nullptr : classes.data()](size_t i) {
-    return of_code[(of_class == nullptr ? 0 : of_class[i] * kRansSymbols) + code[i]];
-  };
   char* to = end;
   size_t i = codes.size();
   for (; i % kLanes != 0; --i) {
-    const uint32_t entry = entry_of(i - 1);
+    const size_t row = classes.empty() ? 0 : size_t{classes[i - 1]} << row_log2;
+    const uint32_t entry = by_code[row + codes[i - 1]];
     const uint32_t f = (entry & 0xffff) + 1;
     uint32_t& x = states[(i - 1) % kLanes];
     if (x >> (32 - scale) >= f) {
@@ -146,12 +152,20 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
   }
   // Entries are gathered a few rounds at a time, which stay in cache.
   std::array<uint32_t, 32 * kLanes> entries;
+  std::array<uint16_t, 32 * kLanes> joined;
+  const uint32_t* const of_code = by_code.data();
   while (i != 0) {
     const size_t count = std::min(i, entries.size());
     i -= count;
-    uint32_t* const entry = entries.data();
-    for (size_t j = 0; j < count; ++j) entry[j] = entry_of(i + j);
-    to = kernels::EncodeRansRounds(entry, count, scale, states, begin, to);
+    if (classes.empty()) {
+      for (size_t j = 0; j < count; ++j) entries[j] = of_code[codes[i + j]];
+    } else {
+      kernels::JoinCodes(&classes[i], &codes[i], count, row_log2, joined.data());
+      for (size_t j = 0; j < count; j += 4) {
+        for (size_t k = 0; k < 4; ++k) entries[j + k] = of_code[joined[j + k]];
+      }
+    }
+    to = kernels::EncodeRansRounds(entries.data(), count, scale, states, begin, to);
     if (to == nullptr) return nullptr;
   }
   return to;

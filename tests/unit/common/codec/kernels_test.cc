@@ -603,14 +603,33 @@ TEST_P(Kernels, AddSquares_AreTheReferences) {
 TEST_P(Kernels, LimitedSums_AreTheReferences) {
   base::Prng prng({.run_seed = 12});
   for (const size_t n : kSizes) {
-    std::vector<int16_t> terms(n);
-    for (int16_t& term : terms) term = static_cast<int16_t>(prng.Below(400)) - 200;
+    std::vector<int8_t> terms(n);
+    for (int8_t& term : terms) term = static_cast<int8_t>(prng.NextU32());
     for (const int16_t term : {int16_t{-300}, int16_t{0}, int16_t{9}, int16_t{300}}) {
       std::vector<uint8_t> expected(n), sums(n + kGuard, kUntouched);
       reference::LimitedSums(terms.data(), n, term, 3, 60, expected.data());
       LimitedSums(terms.data(), n, term, 3, 60, sums.data());
       ASSERT_TRUE(std::equal(expected.begin(), expected.end(), sums.begin())) << n;
       ASSERT_EQ(sums[n], kUntouched);
+    }
+  }
+}
+
+TEST_P(Kernels, JoinedCodes_AreTheReferences) {
+  base::Prng prng({.run_seed = 14});
+  for (const size_t n : kSizes) {
+    for (const int row_log2 : {1, 4, 8}) {
+      std::vector<uint8_t> classes(n), codes(n);
+      for (size_t i = 0; i < n; ++i) {
+        classes[i] = static_cast<uint8_t>(prng.Below(kRansClassesMax));
+        codes[i] = static_cast<uint8_t>(prng.Below(uint64_t{1} << row_log2));
+      }
+      std::vector<uint16_t> expected(n), joined(n + 1, 7);
+      reference::JoinCodes(classes.data(), codes.data(), n, row_log2, expected.data());
+      JoinCodes(classes.data(), codes.data(), n, row_log2, joined.data());
+      ASSERT_EQ(joined[n], 7);
+      joined.resize(n);
+      ASSERT_EQ(joined, expected) << n;
     }
   }
 }
