@@ -304,17 +304,22 @@ Costs MakeCosts(const std::vector<Tensor>& tensors, size_t class_count) {
     for (size_t f = 1; f < kFactors; ++f) {
       levels = Sums(levels, CountLevels(tensor.levels[f], f, sample));
     }
-    const uint64_t each = uint64_t{1} << sample.rows_log2;
+    std::vector<std::array<uint32_t, kDeviations>> sampled(class_count);
     for (size_t i = 0; i < levels.counts.size(); ++i) {
-      counts[static_cast<size_t>(tensor.Class(levels.least + static_cast<int>(i)))][0] +=
-          each * levels.counts[i];
+      sampled[static_cast<size_t>(tensor.Class(levels.least + static_cast<int>(i)))][0] +=
+          static_cast<uint32_t>(levels.counts[i]);
     }
     ForEach(tensor, sample.rows_log2, [&](size_t i, size_t place, size_t d) {
-      auto& of_class =
-          counts[static_cast<size_t>(tensor.Class(tensor.levels[0][i] + tensor.inner[place]))];
-      of_class[0] -= each;
-      of_class[d] += each;
+      ++sampled[static_cast<size_t>(tensor.Class(tensor.levels[0][i] + tensor.inner[place]))][d];
     });
+    const uint64_t each = uint64_t{1} << sample.rows_log2;
+    for (size_t c = 0; c < class_count; ++c) {
+      for (size_t d = 1; d < kDeviations; ++d) {
+        sampled[c][0] -= sampled[c][d];
+        counts[c][d] += each * sampled[c][d];
+      }
+      counts[c][0] += each * sampled[c][0];
+    }
   }
   Costs costs(class_count);
   for (size_t c = 0; c < class_count; ++c) {

@@ -122,15 +122,17 @@ class ScopeFitter {
     if (next_ == tensors.size()) return absl::OkStatus();
     const bool all = spec_.scope == Scope::kModel;
     std::vector<absl::Span<const float>> model;
-    std::vector<uint64_t> firsts;
-    Extremes extremes{};  // of the model
+    std::vector<UniformPart> parts;  // the same
+    Extremes extremes{};             // of the model
     for (; next_ < tensors.size() && (all || tensors[next_].offset < end); ++next_) {
       const Layout::Tensor& tensor = tensors[next_];
       if (StreamsBlocks(spec_) && !TravelsAsFp32(spec_, tensor)) continue;
       const absl::Span<const float> values = delta_.subspan(tensor.offset, tensor.size);
+      Sums squares{};
       const kernels::Survey survey =
-          kernels::SurveyValues(values.data(), values.size(), squares_.data());
+          kernels::SurveyValues(values.data(), values.size(), squares.data());
       if (!survey.is_finite) return NotFinite(delta_);
+      for (size_t lane = 0; lane < squares.size(); ++lane) squares_[lane] += squares[lane];
       if (TravelsAsFp32(spec_, tensor)) continue;
       if (!all) {
         QFL_RETURN_IF_ERROR(base::Annotate(FitTensor(values, {survey.lo, survey.hi}),
@@ -141,10 +143,10 @@ class ScopeFitter {
                      ? Extremes{survey.lo, survey.hi}
                      : Extremes{std::min(extremes.lo, survey.lo), std::max(extremes.hi, survey.hi)};
       model.push_back(values);
-      firsts.push_back(tensor.offset);
+      parts.push_back({values, tensor.offset, Total(squares)});
     }
     if (spec_.quantiser == QuantiserId::kUniform) {
-      QFL_ASSIGN_OR_RETURN(fits_, FitUniform(model, firsts, spec_, key_));
+      QFL_ASSIGN_OR_RETURN(fits_, FitUniform(parts, spec_, key_));
     } else if (!model.empty()) {
       QFL_ASSIGN_OR_RETURN(Fit fit, FitScope(model, extremes, spec_));
       fits_.push_back(std::move(fit));

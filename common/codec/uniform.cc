@@ -36,21 +36,13 @@ class LaneSum {
   std::array<double, kLanes> lanes_{};
 };
 
-double SquaresOf(absl::Span<const float> values) {
-  std::array<double, kernels::kSumLanes> lanes{};
-  (void)kernels::SurveyValues(values.data(), values.size(), lanes.data());
-  double total = 0;
-  for (const double lane : lanes) total += lane;
-  return total;
-}
-
-float StepOf(Parts parts, const Spec& spec) {
+float StepOf(absl::Span<const UniformPart> parts, const Spec& spec) {
   if (spec.step_rms == 0) return spec.step;
   double squares = 0;
   double count = 0;
-  for (const absl::Span<const float> part : parts) {
-    squares += SquaresOf(part);
-    count += static_cast<double>(part.size());
+  for (const UniformPart& part : parts) {
+    squares += part.squares;
+    count += static_cast<double>(part.values.size());
   }
   const float step =
       static_cast<float>(static_cast<double>(spec.step_rms) * std::sqrt(squares / count));
@@ -58,14 +50,14 @@ float StepOf(Parts parts, const Spec& spec) {
 }
 
 // <x, x> / <Q(x), x> where Q(x) has no gain yet.
-double GainOf(absl::Span<const float> values, uint64_t first, const Spec& spec, float step,
-              const base::PrngKey& key) {
+double GainOf(const UniformPart& part, const Spec& spec, float step, const base::PrngKey& key) {
+  const absl::Span<const float> values = part.values;
   const int zero = spec.levels / 2;
   std::array<uint8_t, kBlock> codes;
   LaneSum products;
   for (size_t done = 0; done < values.size(); done += kBlock) {
     const size_t count = std::min(kBlock, values.size() - done);
-    QuantiseUniform(values.data() + done, count, first + done, spec, step, key, codes.data());
+    QuantiseUniform(values.data() + done, count, part.first + done, spec, step, key, codes.data());
     for (size_t i = 0; i < count; ++i) {
       products.Add(i, static_cast<double>(static_cast<float>(codes[i] - zero) * step) *
                           static_cast<double>(values[done + i]));
@@ -73,7 +65,7 @@ double GainOf(absl::Span<const float> values, uint64_t first, const Spec& spec, 
   }
   const double product = products.total();
   if (product == 0) return 1;  // every code is zero
-  return std::clamp(SquaresOf(values) / product, kGainMin, kGainMax);
+  return std::clamp(part.squares / product, kGainMin, kGainMax);
 }
 
 absl::Status SetScale(float scale, const Spec& spec, Fit& fit) {
@@ -98,8 +90,8 @@ void Append(std::string& bytes, T value) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Fit>> FitUniform(Parts parts, absl::Span<const uint64_t> firsts,
-                                            const Spec& spec, const base::PrngKey& key) {
+absl::StatusOr<std::vector<Fit>> FitUniform(absl::Span<const UniformPart> parts, const Spec& spec,
+                                            const base::PrngKey& key) {
   std::vector<Fit> fits;
   if (parts.empty()) return fits;
   const float step = StepOf(parts, spec);
@@ -110,7 +102,7 @@ absl::StatusOr<std::vector<Fit>> FitUniform(Parts parts, absl::Span<const uint64
     float scale = step;
     if (i == 0) Append(fit.side, step);
     if (has_gain) {
-      const uint16_t gain = ToHalf(step == 0 ? 1 : GainOf(parts[i], firsts[i], spec, step, key));
+      const uint16_t gain = ToHalf(step == 0 ? 1 : GainOf(parts[i], spec, step, key));
       Append(fit.side, gain);
       scale = FromHalf(gain) * step;
     }

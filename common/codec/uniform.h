@@ -16,11 +16,17 @@
 
 namespace quantfl::codec {
 
+// A tensor that is quantised.
+struct UniformPart {
+  absl::Span<const float> values;
+  uint64_t first;  // the index of its first value among the update's parameters
+  double squares;  // sum of the values' squares
+};
+
 // One fit for all tensors, or with gains one for each, of which the first has the model's side
 // information. None if there is no tensor. INVALID_ARGUMENT if a representative is beyond fp32.
-//   firsts  of each part the index of its first value among the update's parameters
-absl::StatusOr<std::vector<Fit>> FitUniform(Parts parts, absl::Span<const uint64_t> firsts,
-                                            const Spec& spec, const base::PrngKey& key);
+absl::StatusOr<std::vector<Fit>> FitUniform(absl::Span<const UniformPart> parts, const Spec& spec,
+                                            const base::PrngKey& key);
 
 // Codes of values[0, count), which are the update's parameters from `first` on.
 void QuantiseUniform(const float* values, size_t count, uint64_t first, const Spec& spec,
