@@ -25,7 +25,8 @@ struct ContextFit {
   uint64_t plain_bytes = 0;
 };
 
-// Nothing if the layout has more tensors than there are classes to give them, or 2^28 parameters.
+// Nothing if the layout has 2^28 parameters, or more than 64 quantised tensors whose zeros have
+// codes of their own (bu and bq with scope tensor): README.md says why.
 //   codes  [layout.n()], below spec.levels; at the places of fp32 tensors anything
 // Two passes over the codes, and a few over a sample of those that are not the commonest. Memory:
 // some tens of bytes for each row, column, position, and place in a row.
