@@ -440,7 +440,7 @@ void InMemoryNetwork::Serve(Coordinator* coordinator) {
       state_->Later(state_->Latency(), [call] { call->Fail(Cut()); });
     }
   }
-  state_->calls.clear();
+  // What was sent while nobody listened and is still on its way arrives at the next one, and breaks with it.
   ++state_->epoch;
   state_->coordinator = coordinator;
 }
