@@ -126,6 +126,7 @@ void CredentialWatch::Run() {
 }
 
 void CredentialWatch::Look() {
+  server_.EndExpired();
   absl::StatusOr<std::optional<Credentials>> found = files_.LoadIfChanged();
   if (!found.ok()) {
     std::string complaint(found.status().message());

@@ -48,8 +48,9 @@ class CredentialFiles {
   base::Digest seen_;
 };
 
-// Looks at the files every `kLook` and when told to, on a thread of its own ("credentials"), and
-// gives what has changed to the server. A file that has a mistake in it is logged, and what held
+// Looks at the files every `kLook` and when told to, on a thread of its own ("credentials"), gives
+// what has changed to the server, and has it end the streams of certificates that have expired. A
+// file that has a mistake in it is logged, and what held
 // before goes on to hold.
 class CredentialWatch {
  public:

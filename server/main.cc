@@ -334,7 +334,7 @@ int Run(int argc, char** argv) {
                             coordinator::RoundsCsv(status)};
   };
   const bool operator_tls = server_options.operators->tls.has_value();
-  auto server = rpc::Server::Start(std::move(server_options), {&run, &ledger, &log});
+  auto server = rpc::Server::Start(std::move(server_options), {&run, &ledger, &log, &clock});
   if (!server.ok()) return Refuse(server.status());
   CredentialWatch credential_watch(credential_files, **server, log);
   hangup.Attach([&credential_watch] { credential_watch.LookNow(); });

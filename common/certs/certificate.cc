@@ -140,7 +140,7 @@ class TrustedClientsImpl final : public TrustedClients {
   TrustedClientsImpl(StorePtr store, std::string authority, DenyList denied)
       : store_(std::move(store)), authority_(std::move(authority)), denied_(std::move(denied)) {}
 
-  absl::StatusOr<Identity> Admit(absl::string_view certificate_pem, absl::string_view chain_pem,
+  absl::StatusOr<Admitted> Admit(absl::string_view certificate_pem, absl::string_view chain_pem,
                                  absl::Time now) const override {
     QFL_ASSIGN_OR_RETURN(const Known known, Find(certificate_pem, chain_pem));
     const Certificate& certificate = known.certificate;
@@ -154,7 +154,7 @@ class TrustedClientsImpl final : public TrustedClients {
                                                "; ask whoever runs the coordinator for a new one"));
     }
     if (denied_.Contains(certificate.serial)) return Refused(certificate, "was revoked");
-    return known.identity;
+    return Admitted{known.identity, certificate.not_after};
   }
 
  private:

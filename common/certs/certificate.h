@@ -69,6 +69,12 @@ class DenyList {
   std::vector<std::string> serials_;  // sorted
 };
 
+// Who a certificate lets in, and the last moment at which it does.
+struct Admitted {
+  Identity identity;
+  absl::Time until;
+};
+
 // Whom a test bed's authority lets in. Immutable but for what it remembers of certificates that it
 // has seen; thread-safe. A certificate is judged at every call, so that one that expires or is
 // denied while its connection lasts is not let in any more.
@@ -83,7 +89,7 @@ class TrustedClients {
   //   certificate_pem  the peer's, whose key it has shown that it has
   //   chain_pem        what came with it; may be empty
   // UNAUTHENTICATED: not of this authority, not for clients, expired, not yet valid or denied.
-  virtual absl::StatusOr<Identity> Admit(absl::string_view certificate_pem,
+  virtual absl::StatusOr<Admitted> Admit(absl::string_view certificate_pem,
                                          absl::string_view chain_pem, absl::Time now) const = 0;
 };
 

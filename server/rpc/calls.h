@@ -6,6 +6,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -14,8 +15,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/base/check.h"
+#include "common/base/clock.h"
 #include "common/base/mutex.h"
 #include "common/base/status.h"
 #include "common/certs/certificate.h"
@@ -38,8 +40,9 @@ inline absl::Status StoppingError() {
 class Gate {
  public:
   enum class For { kClients, kOperators };
-  Gate(Admission admission, For whom)
-      : state_(std::make_shared<State>(std::move(admission))), whom_(whom) {}
+  //   clock  its wall time is that of certificates; outlives the copies
+  Gate(Admission admission, For whom, const base::Clock& clock)
+      : state_(std::make_shared<State>(std::move(admission))), whom_(whom), clock_(clock) {}
 
   // For the calls that begin from here on; those that last are judged again, and cancelled where
   // they would not be let in. Their next call is told why.
@@ -50,8 +53,18 @@ class Gate {
       QFL_CHECK((admission.clients == nullptr) == (state_->admission.clients == nullptr));
       state_->admission = std::move(admission);
     }
-    state_->calls->Review(
-        [this](const grpc::ServerContextBase& context) { return Admit(context).ok(); });
+    Review();
+  }
+
+  // Cancels the calls that last and whose caller's certificate has expired meanwhile. Looks at them
+  // only once one has.
+  void EndExpired() const {
+    {
+      base::MutexLock lock(state_->mutex);
+      if (clock_.WallNow() <= state_->expires) return;
+      state_->expires = absl::InfiniteFuture();
+    }
+    Review();
   }
 
   // For a call that lasts, before Admit: so none that was let in by what held before Set is left
@@ -71,10 +84,13 @@ class Gate {
     std::optional<federation::Role> role;
     if (admission.clients) {
       QFL_ASSIGN_OR_RETURN(const PeerCertificates shown, CertificatesOf(context));
-      QFL_ASSIGN_OR_RETURN(certs::Identity identity,
-                           admission.clients->Admit(shown.certificate, shown.chain, absl::Now()));
-      peer.device = std::move(identity.device);
-      role = identity.role;
+      QFL_ASSIGN_OR_RETURN(
+          certs::Admitted admitted,
+          admission.clients->Admit(shown.certificate, shown.chain, clock_.WallNow()));
+      peer.device = std::move(admitted.identity.device);
+      role = admitted.identity.role;
+      base::MutexLock lock(state_->mutex);
+      state_->expires = std::min(state_->expires, admitted.until);
     } else if (admission.tokens) {
       QFL_ASSIGN_OR_RETURN(const std::string token, TokenOf(context));
       QFL_ASSIGN_OR_RETURN(Credential credential, admission.tokens->Find(token));
@@ -99,6 +115,8 @@ class Gate {
     explicit State(Admission a) : admission(std::move(a)) {}
     base::Mutex mutex;
     Admission admission QFL_GUARDED_BY(mutex);
+    // The first of the certificates of those who were let in, as far as their calls may last.
+    absl::Time expires QFL_GUARDED_BY(mutex) = absl::InfiniteFuture();
     const std::shared_ptr<OpenCalls> calls = std::make_shared<OpenCalls>();
   };
   Admission Get() const {
@@ -106,8 +124,14 @@ class Gate {
     return state_->admission;
   }
 
+  void Review() const {
+    state_->calls->Review(
+        [this](const grpc::ServerContextBase& context) { return Admit(context).ok(); });
+  }
+
   std::shared_ptr<State> state_;
   For whom_;
+  const base::Clock& clock_;
 };
 
 // As the ledger names it.

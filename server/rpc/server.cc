@@ -130,7 +130,8 @@ class ServerImpl final : public Server {
   ~ServerImpl() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Open(ServerOptions options, const ServerDeps& deps) {
-    QFL_CHECK(deps.coordinator != nullptr && deps.ledger != nullptr && deps.logger != nullptr);
+    QFL_CHECK(deps.coordinator != nullptr && deps.ledger != nullptr && deps.logger != nullptr &&
+              deps.clock != nullptr);
     PrepareGrpc();
     // Both are gRPC's own switches for every server that is built from here on.
     grpc::EnableDefaultHealthCheckService(true);
@@ -140,7 +141,7 @@ class ServerImpl final : public Server {
     const uint64_t connections = uint64_t{options.federation.connections_max} +
                                  (options.operators ? options.operators->connections_max : 0);
     RaiseDescriptorLimit(connections * kDescriptorsPerConnection + kDescriptorsBesides);
-    clients_gate_.emplace(options.federation, Gate::For::kClients);
+    clients_gate_.emplace(options.federation, Gate::For::kClients, *deps.clock);
     federation_ = std::make_unique<Listener>(
         std::make_unique<FederationService>(FederationContext{
             deps.coordinator, deps.ledger, *clients_gate_, options.codec_header_bytes_max,
@@ -149,7 +150,7 @@ class ServerImpl final : public Server {
         *deps.logger);
     QFL_RETURN_IF_ERROR(federation_->Start(options.federation, options.limits, deps.ledger));
     if (!options.operators) return absl::OkStatus();
-    operators_gate_.emplace(*options.operators, Gate::For::kOperators);
+    operators_gate_.emplace(*options.operators, Gate::For::kOperators, *deps.clock);
     operators_ = std::make_unique<Listener>(
         std::make_unique<OperatorService>(deps.coordinator, *operators_gate_,
                                           std::move(options.report)),
@@ -166,6 +167,11 @@ class ServerImpl final : public Server {
       QFL_CHECK(operators_gate_.has_value());
       operators_gate_->Set(*std::move(operators));
     }
+  }
+
+  void EndExpired() override {
+    clients_gate_->EndExpired();
+    if (operators_gate_) operators_gate_->EndExpired();
   }
 
   void Shutdown(absl::Duration grace) override {

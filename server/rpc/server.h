@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/certs/certificate.h"
 #include "common/ledger/ledger.h"
@@ -58,6 +59,7 @@ struct ServerDeps {
   coordinator::Coordinator* coordinator = nullptr;
   ledger::Ledger* ledger = nullptr;
   base::Logger* logger = nullptr;
+  const base::Clock* clock = nullptr;  // its wall time is that of certificates
 };
 
 // Thread-safe after Start.
@@ -76,6 +78,9 @@ class Server {
   // credential who was asked for one before: CHECKed. Operators' only where there is such a
   // listener.
   virtual void SetAdmission(Admission federation, std::optional<Admission> operators) = 0;
+  // Cancels streams whose caller's certificate has expired since they began. To be called every few
+  // seconds; costs nothing unless one has.
+  virtual void EndExpired() = 0;
   // Accepts nothing more, lets calls end until `grace` has passed, then cancels them. Blocks;
   // idempotent.
   virtual void Shutdown(absl::Duration grace) = 0;

@@ -40,7 +40,8 @@ class GrpcTransportTest : public ::testing::Test {
  protected:
   void Serve(ServerOptions options = {}) {
     if (options.federation.address.empty()) options.federation.address = "127.0.0.1:0";
-    auto server = Server::Start(std::move(options), {&coordinator_, &ledger_, &base::NullLogger()});
+    auto server = Server::Start(
+        std::move(options), {&coordinator_, &ledger_, &base::NullLogger(), &base::SystemClock()});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }

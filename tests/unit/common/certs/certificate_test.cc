@@ -75,12 +75,14 @@ TEST_F(CertificateTest, Admit_LetsInWhomTheAuthoritySigned) {
   const auto trusted = Trusting();
   const KeyPair pair = Client("evaluator", "judge");
   for (int again = 0; again < 2; ++again) {
-    const auto identity = trusted->Admit(pair.certificate, "", kNow);
-    ASSERT_TRUE(identity.ok()) << identity.status();
-    EXPECT_EQ(identity->device, "judge");
-    EXPECT_EQ(identity->role, federation::Role::kEvaluator);
+    const auto admitted = trusted->Admit(pair.certificate, "", kNow);
+    ASSERT_TRUE(admitted.ok()) << admitted.status();
+    EXPECT_EQ(admitted->identity.device, "judge");
+    EXPECT_EQ(admitted->identity.role, federation::Role::kEvaluator);
+    EXPECT_EQ(admitted->until, kNow + kDay);
   }
-  EXPECT_FALSE(trusted->Admit(Client("operator", "alice").certificate, "", kNow)->role.has_value());
+  const auto alice = trusted->Admit(Client("operator", "alice").certificate, "", kNow);
+  EXPECT_FALSE(alice->identity.role.has_value());
 }
 
 TEST_F(CertificateTest, Admit_AnotherAuthority_IsRefusedAlsoUnderTheSameName) {

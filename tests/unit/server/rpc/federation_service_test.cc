@@ -39,7 +39,8 @@ class FederationServiceTest : public ::testing::Test {
  protected:
   void Serve(std::shared_ptr<const TokenTable> tokens = nullptr) {
     service_ = std::make_unique<FederationService>(FederationContext{
-        &coordinator_, &ledger_, Gate({std::move(tokens), nullptr}, Gate::For::kClients), 1 << 20});
+        &coordinator_, &ledger_,
+        Gate({std::move(tokens), nullptr}, Gate::For::kClients, base::SystemClock()), 1 << 20});
     grpc::ServerBuilder builder;
     ConfigureServer(builder, ServerLimits());
     builder.RegisterService(service_.get());

@@ -24,7 +24,8 @@ class CheckHealthTest : public ::testing::Test {
     options.operators->address = "127.0.0.1:0";
     // A health check carries no token.
     options.operators->tokens = std::make_shared<TokenTable>();
-    return Server::Start(std::move(options), {&coordinator_, &ledger_, &base::NullLogger()});
+    return Server::Start(std::move(options),
+                         {&coordinator_, &ledger_, &base::NullLogger(), &base::SystemClock()});
   }
   static absl::Status Check(uint16_t port) {
     OperatorClientOptions options;

@@ -66,7 +66,8 @@ class OperatorServiceTest : public ::testing::Test {
     options.operators->address = "127.0.0.1:0";
     options.operators->tokens = std::move(tokens);
     options.report = std::move(report);
-    auto server = Server::Start(std::move(options), {&coordinator_, &ledger_, &base::NullLogger()});
+    auto server = Server::Start(
+        std::move(options), {&coordinator_, &ledger_, &base::NullLogger(), &base::SystemClock()});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }

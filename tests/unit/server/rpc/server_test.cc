@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -53,6 +54,17 @@ class Socket {
   bool connected_;
 };
 
+// The system's wall time, moved.
+class MovedClock : public base::Clock {
+ public:
+  base::SteadyTime Now() const override { return base::SystemClock().Now(); }
+  absl::Time WallNow() const override { return absl::Now() + absl::Seconds(seconds_.load()); }
+  void Move(int seconds) { seconds_ += seconds; }
+
+ private:
+  std::atomic<int> seconds_ = 0;
+};
+
 class ServerTest : public ::testing::Test {
  protected:
   static ServerOptions Options() {
@@ -61,7 +73,8 @@ class ServerTest : public ::testing::Test {
     return options;
   }
   absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options) {
-    return Server::Start(std::move(options), {&coordinator_, &ledger_, &base::NullLogger()});
+    return Server::Start(std::move(options),
+                         {&coordinator_, &ledger_, &base::NullLogger(), &clock_});
   }
   void ExpectRefused(ServerOptions options, absl::StatusCode code, const std::string& text) {
     const auto server = Start(std::move(options));
@@ -84,6 +97,7 @@ class ServerTest : public ::testing::Test {
                        FederationChannelArguments(1));
   }
 
+  MovedClock clock_;
   testing::FakeCoordinator coordinator_;
   ledger::Ledger ledger_;
 };
@@ -311,6 +325,54 @@ TEST_F(CertificateServerTest, Revoked_ItsOpenStreamsEnd_TheOthersGoOn) {
   EXPECT_TRUE(stays.End().ok()) << "the device's other certificate";
   // What has ended is not looked at.
   server->SetAdmission(Admits(denied), std::nullopt);
+}
+
+TEST_F(CertificateServerTest, Expired_ItsOpenStreamsEnd_TheOthersGoOn) {
+  const auto server = StartWithCertificates();
+  const auto of = [&](absl::Duration validity) {
+    return ChannelOf(*server, Issue(authority_, "trainer", "pi", validity));
+  };
+  const auto channel = of(absl::Minutes(10));
+  OpenStream first(channel, 0), another(channel, 1), second(of(absl::Minutes(20)), 2),
+      stays(of(absl::Hours(1)), 3);
+  const auto closed = [&](int count) {
+    return coordinator_.WaitUntil([&] { return coordinator_.closed_streams == count; });
+  };
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.sinks.size() == 4; }));
+  clock_.Move(9 * 60);
+  server->EndExpired();
+  ASSERT_TRUE(Join(channel).ok());
+  EXPECT_TRUE(closed(0));
+  clock_.Move(2 * 60);
+  server->EndExpired();
+  EXPECT_EQ(first.End().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_EQ(another.End().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(closed(2));
+  ExpectStatus(Join(channel), grpc::StatusCode::UNAUTHENTICATED, "expired at");
+  clock_.Move(10 * 60);
+  server->EndExpired();
+  EXPECT_EQ(second.End().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(closed(3));
+  coordinator_.CloseStream(stays.session(), absl::OkStatus());
+  EXPECT_TRUE(stays.End().ok());
+}
+
+TEST_F(CertificateServerTest, Expired_AnOperatorsEventsEnd) {
+  const auto server = StartWithCertificates();
+  const certs::KeyPair alice = Issue(authority_, "operator", "alice", absl::Minutes(10));
+  const auto watcher = v1::Operator::NewStub(
+      MakeChannel(absl::StrCat("dns:///127.0.0.1:", server->operator_port()),
+                  ClientTls{authority_.certificate, "", alice.certificate, alice.private_key},
+                  OperatorChannelArguments()));
+  grpc::ClientContext watching;
+  watching.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto events = watcher->WatchEvents(&watching, v1::WatchEventsRequest());
+  ASSERT_TRUE(coordinator_.WaitUntil([&] { return coordinator_.event_sink != nullptr; }));
+  clock_.Move(11 * 60);
+  server->EndExpired();
+  for (v1::Event event; events->Read(&event);) {
+  }
+  EXPECT_EQ(events->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
 TEST_F(CertificateServerTest, Revoked_AnUploadAndAnOperatorsEventsEnd) {

@@ -29,9 +29,9 @@ class SubmitUpdateTest : public ::testing::Test {
     if (server_) server_->Shutdown(std::chrono::system_clock::now());
     stub_.reset();
     server_.reset();
-    service_ = std::make_unique<FederationService>(
-        FederationContext{&coordinator_, &ledger_, Gate({}, Gate::For::kClients), kHeaderBytesLimit,
-                          std::make_shared<StreamPlaces>(streams_per_client), offer_timeout_});
+    service_ = std::make_unique<FederationService>(FederationContext{
+        &coordinator_, &ledger_, Gate({}, Gate::For::kClients, base::SystemClock()),
+        kHeaderBytesLimit, std::make_shared<StreamPlaces>(streams_per_client), offer_timeout_});
     grpc::ServerBuilder builder;
     ConfigureServer(builder, ServerLimits());
     builder.RegisterService(service_.get());
