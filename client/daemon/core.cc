@@ -88,7 +88,7 @@ void Core::Start(std::function<void(absl::Status)> on_end) {
   }
 }
 
-void Core::End(absl::Status status) {
+void Core::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   for (Client& client : clients_) {
@@ -309,7 +309,7 @@ void Core::Do(Client& client, const session::Spool& effect) {
       *deps_.disk,
       [spool = spool_, ordinal = client.ordinal, update = effect.update,
        encoded = std::exchange(client.encoded, nullptr)] {
-        const absl::Status status = spool->Write(ordinal, update, *encoded);
+        absl::Status status = spool->Write(ordinal, update, *encoded);
         if (status.ok() || absl::IsResourceExhausted(status)) return status;
         return absl::InternalError(status.ToString());
       },

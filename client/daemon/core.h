@@ -43,7 +43,7 @@ class Core : public std::enable_shared_from_this<Core> {
   }
 
   void Start(std::function<void(absl::Status)> on_end);
-  void End(absl::Status status);
+  void End(const absl::Status& status);
 
  private:
   using Downloads = std::map<base::Digest, std::shared_ptr<Download>>;
@@ -115,15 +115,16 @@ class Core : public std::enable_shared_from_this<Core> {
   void PinModel(Client& client, const base::Digest& digest);
   void ChooseWay(uint32_t ordinal, const session::Fetch& effect);
   void NextStep(uint32_t ordinal, std::shared_ptr<ModelWay> way);
-  void MakeModel(uint32_t ordinal, std::shared_ptr<ModelWay> way);
+  void MakeModel(uint32_t ordinal, const std::shared_ptr<ModelWay>& way);
   // `repair`: why, if steps should have done.
   void FetchWhole(uint32_t ordinal, const session::Fetch& effect, uint64_t bytes_before,
                   const std::string& repair);
   static void Remember(Client& client, const base::Digest& digest);  // as fetched
   // Found on disk, downloaded, or waited for.
   void Obtain(uint32_t ordinal, Want want);
-  void BeginDownload(uint32_t ordinal, Want want);
-  void DownloadEnded(uint32_t ordinal, const Want& want, absl::Status status, uint64_t bytes);
+  void BeginDownload(uint32_t ordinal, const Want& want);
+  void DownloadEnded(uint32_t ordinal, const Want& want, const absl::Status& status,
+                     uint64_t bytes);
   void PrepareEnded(const federation::RunDescriptor& run,
                     absl::StatusOr<std::shared_ptr<const PreparedRun>> prepared);
   std::shared_ptr<const PreparedRun> AlreadyPrepared(const federation::RunDescriptor& run) const;

@@ -104,7 +104,7 @@ void Core::NextStep(uint32_t ordinal, std::shared_ptr<ModelWay> way) {
   Obtain(ordinal, std::move(want));
 }
 
-void Core::MakeModel(uint32_t ordinal, std::shared_ptr<ModelWay> way) {
+void Core::MakeModel(uint32_t ordinal, const std::shared_ptr<ModelWay>& way) {
   Offload(
       *deps_.disk,
       [cache = cache_, run = clients_[ordinal].run, way] {
@@ -172,7 +172,7 @@ void Core::Obtain(uint32_t ordinal, Want want) {
       });
 }
 
-void Core::BeginDownload(uint32_t ordinal, Want want) {
+void Core::BeginDownload(uint32_t ordinal, const Want& want) {
   Client& client = clients_[ordinal];
   Downloads& downloads = options_.shared_artifacts ? shared_downloads_ : client.downloads;
   std::shared_ptr<Download>& slot = downloads[want.digest];
@@ -191,7 +191,7 @@ void Core::BeginDownload(uint32_t ordinal, Want want) {
         begun.offset = begun.download->Begin(use);
         return begun;
       },
-      [ordinal, want, use, epoch = client.epoch](Core& core, Begun begun) {
+      [ordinal, want, use, epoch = client.epoch](Core& core, const Begun& begun) {
         Client& c = core.clients_[ordinal];
         Downloads& all = core.options_.shared_artifacts ? core.shared_downloads_ : c.downloads;
         // Forgotten meanwhile: the session has turned to another artifact.
@@ -244,7 +244,7 @@ void Core::BeginDownload(uint32_t ordinal, Want want) {
                 });
               });
             },
-            [=](absl::Status status) {
+            [=](const absl::Status& status) {
               disk->Post([=] {
                 if (progress->ended) return;
                 progress->ended = true;
@@ -272,7 +272,8 @@ void Core::Remember(Client& client, const base::Digest& digest) {
   client.fetched.insert(digest);
 }
 
-void Core::DownloadEnded(uint32_t ordinal, const Want& want, absl::Status status, uint64_t bytes) {
+void Core::DownloadEnded(uint32_t ordinal, const Want& want, const absl::Status& status,
+                         uint64_t bytes) {
   Client& client = clients_[ordinal];
   if (status.ok()) {
     Remember(client, want.digest);

@@ -630,11 +630,11 @@ void ClientSession::On(const TimerFired& event) {
   }
 }
 
-void ClientSession::FailWith(std::string reason) {
+void ClientSession::FailWith(absl::string_view reason) {
   task_->phase = Phase::kFailing;
   task_->request = 0;
   task_->on_timer = false;
-  task_->failure = reason.substr(0, kReasonBytesMax);
+  task_->failure = std::string(reason.substr(0, kReasonBytesMax));
 }
 
 void ClientSession::Abandon() {

@@ -304,7 +304,7 @@ class ClientSession {
   void Advance();
   void Abandon();
   void EndTask();
-  void FailWith(std::string reason);
+  void FailWith(absl::string_view reason);
   // A network call of the task failed. True: handled here (retry, rejoin, end); false: it concerns
   // the task.
   bool RetryTask(const absl::Status& status, absl::string_view what);

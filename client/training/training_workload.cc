@@ -118,7 +118,7 @@ absl::Status TrainingWorkload::CheckBuiltIn(const RunDescriptor& run, const mode
         absl::StrCat("the run's schema has other tensors than this program's ", run.architecture,
                      " with ", run.classes, " classes"));
   }
-  const absl::Status fits = model::CheckInputShape(run.architecture, shape);
+  absl::Status fits = model::CheckInputShape(run.architecture, shape);
   if (fits.ok()) return fits;
   return absl::InvalidArgumentError(absl::StrCat(
       "the data holds ", fits.message(), "; the run's input.height and input.width resize images"));

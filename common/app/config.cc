@@ -25,7 +25,7 @@ bool IsName(absl::string_view name) {
                               absl::string_view::npos;
 }
 
-std::string WithUnit(std::string expected, const Doc& doc) {
+std::string WithUnit(const std::string& expected, const Doc& doc) {
   return doc.unit.empty() ? expected : absl::StrCat(expected, " (", doc.unit, ")");
 }
 

@@ -32,9 +32,11 @@ inline absl::Status Annotate(const absl::Status& status, absl::string_view conte
 
 #define QFL_ASSIGN_OR_RETURN(lhs, expression) \
   QFL_ASSIGN_OR_RETURN_INNER(QFL_CONCAT(qfl_statusor_, __LINE__), lhs, expression)
+// NOLINTBEGIN(bugprone-macro-parentheses): both name what is declared or set.
 #define QFL_ASSIGN_OR_RETURN_INNER(statusor, lhs, expression) \
   auto statusor = (expression);                               \
   if (!statusor.ok()) return std::move(statusor).status();    \
   lhs = *std::move(statusor)
+// NOLINTEND(bugprone-macro-parentheses)
 
 #endif  // QUANTFL_COMMON_BASE_STATUS_H_
