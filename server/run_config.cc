@@ -11,6 +11,7 @@
 #include "common/data/input_metadata.h"
 #include "common/model/architectures.h"
 #include "common/model/trainable.h"
+#include "common/rpc/arguments.h"
 #include "server/aggregation/fold.h"
 #include "server/round/round_policy.h"
 
@@ -108,8 +109,22 @@ void DeclareServer(app::Config& config, RunConfig* c) {
                   {.help = "A connection without a call is closed after so long."});
   config.Integer("server.transport_bytes_max", &c->transport_bytes_max, int64_t{16} << 20,
                  int64_t{1} << 40,
-                 {.help = "Memory for what is on its way in or out; beyond it senders wait.",
+                 {.help = "Memory for what has come in and was not taken yet: 1.25 MiB for each of "
+                          "max_concurrent_uploads at least. Beyond it calls are ended, and uploads "
+                          "go on where they were.",
                   .unit = "bytes"});
+  config.Check(
+      {"server.max_concurrent_uploads", "server.transport_bytes_max"}, [c]() -> absl::Status {
+        const uint64_t each = rpc::kUploadTransportBytes;
+        if (c->max_concurrent_uploads <= c->transport_bytes_max / each) {
+          return absl::OkStatus();
+        }
+        return absl::InvalidArgumentError(absl::StrCat(
+            "got server.max_concurrent_uploads = ", c->max_concurrent_uploads,
+            " with server.transport_bytes_max = ", c->transport_bytes_max, ", expected at most ",
+            c->transport_bytes_max / each, " of the one or at least ",
+            c->max_concurrent_uploads * each, " of the other"));
+      });
   config.Check(
       {"server.tls", "server.certificate", "server.private_key", "server.tokens_file",
        "server.client_ca"},

@@ -20,6 +20,9 @@ inline constexpr uint32_t kChunkBatchBytesMax = 256 << 10;
 // What one direction of one stream may have under way before its reader has taken it. Fixed: gRPC's
 // own estimate costs pings, and grows to 16 MB a connection.
 inline constexpr int kStreamWindowBytes = 1 << 20;
+// What an upload may have under way at the coordinator: its window, and a message that is not
+// whole.
+inline constexpr uint64_t kUploadTransportBytes = kStreamWindowBytes + kChunkBatchBytesMax;
 
 // Either end asks whether the other is alive after so long without anything from it, and gives up
 // after the timeout. A minute keeps the tables of NATs; the server tolerates pings three times as
@@ -56,7 +59,9 @@ struct ServerLimits {
   // A connection that is not one of HTTP/2 by then is closed, and so is an upload without an offer.
   absl::Duration handshake_timeout = absl::Seconds(20);
   absl::Duration connection_idle = absl::Minutes(5);  // a connection without a call is closed
-  uint64_t transport_bytes = 256u << 20;  // memory of gRPC's buffers, all connections of a listener
+  // Of what has come in and was not taken yet, all connections of a listener. Beyond it gRPC ends
+  // calls (RESOURCE_EXHAUSTED), of any client, so uploads that should wait must fit.
+  uint64_t transport_bytes = 256u << 20;
 };
 void ConfigureServer(grpc::ServerBuilder& builder, const ServerLimits& limits);
 

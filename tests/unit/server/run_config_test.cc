@@ -39,6 +39,17 @@ TEST_F(RunConfigTest, TheLeast_IsEnoughAndItsFoldersFollowTheName) {
   EXPECT_EQ(codec::ToString(options.codec), "bu:16");
 }
 
+TEST_F(RunConfigTest, UploadsThatDoNotFitIntoTheTransport_AreRefusedWithBothWaysOut) {
+  const std::string uploads = std::string(kLeast) + "server.max_concurrent_uploads = 205\n";
+  EXPECT_THAT(
+      Load(uploads).error,
+      HasSubstr("with server.transport_bytes_max = 268435456, expected at most 204 of the one "
+                "or at least 268697600 of the other"));
+  EXPECT_FALSE(Load(uploads + "server.transport_bytes_max = 268697600\n").exit_code.has_value());
+  EXPECT_THAT(Load(std::string(kLeast) + "server.transport_bytes_max = 16777216\n").error,
+              HasSubstr("expected at most 12 "));
+}
+
 TEST_F(RunConfigTest, Partition_IsWhatItIsCalled) {
   for (const char* name : {"own", "iid", "dirichlet", "shards", "natural"}) {
     const app::LoadResult loaded = Load(std::string(kLeast) + "data.partition = \"" + name +
