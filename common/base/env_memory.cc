@@ -61,7 +61,7 @@ struct MemoryEnv::State {
   absl::Status TakeFault(const std::string& path) QFL_REQUIRES(mutex) {
     for (auto fault = faults.begin(); fault != faults.end(); ++fault) {
       if (!absl::StrContains(path, fault->path_part)) continue;
-      const absl::Status status = Annotate(fault->status, path);
+      absl::Status status = Annotate(fault->status, path);
       if (--fault->count == 0) faults.erase(fault);
       return status;
     }

@@ -199,7 +199,7 @@ struct ThreadPool::State {
   std::vector<std::thread> threads;
 };
 
-ThreadPool::ThreadPool(int threads, std::string thread_name)
+ThreadPool::ThreadPool(int threads, const std::string& thread_name)
     : state_(std::make_unique<State>(threads, thread_name)) {}
 ThreadPool::~ThreadPool() { Stop(); }
 void ThreadPool::Post(Task task) { state_->Push(std::move(task)); }

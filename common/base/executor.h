@@ -53,7 +53,7 @@ class ThreadEventLoop : public EventLoop {
 // `thread_name`-0 and so on. Stop() as above.
 class ThreadPool : public Executor {
  public:
-  ThreadPool(int threads, std::string thread_name);
+  ThreadPool(int threads, const std::string& thread_name);
   ~ThreadPool() override;
   void Post(Task task) override;
   void Stop();

@@ -51,7 +51,7 @@ absl::Status ReadInputMetadata(const std::map<std::string, std::string>& metadat
     if (found == metadata.end()) continue;
     if (!absl::SimpleAtoi(found->second, size)) return Damaged(key, found->second, "not a number");
   }
-  const absl::Status valid = federation::ValidateInput(input);
+  absl::Status valid = federation::ValidateInput(input);
   if (valid.ok()) return valid;
   return absl::DataLossError(absl::StrCat("metadata: ", valid.message()));
 }
