@@ -174,6 +174,13 @@ class MutualTls(FederationTest):
             self.synthetic(ready["federation"], f"client-{i}", "--first-index", i, *self.identity(f"client-{i}"))
         coordinator.wait_for("update_accepted", client="client-1/0")
 
+    def test_expired_while_its_stream_is_silent_is_out_within_seconds(self):
+        coordinator, ready = self.secured(evaluation__enabled=False, round__min_clients=3, round__linger_ms=3_600_000)
+        self.issue("brief", more=("--days", "0.0002"))  # 17 s
+        brief = self.synthetic(ready["federation"], "brief", *self.identity("brief"))
+        coordinator.wait_for("joined", client="brief/0")
+        self.refused(brief, "expired at")
+
     def test_new_server_certificate_is_served_without_a_restart(self):
         _, ready = self.secured()
         host, port = ready["federation"].rsplit(":", 1)
