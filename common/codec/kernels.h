@@ -126,20 +126,22 @@ void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_cod
 // means[i] = fp32(fp64(sums[i]) / weight * unit), each operation rounded.
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 
-// The entropy coder's states, and how many codes it codes at a time.
-inline constexpr size_t kRansStates = 32;
+// The entropy coder's states where it works by vectors, which is how many codes it codes at a time.
+inline constexpr bool IsRansStates(size_t states) { return states == 16 || states == 32; }
+inline constexpr size_t kRansStatesMax = 32;
 
 struct RansRounds {
   const uint32_t* slots;   // 2^scale entries for each class: code | (f - 1) << 8 | place << 20
   int scale;               // up to 12
+  size_t states;           // as IsRansStates says
   const uint8_t* classes;  // of each code; null if there is one class
   size_t count;            // codes
   const char* words;       // of 16 bits
   size_t word_count;
 };
 
-// Decodes rounds of kRansStates codes, while there are as many words left, and gives how many codes
-// that were: 0 where the machine has no gathers. Code i takes state i mod kRansStates; all at or
+// Decodes rounds of as many codes as states, while there are as many words left, and gives how many
+// codes that were: 0 where the machine has no gathers. Code i takes state i mod states; all at or
 // above 2^16 before and after. The caller decodes the rest.
 size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes, size_t* words_used);
 
@@ -147,13 +149,15 @@ size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes, 
 bool HasRansEncoder();
 inline constexpr int kVectorScaleMin = 11;  // below it quotients are too large for floats
 // Room that a round wants in front of its words: it may write there what does not stay.
-inline constexpr size_t kRansRoundBytes = 2 * kRansStates + 16;
-// Encodes rounds of kRansStates codes from the last to the first, with words from `end` downwards,
-// and gives the first of these; null, with states that are not to be used, if they reach `begin`.
+inline constexpr size_t kRansRoundBytes = 2 * kRansStatesMax + 16;
+// Encodes rounds of `lanes` codes, one for each state, from the last to the first, with words from
+// `end` downwards, and gives the first of these; null, with states that are not to be used, if they
+// reach `begin`.
+//   lanes    as IsRansStates says
 //   entries  of the codes, count, whole rounds: (f - 1) | start << 16
 //   scale    kVectorScaleMin..14: frequencies sum to 2^scale
-char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
-                       char* begin, char* end);
+char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, size_t lanes,
+                       uint32_t* states, char* begin, char* end);
 
 // A code's deviation is its distance from the code of zero, at most this.
 inline constexpr int kDeviationMax = 15;

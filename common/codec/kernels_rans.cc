@@ -213,16 +213,17 @@ HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char
 
 #endif
 
-size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* codes,
-                            size_t* words_used) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-  constexpr size_t kVectors = kRansStates / kLanes;
+template <size_t kStates>
+HWY_INLINE size_t DecodeRounds(const RansRounds& in, uint32_t* states, uint8_t* codes,
+                               size_t* words_used) {
+  constexpr size_t kVectors = kStates / kLanes;
   States x[kVectors];
   for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
   const char* from = in.words;
   size_t words = in.word_count;
   size_t i = 0;
-  for (; i + kRansStates <= in.count && words >= kRansStates; i += kRansStates) {
+  for (; i + kStates <= in.count && words >= kStates; i += kStates) {
     const uint8_t* const classes = in.classes == nullptr ? nullptr : in.classes + i;
     for (size_t v = 0; v < kVectors; ++v) {
       Code(x[v], in.slots, classes == nullptr ? nullptr : classes + v * kLanes, in.scale,
@@ -237,6 +238,30 @@ size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* cod
   for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kLanes);
   *words_used = in.word_count - words;
   return i;
+}
+
+template <size_t kStates>
+HWY_INLINE char* EncodeRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
+                              char* begin, char* to) {
+  constexpr size_t kVectors = kStates / kLanes;
+  States x[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
+  for (size_t i = count; i != 0; i -= kStates) {
+    if (to - begin < static_cast<ptrdiff_t>(kRansRoundBytes)) return nullptr;
+    for (size_t v = kVectors; v-- > 0;) {
+      to = Encode(x[v], entries + i - kStates + v * kLanes, scale, to);
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kLanes);
+  return to;
+}
+#endif
+
+size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* codes,
+                            size_t* words_used) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+  return in.states == 16 ? DecodeRounds<16>(in, states, codes, words_used)
+                         : DecodeRounds<32>(in, states, codes, words_used);
 #else
   (void)in, (void)states, (void)codes;
   *words_used = 0;
@@ -244,22 +269,13 @@ size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* cod
 #endif
 }
 
-char* EncodeRansRoundsHere(const uint32_t* entries, size_t count, int scale, uint32_t* states,
-                           char* begin, char* to) {
+char* EncodeRansRoundsHere(const uint32_t* entries, size_t count, int scale, size_t lanes,
+                           uint32_t* states, char* begin, char* to) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-  constexpr size_t kVectors = kRansStates / kLanes;
-  States x[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
-  for (size_t i = count; i != 0; i -= kRansStates) {
-    if (to - begin < static_cast<ptrdiff_t>(kRansRoundBytes)) return nullptr;
-    for (size_t v = kVectors; v-- > 0;) {
-      to = Encode(x[v], entries + i - kRansStates + v * kLanes, scale, to);
-    }
-  }
-  for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kLanes);
-  return to;
+  return lanes == 16 ? EncodeRounds<16>(entries, count, scale, states, begin, to)
+                     : EncodeRounds<32>(entries, count, scale, states, begin, to);
 #else
-  (void)entries, (void)count, (void)scale, (void)states, (void)begin, (void)to;
+  (void)entries, (void)count, (void)scale, (void)lanes, (void)states, (void)begin, (void)to;
   return nullptr;
 #endif
 }
@@ -284,9 +300,10 @@ size_t DecodeRansRounds(const RansRounds& in, uint32_t* states, uint8_t* codes,
 
 bool HasRansEncoder() { return HWY_DYNAMIC_DISPATCH(HasRansEncoderHere)(); }
 
-char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
-                       char* begin, char* end) {
-  return HWY_DYNAMIC_DISPATCH(EncodeRansRoundsHere)(entries, count, scale, states, begin, end);
+char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, size_t lanes,
+                       uint32_t* states, char* begin, char* end) {
+  return HWY_DYNAMIC_DISPATCH(EncodeRansRoundsHere)(entries, count, scale, lanes, states, begin,
+                                                    end);
 }
 
 }  // namespace quantfl::codec::kernels

@@ -20,7 +20,7 @@ static_assert(std::endian::native == std::endian::little, "words are copied as t
 
 constexpr int kLanesLog2Max = 5;
 constexpr size_t kLanesMax = size_t{1} << kLanesLog2Max;
-static_assert(kLanesMax == kernels::kRansStates);
+static_assert(kLanesMax == kernels::kRansStatesMax);
 constexpr uint32_t kLow = 1u << 16;  // states are at least this between codes
 constexpr int kWordBits = 16;
 constexpr size_t kWordBytes = 2;
@@ -110,11 +110,10 @@ char* EncodeWords(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> cla
   return to;
 }
 
-// The same with kernels::kRansStates states, where the machine encodes by vectors.
+// The same with as many states as kernels::IsRansStates says, where the machine encodes by vectors.
 char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
-                           const std::vector<RansFrequencies>& tables, int scale, uint32_t* states,
-                           char* begin, char* end) {
-  constexpr size_t kLanes = kernels::kRansStates;
+                           const std::vector<RansFrequencies>& tables, int scale, size_t lanes,
+                           uint32_t* states, char* begin, char* end) {
   // Rows no longer than they must be: at a distance of a page's part they would fall into few of
   // the cache's sets.
   size_t symbols = 1;
@@ -136,11 +135,11 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
   }
   char* to = end;
   size_t i = codes.size();
-  for (; i % kLanes != 0; --i) {
+  for (; i % lanes != 0; --i) {
     const size_t row = classes.empty() ? 0 : size_t{classes[i - 1]} << row_log2;
     const uint32_t entry = by_code[row + codes[i - 1]];
     const uint32_t f = (entry & 0xffff) + 1;
-    uint32_t& x = states[(i - 1) % kLanes];
+    uint32_t& x = states[(i - 1) % lanes];
     if (x >> (32 - scale) >= f) {
       if (to < begin + kWordBytes) return nullptr;
       to -= kWordBytes;
@@ -151,8 +150,8 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
     x = (x / f << scale) + x % f + (entry >> 16);
   }
   // Entries are gathered a few rounds at a time, which stay in cache.
-  std::array<uint32_t, 32 * kLanes> entries;
-  std::array<uint16_t, 32 * kLanes> joined;
+  std::array<uint32_t, 32 * kLanesMax> entries;
+  std::array<uint16_t, 32 * kLanesMax> joined;
   const uint32_t* const of_code = by_code.data();
   while (i != 0) {
     const size_t count = std::min(i, entries.size());
@@ -165,7 +164,7 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
         for (size_t k = 0; k < 4; ++k) entries[j + k] = of_code[joined[j + k]];
       }
     }
-    to = kernels::EncodeRansRounds(entries.data(), count, scale, states, begin, to);
+    to = kernels::EncodeRansRounds(entries.data(), count, scale, lanes, states, begin, to);
     if (to == nullptr) return nullptr;
   }
   return to;
@@ -186,11 +185,16 @@ struct PackedTable {
       }
     }
   }
-  uint8_t Step(uint32_t& x, size_t index, uint32_t mask, int scale) const {
-    const uint32_t entry = slots[(index << scale) + (x & mask)];
-    x = (((entry >> 8) & 0xfffu) + 1) * (x >> scale) + (entry >> 20);
-    return static_cast<uint8_t>(entry);
-  }
+  struct Stepper {
+    const uint32_t* slots;
+    int scale;
+    uint8_t operator()(uint32_t& x, size_t index) const {
+      const uint32_t entry = slots[(index << scale) + (x & ((1u << scale) - 1))];
+      x = (((entry >> 8) & 0xfffu) + 1) * (x >> scale) + (entry >> 20);
+      return static_cast<uint8_t>(entry);
+    }
+  };
+  Stepper stepper(int scale) const { return {slots.data(), scale}; }
 };
 
 struct WideTable {
@@ -214,14 +218,54 @@ struct WideTable {
       }
     }
   }
-  uint8_t Step(uint32_t& x, size_t index, uint32_t mask, int scale) const {
-    const uint32_t slot = x & mask;
-    const uint8_t code = slots[(index << scale) + slot];
-    const Interval interval = intervals[index * kRansSymbols + code];
-    x = interval.f * (x >> scale) + slot - interval.start;
-    return code;
-  }
+  struct Stepper {
+    const uint8_t* slots;
+    const Interval* intervals;
+    int scale;
+    uint8_t operator()(uint32_t& x, size_t index) const {
+      const uint32_t slot = x & ((1u << scale) - 1);
+      const uint8_t code = slots[(index << scale) + slot];
+      const Interval interval = intervals[index * kRansSymbols + code];
+      x = interval.f * (x >> scale) + slot - interval.start;
+      return code;
+    }
+  };
+  Stepper stepper(int scale) const { return {slots.data(), intervals.data(), scale}; }
 };
+
+// Decodes one code, where a word has been made sure of.
+template <bool kOneClass, typename Stepper>
+inline void DecodeOne(const Stepper& step, const uint8_t* of_class, uint8_t* code, uint32_t& x,
+                      const char*& from) {
+  *code = step(x, kOneClass ? 0 : *of_class);
+  uint16_t word;
+  std::memcpy(&word, from, kWordBytes);
+  const uint32_t low = x < kLow ? 1 : 0;
+  x = x << (low * kWordBits) | (word & (0u - low));
+  from += low * kWordBytes;
+}
+
+// Decodes rounds of a few states, which stay in registers, while there are words for all of them.
+// Gives how many codes that were.
+template <bool kOneClass, size_t kLanes, typename Stepper>
+size_t DecodeFewLanes(Stepper step, const uint8_t* classes, uint32_t* states, uint8_t* codes,
+                      size_t count, const char*& words, const char* end) {
+  static_assert(kLanes <= 8);
+  std::array<uint32_t, kLanes> x;
+  std::copy_n(states, kLanes, x.begin());
+  const char* from = words;
+  size_t i = 0;
+  const auto round = [&]<size_t... kLane>(std::index_sequence<kLane...>) {
+    (DecodeOne<kOneClass>(step, classes + i + kLane, codes + i + kLane, x[kLane], from), ...);
+  };
+  for (; i + kLanes <= count && static_cast<size_t>(end - from) >= kLanes * kWordBytes;
+       i += kLanes) {
+    round(std::make_index_sequence<kLanes>());
+  }
+  std::copy_n(x.begin(), kLanes, states);
+  words = from;
+  return i;
+}
 
 // Gives the bytes that were read, or nothing if there are too few.
 template <bool kOneClass, typename Table>
@@ -230,42 +274,41 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
                                   absl::Span<uint8_t> codes) {
   const char* from = words.data();
   const char* const end = from + words.size();
-  const uint32_t mask = (1u << scale) - 1;
-  // A word has been made sure of.
-  const auto get = [&](size_t i, uint32_t& x) {
-    codes[i] = table.Step(x, kOneClass ? 0 : classes[i], mask, scale);
-    uint16_t word;
-    std::memcpy(&word, from, kWordBytes);
-    const uint32_t low = x < kLow ? 1 : 0;
-    x = x << (low * kWordBits) | (word & (0u - low));
-    from += low * kWordBytes;
+  const auto step = table.stepper(scale);
+  const auto few = [&]<size_t kLanes>(std::integral_constant<size_t, kLanes>) {
+    return DecodeFewLanes<kOneClass, kLanes>(step, classes.data(), states, codes.data(),
+                                             codes.size(), from, end);
   };
   size_t i = 0;
+  if (lanes == 1) i = few(std::integral_constant<size_t, 1>());
+  if (lanes == 2) i = few(std::integral_constant<size_t, 2>());
+  if (lanes == 4) i = few(std::integral_constant<size_t, 4>());
+  if (lanes == 8) i = few(std::integral_constant<size_t, 8>());
   if constexpr (std::is_same_v<Table, PackedTable>) {
-    if (lanes == kernels::kRansStates) {
+    if (kernels::IsRansStates(lanes)) {
       size_t words_used = 0;
       i = kernels::DecodeRansRounds(
-          {table.slots.data(), scale, kOneClass ? nullptr : classes.data(), codes.size(), from,
-           words.size() / kWordBytes},
+          {table.slots.data(), scale, lanes, kOneClass ? nullptr : classes.data(), codes.size(),
+           from, words.size() / kWordBytes},
           states, codes.data(), &words_used);
       from += words_used * kWordBytes;
     }
   }
   std::array<uint32_t, kLanesMax> x;
   std::copy_n(states, lanes, x.begin());
-  for (; i + lanes <= codes.size() && static_cast<size_t>(end - from) >= lanes * kWordBytes;
+  for (; lanes > 8 && i + lanes <= codes.size() &&
+         static_cast<size_t>(end - from) >= lanes * kWordBytes;
        i += lanes) {
-    if (lanes % 8 == 0) {
-      for (size_t lane = 0; lane < lanes; lane += 8) {
-        for (size_t j = 0; j < 8; ++j) get(i + lane + j, x[lane + j]);
+    for (size_t lane = 0; lane < lanes; lane += 8) {
+      for (size_t j = 0; j < 8; ++j) {
+        const size_t at = i + lane + j;
+        DecodeOne<kOneClass>(step, classes.data() + at, &codes[at], x[lane + j], from);
       }
-    } else {
-      for (size_t lane = 0; lane < lanes; ++lane) get(i + lane, x[lane]);
     }
   }
   for (; i < codes.size(); ++i) {
     uint32_t& state = x[i % lanes];
-    codes[i] = table.Step(state, kOneClass ? 0 : classes[i], mask, scale);
+    codes[i] = step(state, kOneClass ? 0 : classes[i]);
     if (state >= kLow) continue;
     if (end - from < static_cast<ptrdiff_t>(kWordBytes)) return std::nullopt;
     uint16_t word;
@@ -297,10 +340,10 @@ std::optional<RansStream> EncodeStream(absl::Span<const uint8_t> codes,
   char* const begin = bytes.data() + front;
   char* const end = bytes.data() + bytes.size();
   const auto encode = [&]() -> const char* {
-    if (lanes == kernels::kRansStates && scale >= kernels::kVectorScaleMin &&
+    if (kernels::IsRansStates(lanes) && scale >= kernels::kVectorScaleMin &&
         kernels::HasRansEncoder()) {
       return EncodeWordsByVectors(codes, tables.size() == 1 ? absl::Span<const uint8_t>() : classes,
-                                  tables, scale, states.data(), begin, end);
+                                  tables, scale, lanes, states.data(), begin, end);
     }
     const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, scale);
     return tables.size() == 1
