@@ -30,7 +30,8 @@ bool DropExponents(const std::array<Priors, kFactors>& priors, const Costs& cost
     if (tensor.sizes[f] == 1) continue;
     const int centre = Centre(tensor.levels[f]);
     for (const int level : tensor.levels[f]) {
-      exponents += priors[f][static_cast<size_t>(Exponent(level - centre) + kExponentBias)];
+      const int entry = Exponent(level - centre) + kExponentBias;
+      exponents += priors[f][static_cast<size_t>(entry)];
     }
   }
   RansHistogram all{};

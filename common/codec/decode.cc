@@ -132,8 +132,9 @@ absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, Upda
     return absl::OkStatus();
   }
   const float scale = wire::Load<float>(bytes, at);
+  const uint32_t outermost = spec.levels / 2;
   if (!std::isfinite(scale) || std::signbit(scale) ||
-      (IsSymmetric(spec) && !std::isfinite(static_cast<float>(spec.levels / 2) * scale))) {
+      (IsSymmetric(spec) && !std::isfinite(static_cast<float>(outermost) * scale))) {
     return HeaderLoss(absl::StrCat("scale ", index, ": ", scale,
                                    " is not finite and at least 0, with finite representatives"));
   }
@@ -155,6 +156,7 @@ absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, Upda
 absl::Status ParseGains(absl::string_view gains, UpdateHeader& header) {
   const size_t count = gains.size() / wire::kHalfBytes;
   const float step = header.spec.step;
+  const uint32_t outermost = header.spec.levels / 2;
   header.scales.clear();
   header.scales.reserve(count);
   for (size_t i = 0; i < count; ++i) {
@@ -162,7 +164,7 @@ absl::Status ParseGains(absl::string_view gains, UpdateHeader& header) {
     const float gain = IsFiniteHalf(half) ? FromHalf(half) : 0.0f;
     const float scale = gain * step;
     if (!(gain >= kGainMin && gain <= kGainMax) ||
-        !std::isfinite(static_cast<float>(header.spec.levels / 2) * scale)) {
+        !std::isfinite(static_cast<float>(outermost) * scale)) {
       return HeaderLoss(absl::StrCat("gain ", i, ": ", gain, " is outside ", kGainMin, " to ",
                                      kGainMax, ", or its representatives are not finite"));
     }

@@ -344,7 +344,7 @@ class SegmentWriter {
   // As many blocks at a time as go into kStreamed values, at least one.
   absl::Status WriteBlocks(const Extent& extent, std::string& out) {
     const float* const values = delta_.data() + extent.first;
-    const uint64_t step = std::max(1u, kStreamed / spec_.block_size) * spec_.block_size;
+    const uint64_t step = uint64_t{std::max(1u, kStreamed / spec_.block_size)} * spec_.block_size;
     const size_t side_at = out.size();
     out.resize(side_at + extent.side_bytes);
     char* side = &out[side_at];  // stays: there is room for what is appended

@@ -144,7 +144,7 @@ struct Shuffles {
   constexpr Shuffles() : join(), part() {
     for (size_t i = 0; i < kBlock; ++i) {
       const size_t from = i < kBits ? i : 8 + i - kBits;
-      join[i] = static_cast<uint8_t>(i < 2 * kBits ? from : 0x80);
+      join[i] = static_cast<uint8_t>(i < size_t{2} * kBits ? from : 0x80);
       part[i] = static_cast<uint8_t>(i % 8 < kBits ? (i / 8) * kBits + i % 8 : 0x80);
     }
   }
@@ -339,7 +339,7 @@ template <int kBits>
 size_t AddMany(const char* packed, size_t count, const int64_t* by_code, int64_t* sums) {
   // The table of bytes costs 256 entries; a short run of codes does not repay it.
   if (kBits == 3 || count < 4096) return 0;
-  constexpr int kWhole = kBits == 3 ? 4 : kBits;
+  constexpr int kWhole = kBits == 3 ? 4 : kBits;  // NOLINT(bugprone-branch-clone): of 4 bits
   AddByBytes<kWhole>(packed, count / 8 * kWhole, by_code, sums);
   return count / 8 * 8;
 }

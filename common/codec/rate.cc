@@ -107,9 +107,9 @@ std::optional<Steps> StepsOf(absl::Span<const float> delta, const Layout& layout
   }
   if (largest == 0 || !std::isfinite(squares)) return std::nullopt;
   const double rms = std::sqrt(squares / count);
+  const uint32_t outermost = spec.levels / 2;
   // By a rounding larger, so that it is so in fp32 too.
-  const double least =
-      std::max(largest / (spec.levels / 2) * (1 + 0x1p-22), static_cast<double>(kStepMin));
+  const double least = std::max(largest / outermost * (1 + 0x1p-22), static_cast<double>(kStepMin));
   const double most = std::max(
       least, std::min(rms * static_cast<double>(kStepRmsMax), static_cast<double>(kStepMax)));
   return Steps{least, most, std::clamp(rms, least, most)};
@@ -146,7 +146,7 @@ absl::StatusOr<EncodedUpdate> SearchSteps(const Spec& spec, const Steps& steps,
       const double end = finer ? steps.least : steps.most;
       if (step == end) {
         if (met) return *std::move(best);
-        return target.CannotBeMet(update);
+        return target.CannotBeMet(update);  // NOLINT(bugprone-use-after-move): moved where it met
       }
       step = finer ? std::max(end, step / kStride) : std::min(end, step * kStride);
       continue;

@@ -36,7 +36,8 @@ std::vector<float> Initialise(const model::Schema& schema, base::PrngKey key) {
       continue;
     }
     if (tensor.shape.size() >= 2) {
-      bound = 1.0f / std::sqrt(static_cast<float>(size / tensor.shape[0]));
+      const auto fan_in = size / tensor.shape[0];
+      bound = 1.0f / std::sqrt(static_cast<float>(fan_in));
     }
     // 2u - 1 is exact and the product rounds once.
     for (uint64_t i = 0; i < size; ++i) flat.push_back((2 * prng.UniformFloat() - 1) * bound);

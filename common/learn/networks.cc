@@ -218,13 +218,13 @@ class MobileNetV2 : public Network {
   }
 
  private:
-  Convolution Register(Conv2dOptions options, std::vector<std::string>& names) {
+  Convolution Register(const Conv2dOptions& options, std::vector<std::string>& names) {
     names.push_back(absl::StrFormat("conv%02d", convolutions_++));
-    return register_module(names.back(), Conv2d(std::move(options)));
+    return register_module(names.back(), Conv2d(options));
   }
-  void AddConvolution(Conv2dOptions options) {
+  void AddConvolution(const Conv2dOptions& options) {
     std::vector<std::string> names;
-    const Convolution conv = Register(std::move(options), names);
+    const Convolution conv = Register(options, names);
     AddStage(std::move(names), [conv](const Tensor& x) { return Relu6(conv->forward(x)); });
   }
   // Wider, over the positions one channel at a time, narrower; the input is added where it fits.
@@ -232,8 +232,8 @@ class MobileNetV2 : public Network {
     const int64_t hidden = in * expansion;
     std::vector<std::string> names;
     std::vector<Convolution> convolutions;
-    const auto add = [&](Conv2dOptions options) {
-      convolutions.push_back(Register(std::move(options), names));
+    const auto add = [&](const Conv2dOptions& options) {
+      convolutions.push_back(Register(options, names));
     };
     if (expansion != 1) add(Conv2dOptions(in, hidden, 1));
     add(Conv2dOptions(hidden, hidden, 3).stride(stride).padding(1).groups(hidden));

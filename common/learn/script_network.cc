@@ -57,7 +57,7 @@ std::vector<uint64_t> ShapeOf(const Tensor& tensor) {
 
 }  // namespace
 
-ScriptNetwork::ScriptNetwork(torch::jit::Module module) : module_(std::move(module)) {
+ScriptNetwork::ScriptNetwork(const torch::jit::Module& module) : module_(module) {
   Collect(module_, "");
   draws_ = Draws(*Operations()->block());
   AddStage({}, [this](const Tensor& x) { return Run(x); });
@@ -68,11 +68,11 @@ absl::StatusOr<std::shared_ptr<ScriptNetwork>> ScriptNetwork::Load(absl::string_
       "not a TorchScript file, as torch.jit.script(module).save(path) writes one",
       [&]() -> absl::StatusOr<std::shared_ptr<ScriptNetwork>> {
         std::istringstream stream{std::string(file)};
-        torch::jit::Module module = torch::jit::load(stream, torch::kCPU);
+        const torch::jit::Module module = torch::jit::load(stream, torch::kCPU);
         if (!module.find_method("forward")) {
           return absl::DataLossError("the TorchScript module has no method forward");
         }
-        return std::shared_ptr<ScriptNetwork>(new ScriptNetwork(std::move(module)));
+        return std::shared_ptr<ScriptNetwork>(new ScriptNetwork(module));
       },
       absl::StatusCode::kDataLoss);
   if (!network.ok()) return network;
@@ -90,7 +90,7 @@ void ScriptNetwork::Collect(const torch::jit::Module& module, const std::string&
   for (size_t i = 0; i < type->numAttributes(); ++i) {
     const c10::IValue value = module._ivalue()->getSlot(i);
     if (!value.isTensor() || !value.toTensor().defined()) continue;
-    const Tensor tensor = value.toTensor();
+    const Tensor& tensor = value.toTensor();
     ++tensor_count_;
     const std::string name = prefix + type->getAttributeName(i);
     const bool parameter = type->is_parameter(i);

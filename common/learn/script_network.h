@@ -57,7 +57,7 @@ class ScriptNetwork : public Network {
   bool channels_last() const override { return false; }
 
  private:
-  explicit ScriptNetwork(torch::jit::Module module);
+  explicit ScriptNetwork(const torch::jit::Module& module);
   void Collect(const torch::jit::Module& module, const std::string& prefix);
   torch::Tensor Run(const torch::Tensor& x);
 

@@ -28,6 +28,7 @@ absl::StatusOr<Schema> SchemaFromSafetensors(absl::string_view architecture,
     return std::less<const char*>()(a.first, b.first);
   });
   std::vector<TensorInfo> tensors;
+  tensors.reserve(found.size());
   for (auto& [place, tensor] : found) tensors.push_back(std::move(tensor));
   return Schema::Create(std::string(architecture), std::move(tensors));
 }

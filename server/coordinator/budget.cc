@@ -90,7 +90,7 @@ std::string WhyNotRound(const BudgetOptions& budget, base::RoundId round,
     uplink += up;
     both += up + BytesMaxAt(level, cost.downlink_payload);
   }
-  const std::string unread =
+  std::string unread =
       absl::StrCat("budget.level = \"", ledger::ToString(level),
                    "\" cannot be read here; \"messages\" and \"payload\" always can");
   if (budget.total_bytes) {

@@ -95,7 +95,7 @@ class Reader {
   }
   template <typename Record>
   void AddFields(const char*, Record& record) {
-    VisitFields(record, [this](const char* name, auto& field) { Add(name, field); });
+    VisitFields(record, [&](const char* name, auto& field) { Add(name, field); });
   }
   void AddBytes(ByteCounters& bytes, const char* prefix) {
     AddFields(prefix, bytes.uplink);

@@ -97,8 +97,9 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(RunOptions opti
 }
 
 Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
-               Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
-               std::optional<KeptRun> kept, std::vector<KeptStep> steps)
+               Moments moments, std::map<std::string, std::string> metadata,
+               const CoordinatorDeps& deps, std::optional<KeptRun> kept,
+               std::vector<KeptStep> steps)
     : options_(std::move(options)),
       deps_(deps),
       schema_(std::move(schema)),
@@ -137,10 +138,11 @@ Engine::Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, 
   }
   for (KeptStep& step : steps) {
     Publish(step.artifact);
-    const auto base = steps_.DigestOf(step.round);
+    const base::RoundId round = step.round;
+    const auto base = steps_.DigestOf(round);
     if (!base) continue;
     for (const base::Digest& digest :
-         steps_.Add(step.round, *base, model_.broadcast->bytes.size(), std::move(step))) {
+         steps_.Add(round, *base, model_.broadcast->bytes.size(), std::move(step))) {
       Withdraw(digest);
     }
   }

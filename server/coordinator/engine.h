@@ -46,7 +46,7 @@ class Engine final : public Coordinator {
   // `current`: of the last committed round, else the initial one. `kept` and `steps`: of a run that
   // goes on.
   Engine(RunOptions options, std::shared_ptr<const model::Schema> schema, Model current,
-         Moments moments, std::map<std::string, std::string> metadata, CoordinatorDeps deps,
+         Moments moments, std::map<std::string, std::string> metadata, const CoordinatorDeps& deps,
          std::optional<KeptRun> kept, std::vector<KeptStep> steps);
   ~Engine() override;
 
@@ -269,7 +269,7 @@ class Engine final : public Coordinator {
   std::string NamesOf(const std::vector<base::MemberId>& ids) const;
 
   // engine_uploads.cc
-  void HandleOffer(std::shared_ptr<PendingOffer> pending);
+  void HandleOffer(const std::shared_ptr<PendingOffer>& pending);
   void Admit(const std::shared_ptr<PendingOffer>& pending);
   absl::Status CheckOffer(const PendingOffer& pending) const;
   static void Answer(PendingOffer& pending, absl::StatusOr<OfferAnswer> answer);

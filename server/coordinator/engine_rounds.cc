@@ -204,6 +204,7 @@ Engine::FoldResult Engine::FoldUpdates(const std::vector<std::shared_ptr<UploadS
     sources.reserve(uploads.size());
     for (const auto& upload : uploads) sources.emplace_back(upload->plan(), *deps_.store);
     std::vector<const aggregation::UpdateSource*> pointers;
+    pointers.reserve(sources.size());
     for (const StoredUpdate& source : sources) pointers.push_back(&source);
     QFL_ASSIGN_OR_RETURN(std::vector<float> mean, aggregation::Fold(pointers, layout, options));
     QFL_ASSIGN_OR_RETURN(std::vector<float> flat, model::LoadFlat(model.artifact->bytes, *schema_));

@@ -51,7 +51,7 @@ void Engine::Offer(Peer peer, std::string session, federation::UpdateOffer offer
   Post([this, pending] { HandleOffer(pending); });
 }
 
-void Engine::HandleOffer(std::shared_ptr<PendingOffer> pending) {
+void Engine::HandleOffer(const std::shared_ptr<PendingOffer>& pending) {
   const auto id = MemberOf(pending->peer, pending->session);
   if (!id.ok()) return Answer(*pending, id.status());
   pending->member = *id;
@@ -378,7 +378,7 @@ void Engine::CommitBatch() {
   {
     base::MutexLock lock(mutex_);
     while (!commits_.empty() && batch.size() < kCommitBatchMax) {
-      const round::StoreUpdate& update = batch.emplace_back(std::move(commits_.front().update));
+      const round::StoreUpdate& update = batch.emplace_back(commits_.front().update);
       rows.push_back({update.task, update.round, update.digest, update.weight,
                       std::move(commits_.front().details)});
       commits_.pop_front();

@@ -26,6 +26,7 @@ absl::StatusOr<Moments> Moments::Begin(const aggregation::ServerOptimiserSpec& s
   if (count == 0) return moments;
   const uint64_t n = schema.update_layout().n();
   std::vector<model::TensorInfo> tensors;
+  tensors.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) tensors.push_back({kNames[i], {n}});
   QFL_ASSIGN_OR_RETURN(const model::Schema described,
                        model::Schema::Create("moments", std::move(tensors)));

@@ -59,8 +59,8 @@ absl::Status RoundMachine::Check(const Resumption& r) {
   return absl::OkStatus();
 }
 
-RoundMachine::RoundMachine(MachineOptions options, const Resumption& r)
-    : RoundMachine(std::move(options)) {
+RoundMachine::RoundMachine(const MachineOptions& options, const Resumption& r)
+    : RoundMachine(options) {
   QFL_CHECK(Check(r).ok());
   for (const Resumption::Member& from : r.members) {
     Member m;

@@ -59,8 +59,8 @@ absl::string_view ToString(RunState state) {
   return "unknown";
 }
 
-RoundMachine::RoundMachine(MachineOptions options)
-    : options_(std::move(options)), policy_(options_.policy) {
+RoundMachine::RoundMachine(const MachineOptions& options)
+    : options_(options), policy_(options_.policy) {
   initial_evaluated_ = !EvaluatesAfter(RoundId(0));
 }
 
@@ -191,6 +191,7 @@ void RoundMachine::BeginRound() {
     if (policy_.selection == Selection::kWeighted) {
       const uint32_t unknown = AverageWeight();
       std::vector<uint32_t> weights;
+      weights.reserve(pool.size());
       for (const auto& [client_index, id] : pool) {
         weights.push_back(At(id).weight > 0 ? At(id).weight : unknown);
       }

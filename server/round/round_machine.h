@@ -306,11 +306,11 @@ struct Resumption {
 // Not thread-safe. Memory: a row a member and one a task of the round under way.
 class RoundMachine {
  public:
-  explicit RoundMachine(MachineOptions options);
+  explicit RoundMachine(const MachineOptions& options);
   // Goes on where a run stood, from Start on. Tasks that were issued stay valid; every member is
   // disconnected, and who holds a task has idle_timeout to come back. CHECK-fails on a resumption
   // that contradicts itself: see Check.
-  RoundMachine(MachineOptions options, const Resumption& resumption);
+  RoundMachine(const MachineOptions& options, const Resumption& resumption);
   // DATA_LOSS if a resumption could not have come from a run.
   static absl::Status Check(const Resumption& resumption);
   RoundMachine(const RoundMachine&) = delete;
