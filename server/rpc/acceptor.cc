@@ -246,7 +246,8 @@ class AcceptorImpl : public Acceptor {
   // for ever. The spare one lets it be taken and closed.
   void ShedOne(int listener) {
     spare_.Reset();
-    UniqueFd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    UniqueFd shed(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    shed.Reset();
     spare_ = OpenSpare();
     LogRefusal("", "no file descriptor is left; raise the limit (ulimit -n)");
   }
