@@ -50,8 +50,7 @@ class CredentialFiles {
 
 // Looks at the files every `kLook` and when told to, on a thread of its own ("credentials"), gives
 // what has changed to the server, and has it end the streams of certificates that have expired. A
-// file that has a mistake in it is logged, and what held
-// before goes on to hold.
+// file that has a mistake in it is logged, and what held before goes on to hold.
 class CredentialWatch {
  public:
   static constexpr absl::Duration kLook = absl::Seconds(2);

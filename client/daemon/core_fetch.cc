@@ -86,7 +86,7 @@ void Core::ChooseWay(uint32_t ordinal, const session::Fetch& effect) {
 void Core::NextStep(uint32_t ordinal, std::shared_ptr<ModelWay> way) {
   // The session has turned to another model.
   if (clients_[ordinal].model != way->effect.digest) return;
-  if (way->next == way->effect.steps.size()) return MakeModel(ordinal, std::move(way));
+  if (way->next == way->effect.steps.size()) return MakeModel(ordinal, way);
   Want want;
   want.request = way->effect.request;
   want.session = way->effect.session;
@@ -168,7 +168,7 @@ void Core::Obtain(uint32_t ordinal, Want want) {
           auto [it, first] = core.shared_fetches_.try_emplace(want.digest);
           if (!first) return it->second.push_back(std::move(want));
         }
-        core.BeginDownload(ordinal, std::move(want));
+        core.BeginDownload(ordinal, want);
       });
 }
 

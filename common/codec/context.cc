@@ -236,7 +236,7 @@ void FillClasses(const ContextModel& model, const Layout& layout, const Extent& 
         }
       }
     };
-    // A long row takes many extents: none of them sees to all of it.
+    // A long row takes many extents: each sees to its own places alone.
     const uint64_t from = at % row_size;
     if (from + extent.count <= row_size) {
       fill(from, from + extent.count);

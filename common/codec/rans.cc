@@ -234,10 +234,10 @@ struct WideTable {
 };
 
 // Decodes one code, where a word has been made sure of.
-template <bool kOneClass, typename Stepper>
-inline void DecodeOne(const Stepper& step, const uint8_t* of_class, uint8_t* code, uint32_t& x,
+template <typename Stepper>
+inline void DecodeOne(const Stepper& step, size_t of_class, uint8_t* code, uint32_t& x,
                       const char*& from) {
-  *code = step(x, kOneClass ? 0 : *of_class);
+  *code = step(x, of_class);
   uint16_t word;
   std::memcpy(&word, from, kWordBytes);
   const uint32_t low = x < kLow ? 1 : 0;
@@ -256,7 +256,7 @@ size_t DecodeFewLanes(Stepper step, const uint8_t* classes, uint32_t* states, ui
   const char* from = words;
   size_t i = 0;
   const auto round = [&]<size_t... kLane>(std::index_sequence<kLane...>) {
-    (DecodeOne<kOneClass>(step, classes + i + kLane, codes + i + kLane, x[kLane], from), ...);
+    (DecodeOne(step, kOneClass ? 0 : classes[i + kLane], codes + i + kLane, x[kLane], from), ...);
   };
   for (; i + kLanes <= count && static_cast<size_t>(end - from) >= kLanes * kWordBytes;
        i += kLanes) {
@@ -302,7 +302,7 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
     for (size_t lane = 0; lane < lanes; lane += 8) {
       for (size_t j = 0; j < 8; ++j) {
         const size_t at = i + lane + j;
-        DecodeOne<kOneClass>(step, classes.data() + at, &codes[at], x[lane + j], from);
+        DecodeOne(step, kOneClass ? 0 : classes[at], &codes[at], x[lane + j], from);
       }
     }
   }

@@ -86,8 +86,9 @@ RoundMachine::RoundMachine(const MachineOptions& options, const Resumption& r)
   resumed_evaluated_ = r.evaluated;
   for (const Resumption::Evaluated& e : r.evaluations) {
     // That of the last round comes again where it was not the whole of it.
-    const bool again =
-        r.stage == Resumption::Stage::kCommitted && e.round == r.round && !r.evaluated;
+    const bool ended = r.stage == Resumption::Stage::kCommitted ||
+                       r.stage == Resumption::Stage::kNone;  // the initial model's
+    const bool again = ended && e.round == r.round && !r.evaluated;
     if (!again) Consider(e.round, e.evaluator, e.clients);
   }
   switch (r.stage) {

@@ -176,7 +176,7 @@ class MutualTls(FederationTest):
 
     def test_expired_while_its_stream_is_silent_is_out_within_seconds(self):
         coordinator, ready = self.secured(evaluation__enabled=False, round__min_clients=3, round__linger_ms=3_600_000)
-        self.issue("brief", more=("--days", "0.0002"))  # 17 s
+        self.issue("brief", more=("--days", "0.0003"))  # 26 s
         brief = self.synthetic(ready["federation"], "brief", *self.identity("brief"))
         coordinator.wait_for("joined", client="brief/0")
         self.refused(brief, "expired at")

@@ -109,6 +109,26 @@ TEST(MachineResume, CommittedAndNotEvaluated_EvaluatesFirst) {
   EXPECT_EQ(store->round, RoundId(2));
 }
 
+TEST(MachineResume, HalfAnEvaluation_EndsNoRun) {
+  RoundPolicy policy = SmallPolicy(2);
+  policy.early_stop.target_accuracy = 0.8;
+  for (const Stage stage : {Stage::kNone, Stage::kCommitted}) {
+    Resumption r = Collecting(2, {});
+    r.stage = stage;
+    r.round = RoundId(stage == Stage::kNone ? 0 : 1);
+    r.tasks.clear();
+    r.evaluations = {{r.round, 0.9, std::nullopt}};
+    Resumed run(policy, r, true);
+    run.Handle(Start{});
+    ASSERT_EQ(run.resumed.phase(), Phase::kEvaluating);
+    while (run.resumed.phase() == Phase::kEvaluating) {  // no evaluator comes back
+      run.now = run.resumed.next_wake();
+      run.Handle(Tick{});
+    }
+    EXPECT_EQ(run.resumed.state(), RunState::kRunning);
+  }
+}
+
 TEST(MachineResume, WhoDoesNotComeBack_IsLost) {
   RoundPolicy policy = SmallPolicy(2);
   policy.min_fraction = 0.5;
