@@ -365,6 +365,36 @@ TEST_P(Kernels, QuantiseUniform_AboutEveryEdge_IsTheQuotient) {
   }
 }
 
+// Nearly all blocks of the test before have a value on an edge, and are divided. Here one of 64
+// values is near one, just beyond what kernels_quantise.cc takes for doubtful, and nearer.
+TEST_P(Kernels, QuantiseUniform_NearAnEdge_IsTheQuotient) {
+  base::Prng prng({.run_seed = 10});
+  constexpr size_t kBlock = 64;
+  for (const uint32_t zero : {1u, 7u, 127u}) {
+    for (int round = 0; round < 20; ++round) {
+      const double unit = prng.UniformFloat() + 0.5;
+      for (const double from : {0.5, 0.8}) {
+        const Magnitudes magnitudes{unit, 1 - from, 0, zero};
+        std::vector<float> values;
+        for (uint32_t edge = 0; edge <= zero; ++edge) {
+          for (const double distance : {-3.0, -1.5, -1.01, -0.5, 0.5, 1.01, 1.5, 3.0}) {
+            std::vector<float> block(kBlock, static_cast<float>((edge + from + 0.5) * unit));
+            const double margin = (zero + 4) * 0x1p-21;
+            block[prng.Below(kBlock)] =
+                static_cast<float>((edge + from + distance * margin) * unit);
+            values.insert(values.end(), block.begin(), block.end());
+          }
+        }
+        std::vector<uint8_t> expected(values.size()), codes(values.size());
+        reference::QuantiseUniform(values.data(), nullptr, values.size(), magnitudes,
+                                   expected.data());
+        QuantiseUniform(values.data(), nullptr, values.size(), magnitudes, codes.data());
+        ASSERT_EQ(codes, expected) << "zero " << zero << ", unit " << unit;
+      }
+    }
+  }
+}
+
 TEST_P(Kernels, ErrorsOfMultiples_AreTheReferences) {
   for (const size_t n : kSizes) {
     for (const std::vector<float>& values : Inputs(n)) {
