@@ -78,7 +78,8 @@ if [ "$all" = 1 ]; then
   ctest --test-dir build/tsan -j "$jobs" | tail -n 4
   say "everything under address and undefined sanitizers"
   build asan-all
-  ctest --test-dir build/asan-all -j "$jobs" | tail -n 4
+  LSAN_OPTIONS="suppressions=$PWD/tests/support/libtorch.lsan print_suppressions=0" \
+    ctest --test-dir build/asan-all -j "$jobs" | tail -n 4
   say "clang-tidy"
   build release
   # Debian 12's clang cannot compile LibTorch's headers as C++20 (c10::IValue is incomplete in a vector).
