@@ -10,9 +10,8 @@ import re
 import signal
 import unittest
 
-from harness import BIN, FederationTest, free_port
+from harness import FederationTest, SANITIZED, STEPS, free_port
 
-STEPS = BIN.parent / "tests/durable_steps.so"
 TOGETHER = 6  # runs; they wait most of the time
 CLIENTS = 2
 # Optimiser and downlink of many files, so that there is as much to lose as there can be.
@@ -21,7 +20,7 @@ RUN = {"evaluation__enabled": False, "round__rounds": 2, "round__min_clients": C
        "round__farewell_ms": 500, "round__idle_timeout_ms": 60_000, "web__enabled": False}
 
 
-@unittest.skipUnless(STEPS.exists(), "this build has no tests/durable_steps.so (sanitizers)")
+@unittest.skipIf(SANITIZED, "a sanitized build has no tests/durable_steps.so")
 class DurableSteps(FederationTest):
     def env(self, **how):
         return {"LD_PRELOAD": str(STEPS), **{f"QUANTFL_STEPS_{key}": str(value) for key, value in how.items()}}

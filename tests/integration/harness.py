@@ -22,6 +22,8 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("QUANTFL_BIN", ROOT / "build/release/bin"))
+STEPS = BIN.parent / "tests/durable_steps.so"
+SANITIZED = not STEPS.exists()  # such a build has none, and other footprints
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
 CHECKPOINT = ROOT / "deploy/pretrained/lenet5-mnist.safetensors"
 IP = shutil.which("ip") or "/usr/sbin/ip"
