@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import BIN, FASHION, ROOT, free_port
+from harness import BIN, FASHION, ROOT, SANITIZED, free_port
 
 
 def processes_with(text):
@@ -26,6 +26,7 @@ def processes_with(text):
 
 
 @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
+@unittest.skipIf(SANITIZED, "fourteen rounds of training, twice: training_test.py trains two")
 class Demo(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="quantfl-demo-test."))
