@@ -74,13 +74,16 @@ federation() {  # the run's name, what to say of it, then arguments of quantfl-c
   echo "$name: $about"
   # Not in the foreground: bash would keep a signal until it ends.
   "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 &
-  local watch=$! ended=""
+  local watch=$! ended="" tick=""
   daemons+=("$watch")
   # A round needs all the daemons: without one of them the run would wait for ever.
   while [ "$ended" != "$watch" ]; do
+    # A signal just before bash waits is heard when something ends: here two seconds later.
+    [ -n "$tick" ] || { sleep 2 & tick=$!; }
     status=0
-    wait -n -p ended "$watch" "${!names[@]}" || status=$?
+    wait -n -p ended "$watch" "$tick" "${!names[@]}" || status=$?
     [ "$ended" = "$watch" ] && break
+    [ "$ended" != "$tick" ] || { tick=""; continue; }
     local lost="${names[$ended]:-}"
     [ -n "$lost" ] || continue
     die "the daemon $lost ended with status $status: $(tail -n 1 "$work/$lost.err")" 1
