@@ -89,9 +89,11 @@ TEST(Rans_, NoCodes_AreAFewBytes) {
 
 TEST(Rans_, OneCode_RoundTrips) {
   for (const int levels : {2, 3, 16, 255, 256}) {
-    for (int code = 0; code < levels; ++code) {
+    const int stride = levels > 16 ? 17 : 1;  // all 256 of them take minutes under sanitizers
+    for (int code = 0; code < levels; code += stride) {
       RoundTrip({static_cast<uint8_t>(code)}, {}, 1, levels);
     }
+    RoundTrip({static_cast<uint8_t>(levels - 1)}, {}, 1, levels);
   }
 }
 
