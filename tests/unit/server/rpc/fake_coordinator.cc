@@ -44,15 +44,19 @@ void FakeCoordinator::RemoveArtifact(const base::Digest& digest) {
   artifacts_.erase(digest);
 }
 
-bool FakeCoordinator::WaitUntil(const std::function<bool()>& done) {
+bool WaitUntil(base::Mutex& mutex, base::CondVar& changed, const std::function<bool()>& done) {
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  base::MutexLock lock(mutex_);
+  base::MutexLock lock(mutex);
   while (!done()) {
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) return false;
-    changed_.WaitFor(mutex_, left);
+    changed.WaitFor(mutex, left);
   }
   return true;
+}
+
+bool FakeCoordinator::WaitUntil(const std::function<bool()>& done) {
+  return testing::WaitUntil(mutex_, changed_, done);
 }
 
 void FakeCoordinator::Do(std::function<void()> task) {

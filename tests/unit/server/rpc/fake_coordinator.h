@@ -14,6 +14,10 @@
 
 namespace quantfl::testing {
 
+// Waits until `done()` holds, which is asked with the lock held, again whenever `changed` is told.
+// False after 20 s.
+bool WaitUntil(base::Mutex& mutex, base::CondVar& changed, const std::function<bool()>& done);
+
 // A coordinator that does as it is told, with an engine loop of its own. Everybody may join; an
 // update is taken chunk by chunk and accepted. Tests change what they need and look at what came.
 class FakeCoordinator final : public coordinator::Coordinator {
@@ -25,8 +29,7 @@ class FakeCoordinator final : public coordinator::Coordinator {
   static std::string SessionOf(const federation::ClientName& name);
   base::Digest AddArtifact(std::string bytes);
   void RemoveArtifact(const base::Digest& digest);
-  // Waits until `done()` holds, which is asked with the lock held, again after every call of the
-  // service. False after 20 s.
+  // As above, under this one's lock; `done` is asked again after every call of the service.
   bool WaitUntil(const std::function<bool()>& done);
   void Push(const std::string& session, const federation::Instruction& instruction);
   void CloseStream(const std::string& session, absl::Status status);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/base/mutex.h"
 #include "common/rpc/connect.h"
 #include "common/rpc/convert.h"
@@ -58,17 +58,8 @@ class TransportLimitTest : public ::testing::Test {
     for (std::thread& client : clients_) client.join();
     clients_.clear();
   }
-  // False after 20 s.
-  template <typename Done>
-  bool WaitUntil(const Done& done) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    base::MutexLock lock(mutex_);
-    while (!done()) {
-      const absl::Duration left = deadline - absl::Now();
-      if (left <= absl::ZeroDuration()) return false;
-      changed_.WaitFor(mutex_, left);
-    }
-    return true;
+  bool WaitUntil(const std::function<bool()>& done) {
+    return testing::WaitUntil(mutex_, changed_, done);
   }
 
   void Deliver(uint32_t i) {
