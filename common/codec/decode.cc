@@ -133,8 +133,10 @@ absl::Status ParseScope(absl::string_view bytes, size_t at, uint64_t index, Upda
   }
   const float scale = wire::Load<float>(bytes, at);
   const uint32_t outermost = spec.levels / 2;
+  // With gains only what they make of it is decoded to: ParseGains.
+  const bool is_decoded = IsSymmetric(spec) && spec.representative != Representative::kGain;
   if (!std::isfinite(scale) || std::signbit(scale) ||
-      (IsSymmetric(spec) && !std::isfinite(static_cast<float>(outermost) * scale))) {
+      (is_decoded && !std::isfinite(static_cast<float>(outermost) * scale))) {
     return HeaderLoss(absl::StrCat("scale ", index, ": ", scale,
                                    " is not finite and at least 0, with finite representatives"));
   }

@@ -237,6 +237,14 @@ TEST(Uniform_, RepresentativeBeyondFp32_IsRefused) {
   EXPECT_TRUE(Encode(delta, LayoutOf({2}), *ParseSpec("uniform:3"), {}).ok());
 }
 
+TEST(Uniform_, StepBeyondFp32_IsFine_WhereItsGainBringsItBack) {
+  // 7 steps of 5.94e37 are beyond it, 7 of 0.556 times as much are not.
+  const std::vector<float> delta(4, 3.3e37f);
+  const RoundTripped result = RoundTrip(delta, LayoutOf({4}), "uniform:15,repr=gain,step=1.8rms");
+  for (const float x : result.values) EXPECT_NEAR(x / delta[0], 1, 0x1p-11);
+  EXPECT_EQ(7 * result.header.spec.step, std::numeric_limits<float>::infinity());
+}
+
 TEST(Uniform_, LayoutWithNothingToQuantise_HasNoStep) {
   const Layout layout = *Layout::Create({{{2}, TensorPolicy::kFp32}}, kDigest);
   const std::vector<float> delta = {1, 2};
