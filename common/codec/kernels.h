@@ -84,7 +84,8 @@ Survey SurveyBlocks(const float* values, size_t count, size_t block_size, Extrem
 void FitBlocks(const Extremes* extremes, size_t count, float scale, uint32_t levels,
                uint16_t* halves, float* lo, float* step);
 
-// (x - lo) / step must be in 0 .. 2 * levels for all values.
+// (x - lo) / step must be in 0 .. levels for all values, but for what rounds where lo and step are
+// fitted to them.
 void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes);
 // And adds the squared errors to errors[kSumLanes], for records: those of AddErrors but for about
 // 2^-16 of them. Where HasPlainSteps, in fp32 and in steps, y = x * (1 / step),

@@ -172,8 +172,8 @@ void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extr
   const DU du;
   VF least = hn::Set(d, values[0]);
   VF most = least;
-  hn::Vec<DU> largest = hn::Zero(du);
-  const auto magnitude = hn::Set(du, 0x7fffffffu);
+  // Finite only if all values are; where finite ones pass fp32, they are looked at again.
+  VF sum[2] = {hn::Zero(d), hn::Zero(d)};
   bool rest_is_finite = true;
   for (size_t begin = 0; begin < count; begin += block_size, ++extremes) {
     const size_t end = std::min(count, begin + block_size);
@@ -185,7 +185,7 @@ void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extr
         const VF x = hn::LoadU(d, values + i + j * kN);
         low[j] = hn::Min(low[j], x);
         high[j] = hn::Max(high[j], x);
-        largest = hn::Max(largest, hn::And(hn::BitCast(du, x), magnitude));
+        sum[j] = sum[j] + x;
       }
     }
     low[0] = hn::Min(low[0], low[1]);
@@ -202,8 +202,11 @@ void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extr
     }
   }
   Reduce(least, most, values, count, count, survey);
-  survey->is_finite = rest_is_finite && hn::AllTrue(DI(), hn::Lt(hn::BitCast(DI(), largest),
-                                                                 hn::Set(DI(), 0x7f800000)));
+  const VF total = sum[0] + sum[1];
+  survey->is_finite = rest_is_finite && hn::AllTrue(d, hn::Eq(total - total, hn::Zero(d)));
+  if (!survey->is_finite && rest_is_finite) {
+    survey->is_finite = std::all_of(values, values + count, [](float x) { return x - x == 0.0f; });
+  }
 }
 
 // ToHalf of half.h for as many values; and what the halves are.
@@ -266,15 +269,38 @@ HWY_INLINE VF Decoded(VF code, VF lo, VF step) { return lo + (code + hn::Set(DF(
 
 constexpr size_t kStepVectors = kStep / kN;
 
-// The low byte of each lane.
-HWY_INLINE void StoreLowBytes(VF v, uint8_t* to) {
+using VI = hn::Vec<DI>;
+
+// The nearest integer, of numbers that have one: without what NearestInt does for the others.
+HWY_INLINE VI Nearest(VF v) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm512_cvtepi32_epi8(_mm512_castps_si512(v.raw)));
+  return VI{_mm512_cvtps_epi32(v.raw)};
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
+  return VI{_mm256_cvtps_epi32(v.raw)};
 #else
-  const DU du;
-  const auto bytes = hn::And(hn::BitCast(du, v), hn::Set(du, 0xffu));
-  hn::StoreU(hn::U8FromU32(bytes), hn::Rebind<uint8_t, DF>(), to);
+  return hn::NearestInt(v);
+#endif
+}
+
+// Numbers of 0 to 255.
+HWY_INLINE void StoreBytes(VI v, uint8_t* to) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v.raw));
+#else
+  hn::StoreU(hn::U8FromU32(hn::BitCast(DU(), v)), hn::Rebind<uint8_t, DF>(), to);
+#endif
+}
+// kStep of them.
+HWY_INLINE void StoreStepBytes(const VI* v, uint8_t* to) {
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
+  // Packing takes each half by itself: four bytes of each vector, then of the vectors' other
+  // halves.
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(v[0].raw, v[1].raw),
+                                            _mm256_packus_epi32(v[2].raw, v[3].raw));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(bytes, order));
+#else
+  for (size_t j = 0; j < kStepVectors; ++j) StoreBytes(v[j], to + j * kN);
 #endif
 }
 
@@ -298,12 +324,11 @@ HWY_INLINE void AddInSteps(const VF* sums, float step, double* to) {
 // a rounding of an edge; where there is one of these, all of the 32 are divided. With steps that
 // are not plain, where a reciprocal may lose bits, always.
 template <bool kWithErrors, bool kWithSquares>
-HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint8_t* codes,
-                        double* errors, double* squares) {
+HWY_INLINE void QuantiseNearest(const float* values, size_t count, Buckets buckets, uint8_t* codes,
+                                double* errors, double* squares) {
   const DF d;
   const DI di;
   const DU du;
-  const hn::Rebind<uint8_t, DF> du8;
   const bool is_plain = HasPlainSteps(buckets);
   const float plain_inverse = 1.0f / buckets.step;
   const float plain_shift = buckets.lo * plain_inverse + 0.5f;
@@ -314,8 +339,6 @@ HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint
   // Half a bucket more than lo, so that floor becomes the nearest integer.
   const VF shift = hn::Set(d, plain_shift);
   const VF end = hn::Set(d, plain_end);
-  // Adding it rounds to the nearest integer, which then stands in the low bits.
-  const VF magic = hn::Set(d, 0x1.8p23f);
   // What is computed here and the quotient together err by less than 5 roundings of at most as many
   // steps as lo is from 0, and the levels; 3 more for the square's own rounding.
   const float reach = static_cast<float>(buckets.levels + 1) + std::fabs(plain_shift);
@@ -333,24 +356,25 @@ HWY_INLINE void Nearest(const float* values, size_t count, Buckets buckets, uint
     VF square[kStepVectors];
     VF farthest = hn::Zero(d);
     if (HWY_LIKELY(is_plain)) {
+      VI nearest[kStepVectors];
       for (size_t j = 0; j < kStepVectors; ++j) {
         const VF in_steps = hn::LoadU(d, values + i + j * kN) * inverse;
-        const VF at = hn::Min(in_steps - shift, end);
-        const VF shifted = at + magic;
-        const VF error = at - (shifted - magic);
+        const VF at = in_steps - shift;
+        nearest[j] = Nearest(at);
+        const VF error = at - hn::ConvertTo(d, nearest[j]);
         square[j] = error * error;
         farthest = hn::Max(farthest, square[j]);
-        StoreLowBytes(shifted, codes + i + j * kN);
         if (kWithSquares) {
           square_sums[j % kStepSums] = square_sums[j % kStepSums] + in_steps * in_steps;
         }
       }
+      StoreStepBytes(nearest, codes + i);
     }
     if (HWY_UNLIKELY(!is_plain || !hn::AllFalse(d, hn::Gt(farthest, clear)))) {
       for (size_t j = 0; j < kStepVectors; ++j) {
         const VF x = hn::LoadU(d, values + i + j * kN);
         const auto c = hn::Min(hn::ConvertTo(di, (x - lo) / step), last);
-        hn::StoreU(hn::U8FromU32(hn::BitCast(du, c)), du8, codes + i + j * kN);
+        StoreBytes(c, codes + i + j * kN);
         const VF error = hn::Min(x * inverse - shift, end) - hn::ConvertTo(d, c);
         square[j] = error * error;
       }
@@ -392,14 +416,14 @@ void AddErrorsHere(const float* values, const uint8_t* codes, size_t count, Buck
                    double* errors);
 
 void QuantiseNearestHere(const float* values, size_t count, Buckets buckets, uint8_t* codes) {
-  Nearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
+  QuantiseNearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
 }
 void QuantiseNearestWithErrorsHere(const float* values, size_t count, Buckets buckets,
                                    uint8_t* codes, double* errors) {
   if (HasPlainSteps(buckets)) {
-    Nearest<true, false>(values, count, buckets, codes, errors, nullptr);
+    QuantiseNearest<true, false>(values, count, buckets, codes, errors, nullptr);
   } else {
-    Nearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
+    QuantiseNearest<false, false>(values, count, buckets, codes, nullptr, nullptr);
     AddErrorsHere(values, codes, count, buckets, errors);
   }
 }
@@ -408,11 +432,11 @@ void QuantiseBlocksHere(const float* values, size_t count, size_t block_size,
   for (size_t at = 0; at < count; at += block_size, ++buckets) {
     const size_t size = std::min(block_size, count - at);
     if (HWY_LIKELY(HasPlainSteps(*buckets))) {
-      Nearest<true, true>(values + at, size, *buckets, codes + at, errors, squares);
+      QuantiseNearest<true, true>(values + at, size, *buckets, codes + at, errors, squares);
       continue;
     }
     if (buckets->step > 0) {
-      Nearest<false, false>(values + at, size, *buckets, codes + at, nullptr, nullptr);
+      QuantiseNearest<false, false>(values + at, size, *buckets, codes + at, nullptr, nullptr);
     } else {
       std::memset(codes + at, 0, size);
     }
@@ -592,9 +616,8 @@ HWY_INLINE void Uniform(const float* values, const uint32_t* words, size_t whole
   const VF half = hn::Set(d, 0.5f);
   const VF clear = hn::Set(d, 0.5f - margin);
   const VF near = hn::Set(d, margin);
-  // Adding it rounds to the nearest integer, which then stands in the low bits.
-  const VF magic = hn::Set(d, 0x1.8p23f);
   for (size_t i = 0; i < whole; i += kStep) {
+    VI code[kStepVectors];
     VF farthest = hn::Zero(d);  // of a sum from the middle of two integers
     VF nearest = high;          // of a magnitude from the least one that counts
     for (size_t j = 0; j < kStepVectors; ++j) {
@@ -606,17 +629,16 @@ HWY_INLINE void Uniform(const float* values, const uint32_t* words, size_t whole
         sum = sum + hn::ConvertTo(d, hn::BitCast(di, word)) * hn::Set(d, 0x1p-24f);
       }
       const VF at = hn::Min(hn::Max(sum, low), high) - half;
-      const VF shifted = at + magic;
-      farthest = hn::Max(farthest, hn::Abs(at - (shifted - magic)));
-      auto k = hn::BitCast(di, shifted);
+      VI k = Nearest(at);
+      farthest = hn::Max(farthest, hn::Abs(at - hn::ConvertTo(d, k)));
       if (kLeast) {
         nearest = hn::Min(nearest, hn::Abs(steps - least));
         k = hn::IfThenZeroElse(hn::RebindMask(di, hn::Lt(steps, least)), k);
       }
       const auto is_negative = hn::RebindMask(di, hn::Lt(x, hn::Zero(d)));
-      StoreLowBytes(hn::BitCast(d, hn::IfThenElse(is_negative, zero - k, zero + k)),
-                    codes + i + j * kN);
+      code[j] = hn::IfThenElse(is_negative, zero - k, zero + k);
     }
+    StoreStepBytes(code, codes + i);
     const auto is_near = hn::Or(hn::Gt(farthest, clear), hn::Lt(nearest, near));
     if (HWY_UNLIKELY(!hn::AllFalse(d, is_near))) {
       UniformByQuotient(values + i, kRandom ? words + i : nullptr, kStep, magnitudes, codes + i);

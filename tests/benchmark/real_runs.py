@@ -8,13 +8,14 @@ NETWORK: lenet5 (pre-trained on Fashion-MNIST here, then MNIST), cnn (fresh weig
 weights to CIFAR-100), mobilenet_v2 (last stages, from ImageNet's to CIFAR-100); all by default, of loop lenet5 and
 resnet20. FOLDER of data: mnist with its four idx files, cifar100 with train.bin and test.bin, each perhaps .gz or .xz.
 FOLDER of weights: resnet20-12fca82f.safetensors, mobilenet_v2_folded_imagenet_features.safetensors. Fashion-MNIST is
-that of Debian's package dataset-fashion-mnist. Needs Debian's python3-numpy and `ninja -C build/release all`.
+that of Debian's package dataset-fashion-mnist. Needs Debian's python3-numpy and `ninja -C build/release all codec_size`.
 
 deltas: five rounds with a full-precision uplink and few images; the deltas of the first client in rounds 2 to 5
 go to FOLDER/NETWORK/round-R.safetensors, for compare_nncodec.py.
 
 loop: what contexts buy where each round's noise goes into the next. For each rate B one run a codec, each with
-B bits a parameter as its max_bytes: stochastic rounding with context=none, with context=own, and for networks with
+B bits a parameter as its max_bytes, above what statistics of normalisation take, which travel in full precision
+and are left out of all that is printed: stochastic rounding with context=none, with context=own, and for networks with
 kernels with transform=dct beside it. Columns: bits a parameter that were sent, accuracy after the last round and the
 mean of the last three, the quantisation's squared error; and of the deltas of one client of the first run, all coded
 with the step at which order-0 coding meets the budget: bytes beside order-0's, squared error. Everything is seeded:
@@ -198,7 +199,16 @@ def at_one_step(paths, bytes_each, extras):
     return {codec: (found[one][0] / found[specs["none"]][0], found[one][1]) for codec, one in specs.items()}
 
 
+def statistics_in(path):
+    """How many numbers of a safetensors file travel in full precision."""
+    with open(path, "rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if ".running_" in name)
+
+
 def loop(options):
+    if not (BIN / "codec_size").exists():
+        sys.exit(f"{BIN / 'codec_size'} is missing: ninja -C build/release codec_size")
     print(f"{'':53}at one step\n{'network':10} {'bit':>5}  {'codec':8} {'sent':>6} {'accuracy':>9} {'last 3':>7} "
           f"{'error':>7}  {'bytes':>6} {'error':>7}")
     for network in options.networks or ["lenet5", "resnet20"]:
@@ -208,18 +218,21 @@ def loop(options):
             summary = federation(network, "fp32", options.rounds, data, start, folder)
             _, accuracy, mean, _ = last_rounds(summary)
             parameters = summary["rounds"][-1]["parameters"]
+            statistics = statistics_in(start)
+            quantised = parameters - statistics
             print(f"{network:10} {'':5}  {'fp32':8} {'':6} {accuracy:9.2f} {mean:7.2f}", flush=True)
             extras = {"none": "", "own": ",context=own"}
             if network == "resnet20":
                 extras["dct"] = ",transform=dct"
                 extras["own+dct"] = ",context=own,transform=dct"
             for bits in options.bits:
-                budget = math.floor(bits * parameters / 8)
-                common = f"uniform:255,round=stochastic,pack=rans,max_bytes={budget}"
+                budget = math.floor(bits * quantised / 8)
+                common = f"uniform:255,round=stochastic,pack=rans,max_bytes={budget + 4 * statistics}"
                 for codec, extra in extras.items():
                     dump = folder / "deltas" if codec == "none" else None
                     summary = federation(network, common + extra, options.rounds, data, start, folder, dump=dump)
                     sent, accuracy, mean, error = last_rounds(summary)
+                    sent = (sent * parameters - 32 * statistics) / quantised
                     if codec == "none":
                         paths = sorted(dump.glob("*/round-*-client-0.safetensors"))
                         same = at_one_step(paths, budget, extras)

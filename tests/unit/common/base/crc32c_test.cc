@@ -55,8 +55,9 @@ TEST(Crc32cTest, HardwareAndPortable_AgreeOnLongInputs) {
   const std::string bytes = RandomBytes(20000);
   for (const ExtendFunction hardware : HardwareExtends()) {
     for (const size_t size :
-         {255u, 256u, 257u,  319u,  320u,  503u,  504u,  505u,  511u,  512u,  513u,   575u,
-          576u, 577u, 1007u, 1008u, 4079u, 4080u, 4081u, 4096u, 4584u, 8160u, 12345u, 20000u}) {
+         {255u,  256u,  257u,  319u,  320u,  503u,  504u,  505u,   511u,  512u,  513u,
+          575u,  576u,  577u,  1007u, 1008u, 1009u, 1024u, 1512u,  2039u, 2040u, 2041u,
+          2048u, 4079u, 4080u, 4081u, 4096u, 4584u, 8160u, 12345u, 20000u}) {
       const absl::string_view part = absl::string_view(bytes).substr(0, size);
       ASSERT_EQ(hardware(0x01234567, part), ExtendPortable(0x01234567, part)) << size;
     }

@@ -194,6 +194,28 @@ TEST_P(Kernels, QuantiseNearest_AboutEveryEdge_IsTheQuotient) {
   }
 }
 
+// The only value near an edge among those that one branch sees to, on either side of the last edge.
+TEST_P(Kernels, QuantiseNearest_OfTheLargestValue_IsTheLastCode) {
+  base::Prng prng({.run_seed = 12});
+  constexpr size_t kBlock = 64;
+  for (const uint32_t levels : {2u, 3u, 16u, 100u, 255u, 256u}) {
+    for (int round = 0; round < 2000; ++round) {
+      const float hi = prng.UniformFloat() + 0.5f;
+      const float lo = round % 2 == 0 ? -prng.UniformFloat() : prng.UniformFloat() * 0.5f;
+      const Buckets buckets{lo, (hi - lo) / static_cast<float>(levels), levels};
+      std::vector<float> values(kBlock, buckets.lo + 0.5f * buckets.step);
+      values[prng.Below(kBlock)] = hi;
+      std::vector<uint8_t> expected(kBlock), codes(kBlock);
+      Sums expected_errors{}, errors{};
+      reference::QuantiseNearestWithErrors(values.data(), kBlock, buckets, expected.data(),
+                                           expected_errors.data());
+      QuantiseNearestWithErrors(values.data(), kBlock, buckets, codes.data(), errors.data());
+      ASSERT_EQ(codes, expected) << levels << " levels from " << lo << " to " << hi;
+      ASSERT_EQ(errors, expected_errors) << levels << " levels from " << lo << " to " << hi;
+    }
+  }
+}
+
 TEST_P(Kernels, FitBlocks_IsTheReferences) {
   for (const size_t n : kSizes) {
     for (const float magnitude : {1.0f, 1e-3f, 1e-30f, 1e30f, 3e38f, 3e-39f}) {
