@@ -169,7 +169,6 @@ void SurveyValuesHere(const float* values, size_t count, double* squares, Survey
 void SurveyBlocksHere(const float* values, size_t count, size_t block_size, Extremes* extremes,
                       Survey* survey) {
   const DF d;
-  const DU du;
   VF least = hn::Set(d, values[0]);
   VF most = least;
   // Finite only if all values are; where finite ones pass fp32, they are looked at again.
@@ -328,7 +327,6 @@ HWY_INLINE void QuantiseNearest(const float* values, size_t count, Buckets bucke
                                 double* errors, double* squares) {
   const DF d;
   const DI di;
-  const DU du;
   const bool is_plain = HasPlainSteps(buckets);
   const float plain_inverse = 1.0f / buckets.step;
   const float plain_shift = buckets.lo * plain_inverse + 0.5f;

@@ -1,18 +1,27 @@
 #!/usr/bin/env python3
-"""Decodes the golden files with nothing but proto/README.md and the standard library.
+"""Decodes updates with nothing but proto/README.md and the standard library.
 
 usage: decode_reference.py FOLDER
-For each NAME.json in FOLDER (the schema's part and the expected values) it decodes NAME.qflf.
-Prints one line a file; exits with 1 if any differs.
+       decode_reference.py --random PROGRAM [SEED [COUNT]]
+
+FOLDER: for each NAME.json in it (the schema's part and the expected values) it decodes NAME.qflf. Prints one line
+a file; exits with 1 if any differs.
+
+--random: PROGRAM (random_updates) makes COUNT random updates and a dozen changed ones of each, and says what the
+project's decoder makes of them. Both must come to the same bits, or both refuse. Without SEED one from the clock: it
+is printed, so that a failure can be repeated. Exits with 1 at the first difference.
 """
 
 import array
+import base64
 import hashlib
 import json
 import math
 import pathlib
 import struct
+import subprocess
 import sys
+import time
 
 CODE_BYTES_MAX = 196608
 QUANTISERS = {0: "fp32", 1: "bu", 2: "bq", 3: "uniform", 4: "fp16", 5: "int8"}
@@ -152,7 +161,9 @@ class Header:
         require(scope <= (2 if self.quantiser in ("bu", "bq", "uniform") else 0), "scope")
         require(not is_uniform or scope == 2, "scope")
         self.scope = SCOPES[scope]
-        require(block_size % 8 == 0 and (block_size >= 8) == (scope == 1), "block_size")
+        least = max(8, 2 * self.levels if representative == 1 else 0)
+        is_right = block_size % 8 == 0 and least <= block_size <= 1 << 20 if scope == 1 else block_size == 0
+        require(is_right, "block_size")
         self.block_size = block_size
         require(representative == 1 or self.quantiser != "bq", "representative")
         self.has_codebook = representative == 1
@@ -207,11 +218,11 @@ class Header:
         self.scopes = []
         for fields in struct.iter_unpack(form, side):
             require(all(math.isfinite(v) for v in fields), "finite")
+            require_not_negative(fields[1] if affine else fields[0])
             if affine:
                 self.scopes.append(affine_table(*fields, self.levels))
             elif self.quantiser in ("int8", "uniform"):
                 step = fields[0]
-                require(step >= 0 and math.copysign(1, step) > 0, "step")
                 for scale in [fp32(g * step) for g in gains] or [step]:
                     zero = self.levels // 2
                     self.scopes.append([fp32((c - zero) * scale) for c in range(self.levels)])
@@ -225,13 +236,17 @@ class Header:
             values = [fp32(h * scale) for h in struct.unpack(f"<{self.levels}e", side)]
         else:
             lo, step = struct.unpack("<ee", side)
+            require_not_negative(step)
             values = affine_table(fp32(lo * scale), fp32(step * scale), self.levels)
         require(all(math.isfinite(v) for v in values), "finite")
         return values
 
 
+def require_not_negative(step):
+    require(step >= 0 and math.copysign(1, step) > 0, "step or scale")
+
+
 def affine_table(lo, step, levels):
-    require(step >= 0 and math.copysign(1, step) > 0, "step")
     return [fp32(lo + fp32((c + 0.5) * step)) for c in range(levels)]
 
 
@@ -556,25 +571,72 @@ def decode(data, schema):
     return values
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1])
-    require(crc32c(b"123456789") == 0xE3069283, "this program's crc32c")
+# What decode raises for an update that is not right: also where it ends too soon or a number is beyond fp32.
+REFUSALS = (KeyError, ValueError, IndexError, OverflowError, StopIteration, struct.error)
+
+
+def raw_values(data, schema):
+    values = decode(data, schema)
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def check_folder(folder):
     schemas = sorted(folder.glob("*.json"))
     require(schemas, f"no golden files in {folder}")
     failed = False
     for path in schemas:
         schema = json.loads(path.read_text())
         try:
-            values = decode(path.with_suffix(".qflf").read_bytes(), schema)
-            raw = struct.pack(f"<{len(values)}f", *values)
+            raw = raw_values(path.with_suffix(".qflf").read_bytes(), schema)
             require(hashlib.sha256(raw).hexdigest() == schema["values_sha256"], "other values")
             shown = [f"{v:08x}" for (v,) in struct.iter_unpack("<I", raw)]
             require(schema["values"] in ([], shown), "other bit patterns")
-            print(f"ok      {path.stem}: {len(values)} values")
-        except (KeyError, ValueError, struct.error) as error:
+            print(f"ok      {path.stem}: {len(raw) // 4} values")
+        except REFUSALS as error:
             failed = True
             print(f"FAILED  {path.stem}: {error}")
     return 1 if failed else 0
+
+
+def verdict(line):
+    """(what this decoder says, whether it is what the other one said)"""
+    try:
+        raw = raw_values(base64.b64decode(line["update"]), line)
+    except REFUSALS as error:
+        return f"refused: {error!r}", "refused" in line
+    digest = hashlib.sha256(raw).hexdigest()
+    return f"values {digest}", digest == line.get("values_sha256")
+
+
+def check_random(program, seed, count):
+    print(f"seed {seed}, {count} updates and changed ones of them", flush=True)
+    made = subprocess.Popen([program, str(seed), str(count)], stdout=subprocess.PIPE, text=True)
+    total = changed = refused = 0
+    for text in made.stdout:
+        line = json.loads(text)
+        said, is_same = verdict(line)
+        if not is_same:
+            made.kill()
+            other = f"refused: {line['refused']}" if "refused" in line else f"values {line['values_sha256']}"
+            print(f"FAILED  {line['spec']}, line {total + 1}\n  here   {said}\n  there  {other}\n{text}")
+            print(f"Again: decode_reference.py --random {program} {seed} {count}")
+            return 1
+        require("changed" in line or "refused" not in line, "an update as it was encoded is refused")
+        total += 1
+        changed += "changed" in line
+        refused += "refused" in line
+    require(made.wait() == 0, f"{program} ended with {made.returncode}")
+    print(f"ok      {total - changed} updates and {changed} changed ones, of which {refused} are refused by both")
+    return 0
+
+
+def main():
+    require(crc32c(b"123456789") == 0xE3069283, "this program's crc32c")
+    if sys.argv[1:2] == ["--random"]:
+        program, *rest = sys.argv[2:]
+        seed = int(rest[0]) if rest else time.time_ns() // 1000
+        return check_random(program, seed, int(rest[1]) if len(rest) > 1 else 120)
+    return check_folder(pathlib.Path(sys.argv[1]))
 
 
 if __name__ == "__main__":
