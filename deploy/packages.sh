@@ -19,7 +19,7 @@ test=(libgtest-dev libgmock-dev libbenchmark-dev python3 openssl binutils iprout
 clang_version() { apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1; }
 all=(clang-format clang-tidy tmux tshark chromium chromium-driver python3-selenium
      debootstrap docker-compose
-     libzstd-dev                            # tests/benchmark/speed.py: a rival
+     libzstd-dev libhtscodecs-dev           # tests/benchmark: rivals
      g++-aarch64-linux-gnu qemu-user)       # tests/aarch64.sh
 
 names() {

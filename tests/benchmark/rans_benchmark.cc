@@ -1,4 +1,6 @@
-// Entropy stage alone, beside memcpy of as many bytes as there are codes. Items are codes.
+// Entropy stage alone, beside memcpy of as many bytes as there are codes and, where
+// libhtscodecs-dev is there, its coder of the same kind (order 0, 32 states, no packing). Items are
+// codes.
 
 #include <benchmark/benchmark.h>
 
@@ -11,6 +13,10 @@
 
 #include "common/base/prng.h"
 #include "common/codec/rans.h"
+
+#ifdef QUANTFL_HAVE_HTSCODECS
+#include <htscodecs/rANS_static4x16.h>
+#endif
 
 namespace quantfl::codec {
 namespace {
@@ -92,6 +98,56 @@ void Sizes(benchmark::internal::Benchmark* benchmark) {
 }
 BENCHMARK(Encode)->Apply(Sizes);
 BENCHMARK(Decode)->Apply(Sizes);
+
+#ifdef QUANTFL_HAVE_HTSCODECS
+std::vector<uint8_t> HtscodecsStream(std::vector<uint8_t>& codes) {
+  std::vector<uint8_t> stream(rans_compress_bound_4x16(kCodes, RANS_ORDER_X32));
+  auto size = static_cast<unsigned>(stream.size());
+  if (rans_compress_to_4x16(codes.data(), kCodes, stream.data(), &size, RANS_ORDER_X32) ==
+      nullptr) {
+    size = 0;
+  }
+  stream.resize(size);
+  return stream;
+}
+
+void HtscodecsEncode(benchmark::State& state) {
+  Input input = MakeInput(static_cast<int>(state.range(0)), 1);
+  std::vector<uint8_t> stream(rans_compress_bound_4x16(kCodes, RANS_ORDER_X32));
+  unsigned size = 0;
+  for (auto _ : state) {
+    size = static_cast<unsigned>(stream.size());
+    if (rans_compress_to_4x16(input.codes.data(), kCodes, stream.data(), &size, RANS_ORDER_X32) ==
+        nullptr) {
+      return state.SkipWithError("htscodecs did not encode");
+    }
+  }
+  Report(state, size);
+}
+
+void HtscodecsDecode(benchmark::State& state) {
+  Input input = MakeInput(static_cast<int>(state.range(0)), 1);
+  std::vector<uint8_t> stream = HtscodecsStream(input.codes);
+  std::vector<uint8_t> codes(kCodes);
+  for (auto _ : state) {
+    unsigned count = kCodes;
+    if (rans_uncompress_to_4x16(stream.data(), static_cast<unsigned>(stream.size()), codes.data(),
+                                &count) == nullptr) {
+      return state.SkipWithError("htscodecs did not decode");
+    }
+    benchmark::DoNotOptimize(codes.data());
+  }
+  if (codes != input.codes) return state.SkipWithError("htscodecs decoded other codes");
+  Report(state, stream.size());
+}
+
+void Levels(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgName("levels")->Repetitions(kRepeats)->ReportAggregatesOnly();
+  for (const int levels : {2, 4, 16, 64, 256}) benchmark->Arg(levels);
+}
+BENCHMARK(HtscodecsEncode)->Apply(Levels);
+BENCHMARK(HtscodecsDecode)->Apply(Levels);
+#endif
 
 }  // namespace
 }  // namespace quantfl::codec
