@@ -67,6 +67,19 @@ std::vector<float> Uneven(size_t count, uint32_t seed) {
   return values;
 }
 
+// Runs of 64 that differ in spread and in kind: peaked, even, and zeros with a value here and
+// there.
+std::vector<float> RowsApart(size_t count, uint32_t seed) {
+  std::vector<float> values = Values(count, seed, count);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = i / 64;
+    if (row % 3 == 0) values[i] = values[i] * values[i] * values[i] * 256;
+    if (row % 3 == 2 && i % 16 != row % 16) values[i] = 0;
+    values[i] = std::ldexp(values[i], -static_cast<int>(row * 3 % 7));
+  }
+  return values;
+}
+
 std::vector<codec::TensorLayout> Small() {
   return {{{5, 3}, TensorPolicy::kQuantise},
           {{3}, TensorPolicy::kFp32},
@@ -123,24 +136,23 @@ std::vector<Case> Cases() {
   cases.push_back(std::move(tables));
   // Contexts: each tensor with classes of its own; exponents of rows, columns and positions,
   // tensors without, one in full precision.
-  for (const char* text : {"bu:16,pack=rans,context=own", "int8,pack=rans,context=own"}) {
-    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
-                             {{{40, 50}, TensorPolicy::kQuantise},
-                              {{5}, TensorPolicy::kFp32},
-                              {{12, 6, 3, 3}, TensorPolicy::kQuantise},
-                              {{19}, TensorPolicy::kQuantise},
-                              {{1, 32, 2, 1}, TensorPolicy::kQuantise},
-                              {{3, 4}, TensorPolicy::kQuantise}},
-                             Uneven(2748, 13)));
-  }
+  const char* const stated_each = "int8,pack=rans,context=own";
+  cases.push_back(MakeCase(NameOf(stated_each), *codec::ParseSpec(stated_each),
+                           {{{40, 50}, TensorPolicy::kQuantise},
+                            {{5}, TensorPolicy::kFp32},
+                            {{12, 6, 3, 3}, TensorPolicy::kQuantise},
+                            {{19}, TensorPolicy::kQuantise},
+                            {{1, 32, 2, 1}, TensorPolicy::kQuantise},
+                            {{3, 4}, TensorPolicy::kQuantise}},
+                           Uneven(2748, 13)));
   // Classes that are not stated for each tensor.
   const char* const stated_once = "uniform:31,step=0.5rms,pack=rans,context=own";
   cases.push_back(MakeCase(NameOf(stated_once), *codec::ParseSpec(stated_once),
                            {{{62, 50}, TensorPolicy::kQuantise}, {{5}, TensorPolicy::kFp32}},
                            Uneven(3105, 15)));
   // Kernels of each size that are transformed, tensors that are not.
-  for (const char* text : {"int8,transform=dct", "int8,pack=rans,context=own,transform=dct",
-                           "bu:16,pack=rans,transform=dct", "bq:8,transform=dct"}) {
+  for (const char* text :
+       {"int8,transform=dct", "bu:16,pack=rans,transform=dct", "bq:8,transform=dct"}) {
     cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
                              {{{6, 4, 3, 3}, TensorPolicy::kQuantise},
                               {{2, 3, 5, 5}, TensorPolicy::kQuantise},
@@ -181,6 +193,23 @@ std::vector<Case> Cases() {
                               {{5}, TensorPolicy::kFp32},
                               {{700}, TensorPolicy::kQuantise}},
                              Peaked(2705, 13)));
+  }
+  // What is left of quantiser, scope, pack and context; where these two pay, with any quantiser.
+  for (const char* text :
+       {"int8,pack=rans", "int8,pack=rans,context=own,transform=dct",
+        "uniform:15,step=1rms,pack=rans", "uniform:15,repr=gain,step=1rms,pack=rans,context=own",
+        "bu:16,pack=rans,context=own", "bu:16,scope=block:32,pack=rans",
+        "bu:16,scope=block:32,pack=rans,context=own", "bu:16,scope=model,pack=rans",
+        "bu:16,scope=model,pack=rans,context=own", "bq:5,pack=rans", "bq:5,pack=rans,context=own",
+        "bq:5,scope=block:64,pack=rans", "bq:5,scope=block:64,pack=rans,context=own",
+        "bq:5,scope=model,pack=rans", "bq:5,scope=model,pack=rans,context=own"}) {
+    cases.push_back(MakeCase(NameOf(text), *codec::ParseSpec(text),
+                             {{{48, 64}, TensorPolicy::kQuantise},
+                              {{5}, TensorPolicy::kFp32},
+                              {{91}, TensorPolicy::kQuantise},
+                              {{32, 7, 3, 3}, TensorPolicy::kQuantise},
+                              {{1, 32, 2, 1}, TensorPolicy::kQuantise}},
+                             RowsApart(3072 + 5 + 91 + 2016 + 64, 16)));
   }
   // Constant tensors, zeros of both signs, denormals, large values, ties, one parameter.
   for (const char* text :

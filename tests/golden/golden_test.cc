@@ -73,6 +73,22 @@ TEST_P(GoldenTest, Encoder_MakesTheSameBytesOnEveryMachine) {
   EXPECT_EQ(JsonOf(golden), Read(golden.name + ".json"));
 }
 
+// Nothing is left out as not worth its bytes: a file is there for what its spec says.
+TEST_P(GoldenTest, File_HasWhatItsSpecAsks) {
+  const Case& golden = GetParam();
+  const codec::Layout layout = golden.MakeLayout();
+  const absl::StatusOr<codec::UpdateFile> file =
+      codec::ParseUpdateFile(Read(golden.name + ".qflf"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto header = codec::ParseHeader(file->header, layout);
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_TRUE(codec::Fulfils(header->spec, golden.spec)) << codec::ToString(header->spec);
+  EXPECT_EQ(header->spec.context, golden.spec.context);
+  for (const std::string& chunk : file->chunks) {
+    EXPECT_EQ(static_cast<codec::Pack>(chunk[codec::wire::kChunkPack]), golden.spec.pack);
+  }
+}
+
 // Whether a bit of this byte is flipped: of a long file all that are about a field, and of the
 // codes some that are so far apart that they fall on all positions of a byte.
 class Places {
