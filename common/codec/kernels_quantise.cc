@@ -281,7 +281,7 @@ HWY_INLINE VI Nearest(VF v) {
 #endif
 }
 
-// Numbers of 0 to 255.
+// Numbers of 0 to 255; of another one any byte, which whoever stores it replaces.
 HWY_INLINE void StoreBytes(VI v, uint8_t* to) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v.raw));
@@ -338,7 +338,9 @@ HWY_INLINE void QuantiseNearest(const float* values, size_t count, Buckets bucke
   const VF shift = hn::Set(d, plain_shift);
   const VF end = hn::Set(d, plain_end);
   // What is computed here and the quotient together err by less than 5 roundings of at most as many
-  // steps as lo is from 0, and the levels; 3 more for the square's own rounding.
+  // steps as lo is from 0, and the levels. 2 more, since the rounding of width and step may leave
+  // the largest value that far beyond the last edge: it is divided, too, and needs no minimum here.
+  // 1 for the square's own rounding.
   const float reach = static_cast<float>(buckets.levels + 1) + std::fabs(plain_shift);
   const float margin = 0.5f - reach * 0x1p-21f;
   const VF clear = hn::Set(d, margin * margin);

@@ -65,6 +65,8 @@ double GainOf(const UniformPart& part, const Spec& spec, float step, const base:
   }
   const double product = products.total();
   if (product == 0) return 1;  // every code is zero
+  // Some codes are beyond fp32, so that nothing can be said of a gain: SetScale refuses the largest.
+  if (std::isinf(product)) return 1;
   return std::clamp(part.squares / product, kGainMin, kGainMax);
 }
 

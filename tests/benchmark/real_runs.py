@@ -15,7 +15,7 @@ go to FOLDER/NETWORK/round-R.safetensors, for compare_nncodec.py.
 
 loop: what contexts buy where each round's noise goes into the next. For each rate B one run a codec, each with
 B bits a parameter as its max_bytes, above what statistics of normalisation take, which travel in full precision
-and are left out of all that is printed: stochastic rounding with context=none, with context=own, and for networks with
+and are left out of all that is printed but the first error, which is that of the run's records: stochastic rounding with context=none, with context=own, and for networks with
 kernels with transform=dct beside it. Columns: bits a parameter that were sent, accuracy after the last round and the
 mean of the last three, the quantisation's squared error; and of the deltas of one client of the first run, all coded
 with the step at which order-0 coding meets the budget: bytes beside order-0's, squared error. Everything is seeded:

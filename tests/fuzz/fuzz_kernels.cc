@@ -22,6 +22,7 @@
 #include "common/codec/rans.h"
 #include "common/codec/update.h"
 #include "tests/fuzz/fuzz_support.h"
+#include "tests/support/instruction_sets.h"
 
 namespace quantfl::codec::kernels {
 namespace {
@@ -34,18 +35,12 @@ bool SameBits(const Sums& a, const Sums& b) {
   return std::memcmp(a.data(), b.data(), sizeof(a)) == 0;
 }
 
-void Use(int64_t targets) {
-  hwy::SetSupportedTargetsForTest(targets);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-}
-
 // Calls it with each instruction set that this machine has.
 template <typename Function>
 void WithEach(Function function) {
-  for (int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
-    Use(rest & ~(rest - 1));
+  for (const int64_t set : codec::InstructionSets()) {
+    const codec::UseInstructionSet use(set);
     function();
-    Use(0);
   }
 }
 
@@ -145,9 +140,10 @@ void CompareFold(absl::string_view bytes, uint32_t levels) {
 void CompareRans(absl::string_view bytes, uint32_t levels) {
   constexpr size_t kCodes = 1000;
   std::vector<uint8_t> expected(kCodes);
-  Use(HWY_STATIC_TARGET);
-  const auto plain = RansDecode(bytes, {}, 1, static_cast<int>(levels), absl::MakeSpan(expected));
-  Use(0);
+  const auto plain = [&] {
+    const codec::UseInstructionSet use(HWY_STATIC_TARGET);
+    return RansDecode(bytes, {}, 1, static_cast<int>(levels), absl::MakeSpan(expected));
+  }();
   WithEach([&] {
     std::vector<uint8_t> codes(kCodes);
     const auto decoded = RansDecode(bytes, {}, 1, static_cast<int>(levels), absl::MakeSpan(codes));
@@ -164,9 +160,10 @@ void CompareUpdates(const std::vector<float>& values, const char* text) {
   std::vector<float> delta = values;
   delta.push_back(0.25f);
   const Spec spec = *ParseSpec(text);
-  Use(HWY_STATIC_TARGET);
-  const auto expected = Encode(delta, layout, spec, {.run_seed = 1});
-  Use(0);
+  const auto expected = [&] {
+    const codec::UseInstructionSet use(HWY_STATIC_TARGET);
+    return Encode(delta, layout, spec, {.run_seed = 1});
+  }();
   WithEach([&] {
     const auto update = Encode(delta, layout, spec, {.run_seed = 1});
     QFL_CHECK(update.status() == expected.status());

@@ -19,6 +19,7 @@
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
 #include "tests/golden/golden_cases.h"
+#include "tests/support/instruction_sets.h"
 
 namespace quantfl::golden {
 namespace {
@@ -48,28 +49,35 @@ std::vector<uint32_t> BitPatterns(const std::vector<float>& values) {
   return patterns;
 }
 
-TEST_P(GoldenTest, File_Decodes_ToTheValuesBesideIt) {
+TEST_P(GoldenTest, File_Decodes_ToTheValuesBesideIt_WithEachInstructionSet) {
   const Case& golden = GetParam();
   const nlohmann::json expected =
       nlohmann::json::parse(Read(golden.name + ".json"), nullptr, /*allow_exceptions=*/false);
   ASSERT_FALSE(expected.is_discarded());
-  const auto values = DecodeFile(Read(golden.name + ".qflf"), golden.MakeLayout());
-  ASSERT_TRUE(values.ok()) << values.status();
-  const absl::string_view raw(reinterpret_cast<const char*>(values->data()),
-                              values->size() * sizeof(float));
-  EXPECT_EQ(base::Sha256(raw).Hex(), expected["values_sha256"].get<std::string>());
   std::vector<uint32_t> shown;
   for (const auto& text : expected["values"]) {
     shown.push_back(static_cast<uint32_t>(std::stoul(text.get<std::string>(), nullptr, 16)));
   }
-  if (!shown.empty()) {
-    EXPECT_EQ(BitPatterns(*values), shown);
+  for (const int64_t set : codec::InstructionSets()) {
+    const codec::UseInstructionSet use(set);
+    const auto values = DecodeFile(Read(golden.name + ".qflf"), golden.MakeLayout());
+    ASSERT_TRUE(values.ok()) << values.status();
+    const absl::string_view raw(reinterpret_cast<const char*>(values->data()),
+                                values->size() * sizeof(float));
+    EXPECT_EQ(base::Sha256(raw).Hex(), expected["values_sha256"].get<std::string>())
+        << hwy::TargetName(set);
+    if (!shown.empty()) {
+      EXPECT_EQ(BitPatterns(*values), shown) << hwy::TargetName(set);
+    }
   }
 }
 
-TEST_P(GoldenTest, Encoder_MakesTheSameBytesOnEveryMachine) {
+TEST_P(GoldenTest, Encoder_MakesTheSameBytes_WithEachInstructionSet) {
   const Case& golden = GetParam();
-  EXPECT_TRUE(UpdateFileOf(golden) == Read(golden.name + ".qflf"));
+  for (const int64_t set : codec::InstructionSets()) {
+    const codec::UseInstructionSet use(set);
+    EXPECT_TRUE(UpdateFileOf(golden) == Read(golden.name + ".qflf")) << hwy::TargetName(set);
+  }
   EXPECT_EQ(JsonOf(golden), Read(golden.name + ".json"));
 }
 

@@ -28,23 +28,31 @@ namespace {
 
 namespace wire = codec::wire;
 
-constexpr int kChanges = 12;          // of each update
-constexpr uint64_t kParams = 3000;    // about the most of most updates
-constexpr uint64_t kLarge = 150'000;  // of one of 64, which has several chunks: not changed
+constexpr int kChanges = 12;        // of each update
+constexpr uint64_t kParams = 3000;  // about, without kernels
+// One of so many has several chunks, and is not changed: they take a decoder in Python a while.
+constexpr uint64_t kLargeEvery = 40;
 
 template <typename T, size_t kSize>
 T OneOf(base::Prng& prng, const T (&choices)[kSize]) {
   return choices[prng.Below(kSize)];
 }
 
-std::vector<codec::TensorLayout> RandomTensors(base::Prng& prng, uint64_t params) {
+// Two or more chunks of most specs.
+std::vector<codec::TensorLayout> LargeTensors() {
+  return {{{700, 400}, codec::TensorPolicy::kQuantise},
+          {{7}, codec::TensorPolicy::kFp32},
+          {{20, 10, 3, 3}, codec::TensorPolicy::kQuantise}};
+}
+
+std::vector<codec::TensorLayout> RandomTensors(base::Prng& prng) {
   std::vector<codec::TensorLayout> tensors;
   const uint64_t count = 1 + prng.Below(prng.Below(8) == 0 ? 80 : 6);
   for (uint64_t t = 0; t < count; ++t) {
     codec::TensorLayout tensor;
     if (prng.Below(6) == 0) tensor.policy = codec::TensorPolicy::kFp32;
     const uint64_t rank = prng.Below(5);
-    uint64_t left = 1 + prng.Below(params / count + 1);
+    uint64_t left = 1 + prng.Below(kParams / count + 1);
     const uint64_t side = OneOf<uint64_t>(prng, {1, 3, 3, 5, 7});
     for (uint64_t d = 0; d < rank; ++d) {
       const bool is_kernel = rank == 4 && d >= 2;
@@ -57,37 +65,26 @@ std::vector<codec::TensorLayout> RandomTensors(base::Prng& prng, uint64_t params
   return tensors;
 }
 
-// Options at random until they go together.
+// Options at random until they go together. Each draw is a statement: the order of arguments is the
+// compiler's.
 codec::Spec RandomSpec(base::Prng& prng) {
   while (true) {
-    std::string text;
-    switch (prng.Below(8)) {
-      case 0:
-        text = "fp32";
-        break;
-      case 1:
-        text = "fp16";
-        break;
-      case 2:
-        text = "int8";
-        break;
-      case 3:
-      case 4:
-        text = absl::StrCat("uniform:", 3 + 2 * prng.Below(prng.Below(2) == 0 ? 8 : 127),
-                            ",step=", std::exp2(4.0 * prng.Gaussian()), "rms");
-        break;
-      case 5:
-        text = absl::StrCat("bq:", 2 + prng.Below(prng.Below(2) == 0 ? 15 : 255));
-        break;
-      default:
-        text = absl::StrCat("bu:", 2 + prng.Below(prng.Below(2) == 0 ? 15 : 255));
+    const bool is_coarse = prng.Below(2) == 0;
+    const uint64_t levels = 2 + prng.Below(is_coarse ? 15 : 255);
+    const double step = std::exp2(4.0 * prng.Gaussian());
+    std::string text =
+        OneOf<const char*>(prng, {"fp32", "fp16", "int8", "uniform", "uniform", "bq", "bu", "bu"});
+    if (text == "uniform") {
+      absl::StrAppend(&text, ":", levels | 1, ",step=", step, "rms");
+    } else if (text == "bq" || text == "bu") {
+      absl::StrAppend(&text, ":", levels);
     }
     for (const char* option : {"round=stochastic", "scope=model", "repr=mean", "repr=gain",
                                "unbias=true", "zero=0.75", "transform=dct"}) {
       if (prng.Below(5) == 0) absl::StrAppend(&text, ",", option);
     }
     if (prng.Below(4) == 0) {
-      absl::StrAppend(&text, ",scope=block:", 8 * (1 + prng.Below(prng.Below(2) == 0 ? 8 : 80)));
+      absl::StrAppend(&text, ",scope=block:", 8 * (1 + prng.Below(is_coarse ? 8 : 80)));
     }
     if (prng.Below(2) == 0) {
       absl::StrAppend(&text, ",pack=rans");
@@ -158,11 +155,11 @@ void Change(codec::EncodedUpdate& update, base::Prng& prng) {
     wire::Store(part, in_header ? wire::kSideSize : wire::kChunkCodeSize,
                 static_cast<uint32_t>(part.size() - begin - wire::kCrcBytes));
   } else {
-    // Fields, the first bytes of what follows, and all of it are as likely.
-    const size_t limits[] = {begin, std::min(end, begin + 16), end};
-    const size_t from = prng.Below(3) == 0 || begin == end ? 0 : begin;
-    size_t at = from + prng.Below(std::max<size_t>(1, OneOf(prng, limits) - std::min(from, end)));
-    at = std::min(at, end - 1);
+    // In the fields, in the first bytes of what follows, or anywhere in it.
+    const std::pair<size_t, size_t> parts[] = {
+        {0, begin}, {begin, std::min(end, begin + 16)}, {begin, end}};
+    const auto [from, to] = parts[begin == end ? 0 : prng.Below(std::size(parts))];
+    const size_t at = from + prng.Below(to - from);
     const auto byte = static_cast<uint8_t>(part[at]);
     const uint8_t changed[] = {static_cast<uint8_t>(byte ^ 1u << prng.Below(8)),
                                static_cast<uint8_t>(byte + 1),
@@ -191,8 +188,8 @@ void Print(const codec::EncodedUpdate& update, const codec::Layout& layout, nloh
 }
 
 void PrintRandom(base::Prng& prng, uint64_t index) {
-  const bool is_large = index % 64 == 63;
-  const std::vector<codec::TensorLayout> tensors = RandomTensors(prng, is_large ? kLarge : kParams);
+  const bool is_large = index % kLargeEvery == kLargeEvery - 1;
+  const std::vector<codec::TensorLayout> tensors = is_large ? LargeTensors() : RandomTensors(prng);
   const std::string digest(base::Sha256(absl::StrCat(prng.NextU64())).AsBytes());
   const codec::Layout layout = *codec::Layout::Create(tensors, digest);
   const std::vector<float> delta = RandomDelta(prng, tensors);
@@ -206,7 +203,8 @@ void PrintRandom(base::Prng& prng, uint64_t index) {
   absl::StatusOr<codec::EncodedUpdate> update;
   codec::Spec spec;
   do {
-    spec = RandomSpec(prng);
+    do spec = RandomSpec(prng);
+    while (is_large && codec::ChunkCount(spec, layout) == 1);
     update = codec::Encode(delta, layout, spec, {.run_seed = prng.NextU64(), .round = 1});
   } while (!update.ok());
   line["spec"] = codec::ToString(spec);

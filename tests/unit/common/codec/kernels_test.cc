@@ -20,6 +20,7 @@
 #include "common/codec/bit_packing.h"
 #include "common/codec/half.h"
 #include "common/codec/rans.h"
+#include "tests/support/instruction_sets.h"
 
 namespace quantfl::codec::kernels {
 namespace {
@@ -31,28 +32,14 @@ constexpr uint8_t kUntouched = 0xa5;
 
 class Kernels : public testing::TestWithParam<int64_t> {
  protected:
-  void SetUp() override {
-    hwy::SetSupportedTargetsForTest(GetParam());
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-  void TearDown() override {
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
+  const codec::UseInstructionSet use_{GetParam()};
 };
-
-std::vector<int64_t> Targets() {
-  std::vector<int64_t> targets;
-  for (int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
-    targets.push_back(rest & ~(rest - 1));
-  }
-  return targets;
-}
 
 std::string NameOf(const testing::TestParamInfo<int64_t>& target) {
   return hwy::TargetName(target.param);
 }
-INSTANTIATE_TEST_SUITE_P(InstructionSets, Kernels, testing::ValuesIn(Targets()), NameOf);
+INSTANTIATE_TEST_SUITE_P(InstructionSets, Kernels, testing::ValuesIn(codec::InstructionSets()),
+                         NameOf);
 
 std::vector<float> Draw(size_t n, uint64_t seed, float scale) {
   base::Prng prng({.run_seed = seed});
@@ -279,6 +266,35 @@ TEST_P(Kernels, QuantiseBlocks_IsTheReferences_AndOfTheValuesSquares) {
         const double sum = std::accumulate(exact.begin(), exact.end(), 0.0);
         ASSERT_NEAR(std::accumulate(squares.begin(), squares.end(), 0.0), sum, 0x1p-15 * sum);
       }
+    }
+  }
+}
+
+// As the encoder does: lo is rounded down and step up, so that values lie within by any margin.
+TEST_P(Kernels, QuantiseBlocks_OfFittedRanges_IsTheReferences) {
+  constexpr size_t kBlock = 64;
+  constexpr size_t kBlocks = 64;
+  constexpr size_t kN = kBlock * kBlocks;
+  for (const float scale : {1e-3f, 1e-30f, 1e30f, 3e-38f}) {
+    for (const uint32_t levels : {2u, 5u, 16u, 255u, 256u}) {
+      const std::vector<float> values = Draw(kN, levels, scale);
+      std::vector<Extremes> extremes(kBlocks);
+      const Survey all = reference::SurveyBlocks(values.data(), kN, kBlock, extremes.data());
+      const float unit = HalfScale(static_cast<double>(Extremes{all.lo, all.hi}.largest()));
+      std::vector<uint16_t> halves(2 * kBlocks);
+      std::vector<float> lo(kBlocks), step(kBlocks);
+      FitBlocks(extremes.data(), kBlocks, unit, levels, halves.data(), lo.data(), step.data());
+      std::vector<Buckets> buckets;
+      for (size_t b = 0; b < kBlocks; ++b) buckets.push_back({lo[b], step[b], levels});
+      std::vector<uint8_t> expected(kN), codes(kN);
+      Sums expected_errors{}, errors{}, expected_squares{}, squares{};
+      reference::QuantiseBlocks(values.data(), kN, kBlock, buckets.data(), expected.data(),
+                                expected_errors.data(), expected_squares.data());
+      QuantiseBlocks(values.data(), kN, kBlock, buckets.data(), codes.data(), errors.data(),
+                     squares.data());
+      ASSERT_EQ(codes, expected) << levels << " levels of " << scale;
+      ASSERT_EQ(errors, expected_errors) << levels << " levels of " << scale;
+      ASSERT_EQ(squares, expected_squares) << levels << " levels of " << scale;
     }
   }
 }
@@ -555,10 +571,10 @@ TEST_P(Kernels, RansDecode_OfChangedWords_IsThePlainCodes) {
     }
     std::vector<uint8_t> here(kCodes), plain(kCodes);
     const auto got = RansDecode(bytes, {}, 1, 16, absl::MakeSpan(here));
-    hwy::SetSupportedTargetsForTest(HWY_STATIC_TARGET);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    const auto expected = RansDecode(bytes, {}, 1, 16, absl::MakeSpan(plain));
-    SetUp();
+    const auto expected = [&] {
+      const codec::UseInstructionSet use(HWY_STATIC_TARGET);
+      return RansDecode(bytes, {}, 1, 16, absl::MakeSpan(plain));
+    }();
     ASSERT_EQ(got.status(), expected.status());
     ASSERT_EQ(here, plain);
   }
@@ -612,10 +628,10 @@ TEST_P(Kernels, RansEncode_GivesThePlainCodesBytes_ForEveryTable) {
         EXPECT_TRUE(encode(here->bytes.size() + 1).has_value());
         EXPECT_FALSE(encode(here->bytes.size()).has_value());
         EXPECT_FALSE(encode(here->bytes.size() / 2).has_value());
-        hwy::SetSupportedTargetsForTest(HWY_STATIC_TARGET);
-        hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-        const auto plain = encode(4 * n + 1000);
-        SetUp();
+        const auto plain = [&] {
+          const codec::UseInstructionSet use(HWY_STATIC_TARGET);
+          return encode(4 * n + 1000);
+        }();
         ASSERT_EQ(here->bytes, plain->bytes) << scale << ", " << n;
         std::vector<uint8_t> decoded(n);
         ASSERT_TRUE(

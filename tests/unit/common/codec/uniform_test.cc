@@ -245,6 +245,15 @@ TEST(Uniform_, StepBeyondFp32_IsFine_WhereItsGainBringsItBack) {
   EXPECT_EQ(7 * result.header.spec.step, std::numeric_limits<float>::infinity());
 }
 
+TEST(Uniform_, CodeThatIsBeyondFp32WithoutItsGain_IsRefused) {
+  // Rounded up to 6 steps of 5.94e37.
+  const std::vector<float> delta(4, 3.3e38f);
+  const auto update =
+      Encode(delta, LayoutOf({4}), *ParseSpec("uniform:15,repr=gain,step=0.18rms"), {});
+  EXPECT_EQ(update.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(update.status().message()), HasSubstr("7 steps of 5.94"));
+}
+
 TEST(Uniform_, LayoutWithNothingToQuantise_HasNoStep) {
   const Layout layout = *Layout::Create({{{2}, TensorPolicy::kFp32}}, kDigest);
   const std::vector<float> delta = {1, 2};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/base/prng.h"
+#include "tests/support/instruction_sets.h"
 
 namespace quantfl::aggregation {
 namespace {
@@ -26,8 +27,8 @@ constexpr uint32_t kMaxExamples = 6000;
 class InMemory : public UpdateSource {
  public:
   InMemory(const std::vector<float>& delta, const codec::Layout& layout, const codec::Spec& spec,
-           uint32_t weight)
-      : update(*codec::Encode(delta, layout, spec, {})),
+           uint32_t weight, const base::PrngKey& key = {})
+      : update(*codec::Encode(delta, layout, spec, key)),
         header_(*codec::ParseHeader(update.header, layout)),
         weight_(weight) {}
   const codec::UpdateHeader& header() const override { return header_; }
@@ -154,13 +155,17 @@ class FoldTest : public testing::TestWithParam<std::string> {
   codec::Spec spec() const { return *codec::ParseSpec(GetParam()); }
 };
 
-TEST_P(FoldTest, EqualsTheExactSum_Rounded) {
+TEST_P(FoldTest, EqualsTheExactSum_Rounded_WithEachInstructionSet) {
   const codec::Layout layout = TestLayout();
   const Updates updates = Make(layout, spec(), 5);
   const FoldOptions options = Options(5, bounds());
-  const auto mean = Fold(Pointers(updates), layout, options);
-  ASSERT_TRUE(mean.ok()) << mean.status();
-  ExpectSameBits(*mean, Oracle(updates, layout, options));
+  const std::vector<float> expected = Oracle(updates, layout, options);
+  for (const int64_t set : codec::InstructionSets()) {
+    const codec::UseInstructionSet use(set);
+    const auto mean = Fold(Pointers(updates), layout, options);
+    ASSERT_TRUE(mean.ok()) << mean.status();
+    ExpectSameBits(*mean, expected);
+  }
 }
 
 TEST_P(FoldTest, AnyOrderAndAnyPartialFolds_GiveTheSameBits) {
@@ -202,6 +207,37 @@ INSTANTIATE_TEST_SUITE_P(Specs, FoldTest,
                                          "bq:16,scope=model", "uniform:15",
                                          "uniform:7,repr=gain,step=1.5rms,zero=0.6",
                                          "uniform:255,step=0.1rms,round=stochastic,pack=rans"));
+
+// Of stochastic rounding: clients round the same delta with numbers of their own.
+TEST(Fold_, SquaredErrorOfTheMean_FallsAsOneOverTheClients) {
+  const codec::Layout layout =
+      *codec::Layout::Create({{{20'000}, TensorPolicy::kQuantise}}, kDigest);
+  std::vector<float> delta(layout.n());
+  base::Prng prng({.run_seed = 8});
+  for (float& x : delta) x = static_cast<float>(prng.Gaussian()) * 1e-3f;
+  for (const char* text : {"bu:4,round=stochastic", "uniform:15,step=2rms,round=stochastic",
+                           "uniform:255,step=6rms,round=stochastic,pack=rans"}) {
+    const codec::Spec spec = *codec::ParseSpec(text);
+    double of_one = 0;
+    for (const uint32_t clients : {1u, 4u, 16u, 64u}) {
+      Updates updates;
+      for (uint32_t u = 0; u < clients; ++u) {
+        updates.push_back(std::make_unique<InMemory>(
+            delta, layout, spec, 600, base::PrngKey{.run_seed = 9, .client_index = u}));
+      }
+      const auto mean = Fold(Pointers(updates), layout, Options(clients, {0}, 600));
+      ASSERT_TRUE(mean.ok()) << mean.status();
+      double error = 0;
+      for (size_t i = 0; i < delta.size(); ++i) {
+        const double e = static_cast<double>((*mean)[i]) - static_cast<double>(delta[i]);
+        error += e * e;
+      }
+      if (clients == 1) of_one = error;
+      // Of 20,000 parameters, few of which are rounded up at the lowest rate.
+      EXPECT_NEAR(error * clients / of_one, 1, 0.1) << text << ", " << clients << " clients";
+    }
+  }
+}
 
 TEST(Fold_, DifferentSpecsOfEqualChunks_FoldTogether) {
   const codec::Layout layout = *codec::Layout::Create({{{50}, TensorPolicy::kQuantise}}, kDigest);
