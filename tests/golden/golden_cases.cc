@@ -211,6 +211,12 @@ std::vector<Case> Cases() {
                               {{1, 32, 2, 1}, TensorPolicy::kQuantise}},
                              RowsApart(3072 + 5 + 91 + 2016 + 64, 16)));
   }
+  // Two chunks of pack rans, whose classes go on in the second one.
+  const char* const two_chunks = "uniform:255,step=7rms,pack=rans,context=own";
+  cases.push_back(MakeCase(absl::StrCat(NameOf(two_chunks), "_chunks"),
+                           *codec::ParseSpec(two_chunks),
+                           {{{13}, TensorPolicy::kQuantise}, {{260, 512}, TensorPolicy::kQuantise}},
+                           RowsApart(13 + 260 * 512, 17)));
   // Constant tensors, zeros of both signs, denormals, large values, ties, one parameter.
   for (const char* text :
        {"fp16", "int8", "bu:4,repr=mean", "bu:4,round=stochastic", "bu:4,scope=block:8", "bq:4",

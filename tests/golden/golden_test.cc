@@ -26,6 +26,7 @@ namespace {
 
 constexpr uint64_t kFileBytesMax = 1 << 20;
 constexpr size_t kSmall = 4096;  // bytes of a file of which every bit is flipped
+constexpr uint64_t kManyParams = 100'000;
 
 std::string Read(const std::string& name) {
   auto bytes =
@@ -168,6 +169,8 @@ TEST_P(GoldenTest, ChangedByte_WithChecksumsThatFit_IsAnErrorOrFiniteValues) {
       const auto byte = static_cast<uint8_t>(before[at]);
       for (const int changed : {byte ^ 0x01, byte ^ 0x80, 0xff}) {
         if (static_cast<uint8_t>(changed) == byte) continue;
+        // Decoding many takes a while: each byte once.
+        if (layout.n() > kManyParams && changed != (byte ^ 0x01)) continue;
         (*part)[at] = static_cast<char>(changed);
         codec::wire::Store(*part, end, base::Crc32c(absl::string_view(*part).substr(0, end)));
         const auto values = codec::Decode(file->header, file->chunks, layout);
