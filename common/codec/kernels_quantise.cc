@@ -243,7 +243,7 @@ void FitBlocksHere(const Extremes* extremes, size_t count, float scale, uint32_t
   const DD d;
   const DHalf df;
   const hn::RebindToUnsigned<DD> d64;
-  const VD unit = hn::Set(d, static_cast<double>(scale));
+  const auto unit = hn::Set(df, scale);
   const VD inverse = hn::Set(d, 1 / static_cast<double>(scale));
   const VD parts = hn::Set(d, static_cast<double>(levels));
   size_t i = 0;
@@ -254,8 +254,9 @@ void FitBlocksHere(const Extremes* extremes, size_t count, float scale, uint32_t
     const auto lo_bits = HalvesOf<HalfRounding::kDown>(hn::PromoteTo(d, low) * inverse, lo_value);
     const VD width = hn::PromoteTo(d, high) * inverse - lo_value;
     const auto step_bits = HalvesOf<HalfRounding::kUp>(width / parts, step_value);
-    hn::StoreU(hn::DemoteTo(df, lo_value * unit), df, lo + i);
-    hn::StoreU(hn::DemoteTo(df, step_value * unit), df, step + i);
+    // In fp32, where what is too large becomes infinite: demoting it does not on every target.
+    hn::StoreU(hn::DemoteTo(df, lo_value) * unit, df, lo + i);
+    hn::StoreU(hn::DemoteTo(df, step_value) * unit, df, step + i);
     uint64_t both[kND];
     hn::StoreU(hn::Or(lo_bits, hn::ShiftLeft<16>(step_bits)), d64, both);
     for (size_t j = 0; j < kND; ++j) std::memcpy(&halves[2 * (i + j)], &both[j], 4);
