@@ -335,6 +335,75 @@ void AddCodes(const uint8_t* codes, size_t count, const int64_t* by_code, int64_
 
 #else
 
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
+
+// What codes below 16 add, a table for each byte of it, twice: a look-up serves 32 codes.
+struct BytePlanes {
+  static constexpr size_t kCodes = 16;
+  BytePlanes(const int64_t* by_code, size_t entries) {
+    for (size_t c = 0; c < kCodes; ++c) {
+      const auto add = static_cast<uint64_t>(by_code[c % entries]);
+      for (size_t p = 0; p < sizeof(add); ++p) {
+        bytes[p][c] = bytes[p][kCodes + c] = static_cast<uint8_t>(add >> (8 * p));
+      }
+    }
+  }
+  alignas(32) uint8_t bytes[sizeof(int64_t)][2 * kCodes];
+};
+
+// count: a multiple of 32. The bytes of 32 numbers, one vector for each place, become the numbers
+// by three steps of interleaving, which works within halves of vectors: the codes are ordered so
+// that each vector that comes out has four neighbours.
+void AddByPlanes(const uint8_t* codes, size_t count, const BytePlanes& planes, int64_t* sums) {
+  const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                         0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  for (size_t i = 0; i < count; i += 32) {
+    const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i));
+    const __m256i index = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(loaded, pairs), 0xd8);
+    __m256i low[4];  // 16 bits: two places of the codes in the first half of each half
+    __m256i high[4];
+    for (size_t p = 0; p < 4; ++p) {
+      const auto* const tables = reinterpret_cast<const __m256i*>(planes.bytes[2 * p]);
+      const __m256i even = _mm256_shuffle_epi8(_mm256_load_si256(tables), index);
+      const __m256i odd = _mm256_shuffle_epi8(_mm256_load_si256(tables + 1), index);
+      low[p] = _mm256_unpacklo_epi8(even, odd);
+      high[p] = _mm256_unpackhi_epi8(even, odd);
+    }
+    for (size_t half = 0; half < 2; ++half) {
+      const __m256i* const of = half == 0 ? low : high;
+      const __m256i lower[2] = {_mm256_unpacklo_epi16(of[0], of[1]),
+                                _mm256_unpackhi_epi16(of[0], of[1])};
+      const __m256i upper[2] = {_mm256_unpacklo_epi16(of[2], of[3]),
+                                _mm256_unpackhi_epi16(of[2], of[3])};
+      for (size_t quarter = 0; quarter < 2; ++quarter) {
+        auto* const to = reinterpret_cast<__m256i*>(sums + i + 16 * half + 8 * quarter);
+        const __m256i first = _mm256_unpacklo_epi32(lower[quarter], upper[quarter]);
+        const __m256i second = _mm256_unpackhi_epi32(lower[quarter], upper[quarter]);
+        _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), first));
+        _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), second));
+      }
+    }
+  }
+}
+
+template <int kBits>
+size_t AddMany(const char* packed, size_t count, const int64_t* by_code, int64_t* sums) {
+  constexpr size_t kTogether = 32;
+  constexpr size_t kCodes = 1024;
+  if (count < kCodes / 2) return 0;  // does not repay the tables
+  const BytePlanes planes(by_code, size_t{1} << kBits);
+  uint8_t codes[kCodes];
+  const size_t whole = count / kTogether * kTogether;
+  for (size_t done = 0; done < whole; done += kCodes) {
+    const size_t now = std::min(kCodes, whole - done);
+    UnpackHere(packed + done / 8 * kBits, now, kBits, codes);
+    AddByPlanes(codes, now, planes, sums + done);
+  }
+  return whole;
+}
+
+#else
+
 template <int kBits>
 size_t AddMany(const char* packed, size_t count, const int64_t* by_code, int64_t* sums) {
   // The table of bytes costs 256 entries; a short run of codes does not repay it.
@@ -343,6 +412,8 @@ size_t AddMany(const char* packed, size_t count, const int64_t* by_code, int64_t
   AddByBytes<kWhole>(packed, count / 8 * kWhole, by_code, sums);
   return count / 8 * 8;
 }
+
+#endif
 
 void AddCodes(const uint8_t* codes, size_t count, const int64_t* by_code, int64_t* sums) {
   for (size_t i = 0; i < count; ++i) sums[i] += by_code[codes[i]];
