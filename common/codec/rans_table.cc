@@ -187,11 +187,19 @@ RansFrequencies Parametric(Parameters p, int levels, int scale) {
     weight = static_cast<uint32_t>((uint64_t{weight} * ratio) >> 16);
     if (IsGauss(p.family)) ratio = static_cast<uint32_t>((uint64_t{ratio} * decay) >> 16);
   }
+  // Whole quotients by fp64, which divides several at a time: a weight times `shared` is below 2^38
+  // and the sum below 2^33, so that a quotient that is not whole is at least 2^-47 of itself from
+  // one.
+  const int shared = (1 << scale) - levels;
+  std::array<uint16_t, kRansSymbols> shares;
+  for (int d = 0; d < distances; ++d) {
+    const double product = static_cast<double>(static_cast<int32_t>(by_distance[d])) * shared;
+    shares[d] = static_cast<uint16_t>(static_cast<int32_t>(product / static_cast<double>(sum)));
+  }
   RansFrequencies f{};
-  const uint64_t shared = (uint64_t{1} << scale) - static_cast<uint64_t>(levels);
-  uint64_t left = shared;
+  int left = shared;
   for (int c = 0; c < levels; ++c) {
-    const uint64_t share = by_distance[c <= p.mode ? p.mode - c : c - high] * shared / sum;
+    const uint16_t share = shares[c <= p.mode ? p.mode - c : c - high];
     f[c] = static_cast<uint16_t>(1 + share);
     left -= share;
   }
