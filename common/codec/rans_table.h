@@ -2,8 +2,8 @@
 #define QUANTFL_COMMON_CODEC_RANS_TABLE_H_
 
 // Frequency tables of the entropy coder, one for each class of codes: chosen from histograms,
-// written, read. Integer arithmetic alone, so that every machine makes the same tables. The bytes
-// are specified in proto/README.md, "Tables".
+// written, read. Integers alone, some of whose quotients fp64 finds exactly, so that every machine
+// makes the same tables. The bytes are specified in proto/README.md, "Tables".
 
 #include <array>
 #include <cstddef>

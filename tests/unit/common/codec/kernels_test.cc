@@ -25,8 +25,8 @@
 namespace quantfl::codec::kernels {
 namespace {
 
-constexpr size_t kSizes[] = {1,  2,  3,  7,  8,  15,  16,  17,   31,
-                             32, 33, 63, 64, 65, 100, 511, 1000, 4096};
+constexpr size_t kSizes[] = {1,  2,  3,  7,  8,   15,  16,  17,   31,   32,
+                             33, 63, 64, 65, 100, 511, 512, 1000, 2085, 4096};
 constexpr size_t kGuard = 64;  // behind each output: nothing may be written there
 constexpr uint8_t kUntouched = 0xa5;
 
@@ -215,7 +215,7 @@ TEST_P(Kernels, FitBlocks_IsTheReferences) {
         const float a = (prng.UniformFloat() * 2 - 1) * unit;
         const float b = i % 7 == 0 ? a : i % 5 == 0 ? 0.0f : (prng.UniformFloat() * 2 - 1) * unit;
         extremes[i] = {std::min(a, b) + 0.0f, std::max(a, b) + 0.0f};
-        // lo, rounded down, and perhaps step become infinite.
+        // lo, rounded down, becomes infinite.
         if (magnitude == 3e38f && i % 3 == 0) extremes[i].lo = std::numeric_limits<float>::lowest();
         largest = std::max(largest, extremes[i].largest());
       }
