@@ -21,7 +21,8 @@
 
 namespace quantfl::learn {
 
-// What an entry is of. Two entries of the same key hold the same bytes.
+// What an entry is of. Two entries of the same key hold the same numbers, but for roundings of the
+// matrix library.
 struct ActivationKey {
   base::Digest prefix;    // what computes: parameters, how an example enters
   base::Digest examples;  // which examples, in which order, and what a row is made of

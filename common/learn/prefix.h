@@ -38,7 +38,7 @@ class FrozenPrefix {
 
   // What the stages make of images, without gradients; the images themselves where there is none,
   // with the channels of a position side by side. An example's values do not depend on the batch
-  // that it is in.
+  // that it is in, but for the last bits of linear stages with some of OpenBLAS's kernels (AVX2).
   torch::Tensor Run(const torch::Tensor& images) const;
 
   // Of everything that the activations of an example depend on.

@@ -1,6 +1,7 @@
 #include "client/training/training_workload.h"
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -155,6 +156,8 @@ TEST_F(TrainingWorkloadTest, Train_PartOfTheModel_GivesTheChangeOfThatPart) {
 }
 
 // What all clients of a process need is bounded together, and changes nothing but the time.
+// But for roundings: OpenBLAS's kernels for AVX2 give a row of a product other last bits where it
+// lies elsewhere in its batch, those for AVX-512 do not.
 TEST_F(TrainingWorkloadTest, UseCache_GivesTheSameUpdatesAndAccuracy) {
   schema_ = *model::ApplyTrainable(schema_, "last:2");
   task_.training.cache_dtype = federation::CacheDtype::kFp32;
@@ -173,13 +176,23 @@ TEST_F(TrainingWorkloadTest, UseCache_GivesTheSameUpdatesAndAccuracy) {
     for (uint32_t client = 0; client < 4; ++client) {
       const absl::StatusOr<daemon::TrainOutput> got = Train(*cached, client);
       ASSERT_TRUE(got.ok()) << got.status();
-      EXPECT_EQ(got->delta, Train(*plain, client)->delta);
+      const std::vector<float> expected = Train(*plain, client)->delta;
+      ASSERT_EQ(got->delta.size(), expected.size());
+      double difference = 0;
+      double norm = 0;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const double d = static_cast<double>(got->delta[i]) - static_cast<double>(expected[i]);
+        difference += d * d;
+        norm += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+      }
+      EXPECT_GT(norm, 0);
+      EXPECT_LT(std::sqrt(difference / norm), 1e-5);
     }
     const absl::StatusOr<daemon::EvaluateOutput> got =
         cached_test->Evaluate(run_, schema_, std::nullopt, {}, model_, cancelled_);
     ASSERT_TRUE(got.ok()) << got.status();
     const auto expected = test->Evaluate(run_, schema_, std::nullopt, {}, model_, cancelled_);
-    EXPECT_EQ(got->mean_loss, expected->mean_loss);
+    EXPECT_NEAR(got->mean_loss, expected->mean_loss, 1e-6 * expected->mean_loss);
   }
 }
 
