@@ -1,14 +1,28 @@
 """What clients train and how, through the real programs."""
-import hashlib
+import array
+import json
+import math
 import unittest
 
 from harness import FASHION, FederationTest
 
 
+def values_of(path):
+    """All of a checkpoint's numbers, which are fp32, in the order of its tensors' names."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    values = array.array("f")
+    for name, tensor in sorted(json.loads(data[8:start]).items()):
+        if name != "__metadata__" and tensor["dtype"] == "F32":
+            begin, end = tensor["data_offsets"]
+            values.frombytes(data[start + begin : start + end])
+    return values
+
+
 @unittest.skipUnless(FASHION.exists(), "the package dataset-fashion-mnist is not installed")
 class Training(FederationTest):
     def federate(self, name, *arguments, **overrides):
-        """A run of four logical clients in one process: (final checkpoint's digest, client, evaluator)."""
+        """A run of four logical clients in one process: (final checkpoint's values, client, evaluator)."""
         coordinator, ready = self.coordinator(self.config(name, **overrides))
         address = ready["federation"]
         client = self.client(address, f"box-{name}", "--clients", 4, "--first_index", 0, "--runs", 1, *arguments)
@@ -16,8 +30,14 @@ class Training(FederationTest):
         self.assertEqual(coordinator.wait(), 0, coordinator.tail())
         for process in (client, evaluator):
             self.assertEqual(process.wait(), 0, process.tail())
-        final = (self.folder / name / "final.safetensors").read_bytes()
-        return hashlib.sha256(final).hexdigest(), client, evaluator
+        return values_of(self.folder / name / "final.safetensors"), client, evaluator
+
+    # But roundings: OpenBLAS's kernels for AVX2 give a row of a product other last bits where it lies elsewhere in its
+    # batch, which may then fall on the other side of a quantiser's edge.
+    def assert_same_model(self, got, expected):
+        self.assertEqual(len(got), len(expected))
+        difference = math.fsum((a - b) ** 2 for a, b in zip(got, expected))
+        self.assertLess(math.sqrt(difference), 1e-4 * math.sqrt(math.fsum(b * b for b in expected)))
 
     def test_frozen_layers_run_once_and_that_changes_nothing(self):
         head = {"training__trainable": "last:2", "training__cache_dtype": "fp32"}
@@ -29,10 +49,10 @@ class Training(FederationTest):
             self.assertEqual(len(evaluator.events("activations_cached")), 0 if mode == "off" else 1)
             accuracies[mode] = [r["accuracy"] for r in self.summary(mode)["rounds"] if r["committed"]]
             self.assertEqual(len(accuracies[mode]), 3)
-        self.assertEqual(models["memory"], models["off"])
-        self.assertEqual(models["file"], models["off"])
-        self.assertEqual(accuracies["memory"], accuracies["off"])
-        self.assertEqual(accuracies["file"], accuracies["off"])
+        for mode in ("memory", "file"):
+            self.assert_same_model(models[mode], models["off"])
+            for got, expected in zip(accuracies[mode], accuracies["off"]):
+                self.assertAlmostEqual(got, expected, delta=0.01)
 
         # A process that starts again finds the files; another prefix's would not be used.
         again, client, _ = self.federate("file", "--cache.mode", "file", seed=2, **head,
