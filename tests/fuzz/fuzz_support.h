@@ -6,9 +6,9 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "common/base/crc32c.h"
 #include "common/codec/wire.h"
 #include "tests/golden/golden_cases.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::fuzz {
 
@@ -19,9 +19,7 @@ inline absl::string_view View(const uint8_t* data, size_t size) {
 // The input with a checksum that fits, which mutation alone does not find.
 inline std::string Sealed(absl::string_view input) {
   std::string bytes(input);
-  if (bytes.size() < codec::wire::kCrcBytes) return bytes;
-  const size_t end = bytes.size() - codec::wire::kCrcBytes;
-  codec::wire::Store(bytes, end, base::Crc32c(absl::string_view(bytes).substr(0, end)));
+  if (bytes.size() >= codec::wire::kCrcBytes) codec::Seal(bytes);
   return bytes;
 }
 

@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "common/base/crc32c.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
 #include "tests/golden/counted_new.h"
 #include "tests/golden/golden_cases.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::golden {
 namespace {
@@ -52,7 +52,7 @@ TEST_P(AllocationTest, OfEachChangedHeader_IsBoundedByItsSizeAndTheSchema) {
     for (const int value : {0, 0x7f, 0xff}) {
       std::string header = before;
       header[at] = static_cast<char>(value);
-      wire::Store(header, end, base::Crc32c(absl::string_view(header).substr(0, end)));
+      codec::Seal(header);
       const uint64_t bytes = Asked([&] { (void)codec::ParseHeader(header, layout); });
       ASSERT_LE(bytes, HeaderBound(header, layout)) << "byte " << at << " is " << value;
     }
@@ -76,7 +76,7 @@ TEST_P(AllocationTest, OfEachChangedChunk_IsBoundedByItsParameters) {
       for (const int mask : {0x0f, 0xf0, 0x01}) {
         std::string chunk = before;
         chunk[at] = static_cast<char>(chunk[at] ^ mask);
-        wire::Store(chunk, end, base::Crc32c(absl::string_view(chunk).substr(0, end)));
+        codec::Seal(chunk);
         const uint64_t bytes =
             Asked([&] { (void)codec::ParseChunk(chunk, *header, layout, index); });
         ASSERT_LE(bytes, kOfChunk + 8 * chunk.size() + 16 * params) << index << ", byte " << at;

@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/crc32c.h"
 #include "common/base/digest.h"
 #include "common/base/env.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
 #include "tests/golden/golden_cases.h"
 #include "tests/support/instruction_sets.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::golden {
 namespace {
@@ -59,9 +59,11 @@ TEST_P(GoldenTest, File_Decodes_ToTheValuesBesideIt_WithEachInstructionSet) {
   for (const auto& text : expected["values"]) {
     shown.push_back(static_cast<uint32_t>(std::stoul(text.get<std::string>(), nullptr, 16)));
   }
+  const std::string bytes = Read(golden.name + ".qflf");
+  const codec::Layout layout = golden.MakeLayout();
   for (const int64_t set : codec::InstructionSets()) {
     const codec::UseInstructionSet use(set);
-    const auto values = DecodeFile(Read(golden.name + ".qflf"), golden.MakeLayout());
+    const auto values = DecodeFile(bytes, layout);
     ASSERT_TRUE(values.ok()) << values.status();
     const absl::string_view raw(reinterpret_cast<const char*>(values->data()),
                                 values->size() * sizeof(float));
@@ -75,9 +77,10 @@ TEST_P(GoldenTest, File_Decodes_ToTheValuesBesideIt_WithEachInstructionSet) {
 
 TEST_P(GoldenTest, Encoder_MakesTheSameBytes_WithEachInstructionSet) {
   const Case& golden = GetParam();
+  const std::string bytes = Read(golden.name + ".qflf");
   for (const int64_t set : codec::InstructionSets()) {
     const codec::UseInstructionSet use(set);
-    EXPECT_TRUE(UpdateFileOf(golden) == Read(golden.name + ".qflf")) << hwy::TargetName(set);
+    EXPECT_TRUE(UpdateFileOf(golden) == bytes) << hwy::TargetName(set);
   }
   EXPECT_EQ(JsonOf(golden), Read(golden.name + ".json"));
 }
@@ -172,7 +175,7 @@ TEST_P(GoldenTest, ChangedByte_WithChecksumsThatFit_IsAnErrorOrFiniteValues) {
         // Decoding many takes a while: each byte once.
         if (layout.n() > kManyParams && changed != (byte ^ 0x01)) continue;
         (*part)[at] = static_cast<char>(changed);
-        codec::wire::Store(*part, end, base::Crc32c(absl::string_view(*part).substr(0, end)));
+        codec::Seal(*part);
         const auto values = codec::Decode(file->header, file->chunks, layout);
         if (!values.ok()) {
           ASSERT_FALSE(values.status().message().empty());

@@ -4,7 +4,6 @@
 // "values_sha256" of the decoded values or "refused", why.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -17,11 +16,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/crc32c.h"
 #include "common/base/digest.h"
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl {
 namespace {
@@ -119,11 +118,6 @@ std::vector<float> RandomDelta(base::Prng& prng, const std::vector<codec::Tensor
   return delta;
 }
 
-void Seal(std::string& part) {
-  const size_t end = part.size() - wire::kCrcBytes;
-  wire::Store(part, end, base::Crc32c(absl::string_view(part).substr(0, end)));
-}
-
 // Makes the header's checksum of codes that of the chunks, where these can be read.
 void FitCodesChecksum(codec::EncodedUpdate& update, const codec::Layout& layout) {
   const absl::StatusOr<codec::UpdateHeader> header = codec::ParseHeader(update.header, layout);
@@ -135,7 +129,7 @@ void FitCodesChecksum(codec::EncodedUpdate& update, const codec::Layout& layout)
     checksum.Add(*chunk, *header);
   }
   wire::Store(update.header, wire::kCodesCrc, checksum.value());
-  Seal(update.header);
+  codec::Seal(update.header);
 }
 
 // One change of the header or of a chunk, or of what both say about their lengths.
@@ -171,7 +165,7 @@ void Change(codec::EncodedUpdate& update, base::Prng& prng) {
                                0xff};
     part[at] = static_cast<char>(changed[prng.Below(std::size(changed))]);
   }
-  Seal(part);
+  codec::Seal(part);
 }
 
 void Print(const codec::EncodedUpdate& update, const codec::Layout& layout, nlohmann::json line) {

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/crc32c.h"
 #include "common/base/mutex.h"
 #include "common/base/status.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::testing {
 namespace {
@@ -27,12 +27,6 @@ constexpr std::pair<absl::string_view, Misbehaviour> kNames[] = {
 };
 
 constexpr size_t kOversizeBytes = 250 << 10;
-
-// The last four bytes are a checksum of those before, in a header as in a chunk.
-void Seal(std::string& bytes) {
-  const size_t at = bytes.size() - wire::kCrcBytes;
-  wire::Store<uint32_t>(bytes, at, base::Crc32c(absl::string_view(bytes).substr(0, at)));
-}
 
 struct Update {
   federation::UpdateOffer offer;
@@ -57,11 +51,11 @@ void Spoil(Misbehaviour how, Update& update) {
   switch (how) {
     case Misbehaviour::kWrongSchema:
       header[wire::kSchemaDigest] = static_cast<char>(header[wire::kSchemaDigest] ^ 0xff);
-      Seal(header);
+      codec::Seal(header);
       break;
     case Misbehaviour::kWrongSize:
       wire::Store<uint64_t>(header, wire::kN, wire::Load<uint64_t>(header, wire::kN) + 1);
-      Seal(header);
+      codec::Seal(header);
       break;
     case Misbehaviour::kUnknownTask:
       update.offer.task_id = base::TaskId(update.offer.task_id.value() + 1'000'000);
@@ -70,10 +64,10 @@ void Spoil(Misbehaviour how, Update& update) {
       constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
       if (wire::Load<uint32_t>(header, wire::kSideSize) > 0) {
         wire::Store(header, wire::kSide, kNan);
-        Seal(header);
+        codec::Seal(header);
       } else {
         wire::Store(chunk, wire::kChunkCodes, kNan);
-        Seal(chunk);
+        codec::Seal(chunk);
       }
       break;
     }

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "common/base/crc32c.h"
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::codec {
 namespace {
@@ -52,12 +52,6 @@ Layout Mixed() {
                      {{30}, TensorPolicy::kQuantise},
                      {{2000}, TensorPolicy::kQuantise},
                      {{1}, TensorPolicy::kQuantise}});
-}
-
-// A chunk with a checksum that fits.
-void Seal(std::string& chunk) {
-  const size_t end = chunk.size() - wire::kCrcBytes;
-  wire::Store(chunk, end, base::Crc32c(absl::string_view(chunk).substr(0, end)));
 }
 
 Pack PackOf(const std::string& chunk) { return wire::Load<Pack>(chunk, wire::kChunkPack); }

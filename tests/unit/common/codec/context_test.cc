@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/crc32c.h"
 #include "common/base/prng.h"
 #include "common/codec/context_fit.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::codec {
 namespace {
@@ -68,11 +68,6 @@ uint64_t SizeOf(const EncodedUpdate& update) {
   uint64_t bytes = update.header.size();
   for (const std::string& chunk : update.chunks) bytes += chunk.size();
   return bytes;
-}
-
-void Seal(std::string& bytes) {
-  const size_t end = bytes.size() - wire::kCrcBytes;
-  wire::Store(bytes, end, base::Crc32c(absl::string_view(bytes).substr(0, end)));
 }
 
 TEST(EncodeContexts_, SpreadByRowAndColumn_IsSmallerAndDecodesToTheSameValues) {

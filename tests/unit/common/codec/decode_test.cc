@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "common/base/crc32c.h"
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::codec {
 namespace {
@@ -37,11 +37,6 @@ const std::vector<float>& Delta() {
 
 EncodedUpdate Update(const Spec& spec = BuSpec(5)) {
   return *Encode(Delta(), TestLayout(), spec, {});
-}
-
-void FixChecksum(std::string& bytes) {
-  const size_t end = bytes.size() - wire::kCrcBytes;
-  wire::Store(bytes, end, base::Crc32c(absl::string_view(bytes).substr(0, end)));
 }
 
 template <typename T>
@@ -132,7 +127,7 @@ TEST(ParseHeader_, EachHostileField_IsRefusedByName) {
        }) {
     std::string bytes = Update().header;
     bytes.replace(change.at, change.bytes.size(), change.bytes);
-    FixChecksum(bytes);
+    Seal(bytes);
     const auto header = ParseHeader(bytes, TestLayout());
     EXPECT_EQ(header.status().code(), change.code) << change.message << ": " << header.status();
     EXPECT_THAT(std::string(header.status().message()), HasSubstr(change.message));
@@ -180,7 +175,7 @@ TEST(ParseHeader_, HostileSideInformation_IsRefusedByName) {
        }) {
     std::string bytes = Update(*ParseSpec(spec)).header;
     bytes.replace(change.at, change.bytes.size(), change.bytes);
-    FixChecksum(bytes);
+    Seal(bytes);
     const auto header = ParseHeader(bytes, TestLayout());
     EXPECT_EQ(header.status().code(), change.code) << spec << ": " << header.status();
     EXPECT_THAT(std::string(header.status().message()), HasSubstr(change.message)) << spec;
@@ -193,7 +188,7 @@ TEST(ParseHeader_, AnyOtherLength_IsDataLoss) {
     if (size == bytes.size()) continue;
     std::string changed = bytes;
     changed.resize(size);
-    if (size >= wire::kVersion + 2 + wire::kCrcBytes) FixChecksum(changed);
+    if (size >= wire::kVersion + 2 + wire::kCrcBytes) Seal(changed);
     EXPECT_EQ(ParseHeader(changed, TestLayout()).status().code(), absl::StatusCode::kDataLoss)
         << size;
   }
@@ -253,7 +248,7 @@ TEST(ParseChunk_, EachHostileField_IsRefusedByName) {
     const UpdateHeader header = *ParseHeader(update.header, layout);
     std::string bytes = update.chunks[0];
     bytes.replace(change.at, change.bytes.size(), change.bytes);
-    FixChecksum(bytes);
+    Seal(bytes);
     const auto chunk = ParseChunk(bytes, header, layout, 0);
     EXPECT_EQ(chunk.status().code(), change.code) << change.message << ": " << chunk.status();
     EXPECT_THAT(std::string(chunk.status().message()), HasSubstr(change.message));
@@ -285,7 +280,7 @@ TEST(ParseChunk_, HostileBlockOrHalf_IsRefusedByName) {
     ASSERT_TRUE(ParseChunk(update.chunks[0], header, layout, 0).ok());
     std::string bytes = update.chunks[0];
     wire::Store(bytes, hostile.at, hostile.half);
-    FixChecksum(bytes);
+    Seal(bytes);
     const auto chunk = ParseChunk(bytes, header, layout, 0);
     EXPECT_EQ(chunk.status().code(), absl::StatusCode::kDataLoss) << hostile.spec;
     EXPECT_THAT(std::string(chunk.status().message()), HasSubstr(hostile.message)) << hostile.spec;
@@ -297,7 +292,7 @@ TEST(ParseChunk_, BlockThatOverflowsScaled_IsRefused) {
   for (const char* text : {"bu:5,scope=block:8", "bq:4,scope=block:8", "fp16"}) {
     EncodedUpdate update = Update(*ParseSpec(text));
     wire::Store(update.header, wire::kSide, largest);
-    FixChecksum(update.header);
+    Seal(update.header);
     const UpdateHeader header = *ParseHeader(update.header, TestLayout());
     const auto chunk = ParseChunk(update.chunks[0], header, TestLayout(), 0);
     EXPECT_EQ(chunk.status().code(), absl::StatusCode::kDataLoss) << text;
@@ -313,7 +308,7 @@ TEST(ParseChunk_, AnyOtherLengthOrIndex_IsDataLoss) {
     if (size == bytes.size()) continue;
     std::string changed = bytes;
     changed.resize(size);
-    if (size >= wire::kCrcBytes) FixChecksum(changed);
+    if (size >= wire::kCrcBytes) Seal(changed);
     EXPECT_EQ(ParseChunk(changed, header, layout, 0).status().code(), absl::StatusCode::kDataLoss)
         << size;
   }

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "common/base/crc32c.h"
 #include "common/base/prng.h"
 #include "common/codec/update.h"
 #include "common/codec/wire.h"
+#include "tests/support/seal.h"
 
 namespace quantfl::codec {
 namespace {
@@ -167,8 +167,7 @@ TEST(DecodeTransform_, ValueBeyondFp32_IsDataLoss) {
       *Encode(std::vector<float>(9, std::numeric_limits<float>::max() / 2), layout, Int8Spec(), {});
   ASSERT_TRUE(Decode(update.header, update.chunks, layout).ok());
   wire::Store(update.header, wire::kTransform, Transform::kDct);
-  const size_t end = update.header.size() - wire::kCrcBytes;
-  wire::Store(update.header, end, base::Crc32c(absl::string_view(update.header).substr(0, end)));
+  Seal(update.header);
   const absl::Status status = Decode(update.header, update.chunks, layout).status();
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("parameter 0 is not finite"));

@@ -1,20 +1,13 @@
 // The way of an update, and every way to be refused.
 #include <string>
 
-#include "common/base/crc32c.h"
-#include "common/codec/wire.h"
+#include "tests/support/seal.h"
 #include "tests/unit/server/coordinator/coordinator_fixture.h"
 
 namespace quantfl::coordinator {
 namespace {
 
 using testing::HasSubstr;
-
-// A chunk ends with the CRC-32C of all before it.
-void SealChunk(std::string& chunk) {
-  const size_t size = chunk.size() - codec::wire::kCrcBytes;
-  codec::wire::Store(chunk, size, base::Crc32c(absl::string_view(chunk).substr(0, size)));
-}
 
 class UploadTest : public CoordinatorTest {
  protected:
@@ -442,7 +435,7 @@ TEST_F(UploadTest, Fp32WithNaN_IsRefused) {
   // A quiet NaN in the middle of the first chunk, with a checksum that vouches for it.
   std::string& chunk = update.chunks[0];
   chunk.replace(chunk.size() / 2 / 4 * 4, 4, std::string("\x00\x00\xc0\x7f", 4));
-  SealChunk(chunk);
+  codec::Seal(chunk);
   update.Seal();
   const auto verdict = Send(a, update);
   EXPECT_EQ(verdict.status().code(), absl::StatusCode::kDataLoss);
