@@ -26,13 +26,14 @@ build() {
   bin="$folder/bin"
 }
 
-daemons=()           # process ids of all that runs
 declare -A names=()  # of the client daemons, by process id
 stop() {
   trap - EXIT INT TERM
-  local pid
-  for pid in "${daemons[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-  for pid in "${daemons[@]}"; do wait "$pid" 2>/dev/null || true; done
+  # bash's own list of what runs: a signal can come between a start and the command after it.
+  local pid pids
+  pids="$(jobs -pr)"
+  for pid in $pids; do kill -TERM "$pid" 2>/dev/null || true; done
+  for pid in $pids; do wait "$pid" 2>/dev/null || true; done
   rm -rf "$work"
 }
 
@@ -48,17 +49,17 @@ prepare() {
   free_kib="$(df --output=avail -k . | tail -n 1)"
   [ "$free_kib" -gt 1048576 ] || die "$((free_kib / 1024)) MiB free on this disk: building needs 1024 MiB" 73
   [ -n "$bin" ] || build
-  work="$(mktemp -d "${TMPDIR:-/tmp}/quantfl-$me.XXXXXX")" || die "no room for a temporary folder" 73
+  work=""
   trap stop EXIT
   trap 'echo; stop; exit 130' INT
   trap 'stop; exit 143' TERM
+  work="$(mktemp -d "${TMPDIR:-/tmp}/quantfl-$me.XXXXXX")" || die "no room for a temporary folder" 73
 }
 
 daemon() {  # its name, then arguments of quantfl-client
   local name="$1"; shift
   "$bin/quantfl-client" --coordinator "127.0.0.1:$port" --device "$name" --state_dir "${state:-$work}/$name" \
     --log.file "$work/$name.log" --retry_min_ms 100 --retry_max_ms 500 "$@" >/dev/null 2>"$work/$name.err" &
-  daemons+=("$!")
   names[$!]="$name"
 }
 
@@ -69,13 +70,11 @@ federation() {  # the run's name, what to say of it, then arguments of quantfl-c
     --server.listen "127.0.0.1:$port" --server.operator_listen "127.0.0.1:$operator_port" \
     --web.listen "127.0.0.1:$((port + 2))" "$@" >/dev/null 2>"$work/$name.err" &
   pid=$!
-  daemons+=("$pid")
   echo
   echo "$name: $about"
   # Not in the foreground: bash would keep a signal until it ends.
   "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 &
   local watch=$! ended="" tick=""
-  daemons+=("$watch")
   # A round needs all the daemons: without one of them the run would wait for ever.
   while [ "$ended" != "$watch" ]; do
     # A signal just before bash waits is heard when something ends: here two seconds later.
@@ -88,7 +87,6 @@ federation() {  # the run's name, what to say of it, then arguments of quantfl-c
     [ -n "$lost" ] || continue
     die "the daemon $lost ended with status $status: $(tail -n 1 "$work/$lost.err")" 1
   done
-  unset "daemons[-1]"
   wait "$pid" || status=$?
   mkdir -p "$runs/$name/clients"
   cp "$work"/*.log "$runs/$name/clients/" 2>/dev/null || true

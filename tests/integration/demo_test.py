@@ -1,4 +1,5 @@
 """deploy/demo.sh as a user runs it, with programs that are already built."""
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,8 @@ from harness import BIN, FASHION, ROOT, SANITIZED, free_port
 
 
 def processes_with(text):
-    found = []
+    """The command lines of processes that have `text` in theirs, by process id."""
+    found = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -21,7 +23,7 @@ def processes_with(text):
             except OSError:
                 continue
             if text in command:
-                found.append(command)
+                found[int(entry.name)] = command
     return found
 
 
@@ -33,10 +35,11 @@ class Demo(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.port = free_port()
 
-    def demo(self, *arguments):
+    def demo(self, *arguments, **environment):
         return subprocess.Popen(
             [ROOT / "deploy/demo.sh", "--bin", BIN, "--runs", self.folder / "runs", "--port", str(self.port),
-             *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+             *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **environment})
 
     def test_two_runs_a_table_and_bu_within_half_a_point_of_fp32(self):
         demo = self.demo()
@@ -54,7 +57,7 @@ class Demo(unittest.TestCase):
         self.assertIn("demo-bu16", (self.folder / "runs/demo/report.html").read_text())
         self.assertLessEqual(abs(accuracy["demo-fp32"] - accuracy["demo-bu16"]), 0.005, accuracy)
         self.assertGreater(accuracy["demo-bu16"], 0.85)
-        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), {})
 
     def test_a_signal_stops_everything_it_started_at_once(self):
         for signum, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -70,7 +73,41 @@ class Demo(unittest.TestCase):
                 finally:
                     demo.kill()
                 self.assertEqual(demo.returncode, status)
-                self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+                self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), {})
+
+    def test_a_signal_before_any_of_its_commands_leaves_nothing_behind(self):
+        # Programs that never end by themselves, known by the name they run under.
+        programs = self.folder / "bin"
+        programs.mkdir()
+        for name in ("quantfl-coordinator", "quantflctl", "quantfl-client"):
+            (programs / name).write_text('#!/bin/bash\n[ "$1" = data ] || exec -a "$0 $*" sleep 300\n')
+            (programs / name).chmod(0o755)
+        # bash runs this file before a script, and its trap before each command of the script.
+        tracer = self.folder / "tracer"
+        tracer.write_text("""unset BASH_ENV; set -o functrace; at=0
+            trap '[ $((++at)) -ne "$SIGNAL_AT" ] || { echo "$BASH_COMMAND" >"$SIGNALLED"; kill -TERM $$; }' DEBUG""")
+        signalled = self.folder / "signalled"
+        for at in itertools.count(1):
+            temporary = self.folder / f"tmp-{at}"
+            temporary.mkdir()
+            demo = self.demo("--bin", programs, BASH_ENV=str(tracer), SIGNAL_AT=str(at), SIGNALLED=str(signalled),
+                             TMPDIR=str(temporary))
+            try:
+                output, _ = demo.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                output = "does not end"
+            demo.kill()
+            left = processes_with(str(programs))
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            command = signalled.read_text()
+            with self.subTest(at=at, before=command):
+                # Before it has started anything a signal just ends it.
+                self.assertIn(demo.returncode, (143, -signal.SIGTERM), output)
+                self.assertEqual(left, {})
+                self.assertEqual(list(temporary.iterdir()), [])
+            if command.startswith("wait -n"):
+                break
 
     def test_a_daemon_that_ends_before_the_first_round_ends_the_demo_with_its_reason(self):
         programs = self.folder / "bin"
@@ -85,7 +122,7 @@ class Demo(unittest.TestCase):
         output, _ = demo.communicate(timeout=60)
         self.assertEqual(demo.returncode, 1, output)
         self.assertIn("demo: the daemon client-2 ended with status 74: no disk left", output)
-        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), [])
+        self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), {})
 
     def test_no_network_is_one_line_that_says_what_to_do(self):
         # A machine where nothing is installed and apt reaches nobody.
