@@ -21,13 +21,16 @@ if [ ! -f /state/clients ]; then
 fi
 read -r clients </state/clients
 child="" stopped=0
-trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child"' TERM INT
+stop() { stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; }
+trap stop TERM INT
 for codec in $CODECS; do
   run="$(name_of "$codec")"
   echo "$run" >/state/run
   quantfl-coordinator --once --name "$run" --results_dir "/runs/$run" --state_dir "/state/$run" \
     --codec.uplink "$codec" --data.partitions "$clients" --round.min_clients "$clients" 2>/state/run.err &
   child=$! status=0
+  # A signal between the start and this line found no child.
+  [ "$stopped" = 0 ] || stop
   wait "$child" || status=$?
   # A signal ends the wait before the child.
   while kill -0 "$child" 2>/dev/null; do status=0; wait "$child" || status=$?; done
