@@ -27,7 +27,7 @@ prepare
 
 echo
 echo "training images of each client, by label (Dirichlet 0.5, seed 1):"
-"$bin/quantflctl" data partitions --data-dir /usr/share/datasets/fashion-mnist --partitions "$clients" --alpha 0.5 --seed 1
+attended "$bin/quantflctl" data partitions --data-dir /usr/share/datasets/fashion-mnist --partitions "$clients" --alpha 0.5 --seed 1
 
 daemon evaluator --config deploy/configs/client.toml --role evaluator
 for i in $(seq 0 $((clients - 1))); do

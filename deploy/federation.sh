@@ -27,14 +27,46 @@ build() {
 }
 
 declare -A names=()  # of the client daemons, by process id
+signalled=""         # the status to end with
+tick=""              # a sleep's process id
+
+# A signal only leaves a note: bash runs its traps between any two steps, and one that stops what was started
+# would not know of what is starting.
+heed() { [ -z "$signalled" ] || exit "$signalled"; }
 stop() {
-  trap - EXIT INT TERM
-  # bash's own list of what runs: a signal can come between a start and the command after it.
-  local pid pids
-  pids="$(jobs -pr)"
-  for pid in $pids; do kill -TERM "$pid" 2>/dev/null || true; done
-  for pid in $pids; do wait "$pid" 2>/dev/null || true; done
+  local status=$? pids waits=0 signal=TERM
+  trap - EXIT
+  [ "$BASHPID" = $$ ] || exit "$status"   # a child that was told to end before it had become its program
+  trap '' INT TERM
+  # Until they are gone: bash's child forgets a signal that comes before it has become the program.
+  while pids="$(jobs -pr)" && [ -n "$pids" ]; do
+    [ "$((++waits))" -lt 300 ] || signal=KILL
+    # shellcheck disable=SC2086  # numbers
+    kill "-$signal" $pids 2>/dev/null || true
+    sleep 0.1
+  done
   rm -rf "$work"
+  exit "${signalled:-$status}"
+}
+# Until one of these processes ends: `ended`, with `status`. A signal is heard at once, which bash would keep until
+# a program in the foreground ends.
+await() {
+  while true; do
+    # A signal just before bash waits is heard when something ends: here two seconds later.
+    [ -n "$tick" ] || { sleep 2 & tick=$!; }
+    status=0
+    wait -n -p ended "$tick" "$@" || status=$?
+    heed
+    [ "$ended" = "$tick" ] || return 0
+    tick=""
+  done
+}
+attended() {  # a program with its arguments
+  local ended status
+  heed
+  "$@" &
+  await "$!"
+  return "$status"
 }
 
 # Ports, room and programs; from here on a signal, or the end, stops everything that was started.
@@ -51,43 +83,36 @@ prepare() {
   [ -n "$bin" ] || build
   work=""
   trap stop EXIT
-  trap 'echo; stop; exit 130' INT
-  trap 'stop; exit 143' TERM
+  trap 'echo; signalled=130' INT
+  trap 'signalled=143' TERM
   work="$(mktemp -d "${TMPDIR:-/tmp}/quantfl-$me.XXXXXX")" || die "no room for a temporary folder" 73
 }
 
 daemon() {  # its name, then arguments of quantfl-client
   local name="$1"; shift
+  heed
   "$bin/quantfl-client" --coordinator "127.0.0.1:$port" --device "$name" --state_dir "${state:-$work}/$name" \
     --log.file "$work/$name.log" --retry_min_ms 100 --retry_max_ms 500 "$@" >/dev/null 2>"$work/$name.err" &
   names[$!]="$name"
 }
 
 federation() {  # the run's name, what to say of it, then arguments of quantfl-coordinator
-  local name="$1" about="$2" pid status=0; shift 2
+  local name="$1" about="$2" coordinator watch ended status; shift 2
+  heed
   rm -rf "${runs:?}/$name"
   "$bin/quantfl-coordinator" --name "$name" --results_dir "$runs/$name" \
     --server.listen "127.0.0.1:$port" --server.operator_listen "127.0.0.1:$operator_port" \
     --web.listen "127.0.0.1:$((port + 2))" "$@" >/dev/null 2>"$work/$name.err" &
-  pid=$!
+  coordinator=$!
   echo
   echo "$name: $about"
-  # Not in the foreground: bash would keep a signal until it ends.
   "$bin/quantflctl" watch --results-dir "$runs/$name" --wait 30 &
-  local watch=$! ended="" tick=""
+  watch=$!
   # A round needs all the daemons: without one of them the run would wait for ever.
-  while [ "$ended" != "$watch" ]; do
-    # A signal just before bash waits is heard when something ends: here two seconds later.
-    [ -n "$tick" ] || { sleep 2 & tick=$!; }
-    status=0
-    wait -n -p ended "$watch" "$tick" "${!names[@]}" || status=$?
-    [ "$ended" = "$watch" ] && break
-    [ "$ended" != "$tick" ] || { tick=""; continue; }
-    local lost="${names[$ended]:-}"
-    [ -n "$lost" ] || continue
-    die "the daemon $lost ended with status $status: $(tail -n 1 "$work/$lost.err")" 1
-  done
-  wait "$pid" || status=$?
+  await "$watch" "${!names[@]}"
+  [ "$ended" = "$watch" ] \
+    || die "the daemon ${names[$ended]} ended with status $status: $(tail -n 1 "$work/${names[$ended]}.err")" 1
+  await "$coordinator"
   mkdir -p "$runs/$name/clients"
   cp "$work"/*.log "$runs/$name/clients/" 2>/dev/null || true
   [ "$status" -eq 0 ] || die "the run $name ended with status $status: $(tail -n 1 "$work/$name.err"); logs: $runs/$name" "$status"

@@ -55,7 +55,7 @@ mkdir -p "$runs" "$state"
 
 if [ -z "$data" ]; then
   data="data/$name"
-  "$bin/quantflctl" data get "$name" --out "$data"
+  attended "$bin/quantflctl" data get "$name" --out "$data"
 fi
 start="$runs/$name-start-$seed.safetensors"
 if [ "$name" = mnist ]; then
@@ -64,14 +64,14 @@ if [ "$name" = mnist ]; then
     fashion=/usr/share/datasets/fashion-mnist   # the package dataset-fashion-mnist
     if [ ! -d "$fashion" ]; then
       fashion=data/fashion-mnist
-      "$bin/quantflctl" data get fashion-mnist --out "$fashion"
+      attended "$bin/quantflctl" data get fashion-mnist --out "$fashion"
     fi
-    "$bin/quantfl-model" pretrain --data-dir "$fashion" --epochs 5 --seed "$seed" --out "$work/fashion.safetensors"
-    "$bin/quantfl-model" init --from "$work/fashion.safetensors" --new-head --classes 10 --seed "$seed" --out "$start"
+    attended "$bin/quantfl-model" pretrain --data-dir "$fashion" --epochs 5 --seed "$seed" --out "$work/fashion.safetensors"
+    attended "$bin/quantfl-model" init --from "$work/fashion.safetensors" --new-head --classes 10 --seed "$seed" --out "$start"
   fi
 else
   format=cifar100
-  "$bin/quantfl-model" init --architecture mobilenet_v2 --from "$weights" --new-head --classes 100 --seed "$seed" \
+  attended "$bin/quantfl-model" init --architecture mobilenet_v2 --from "$weights" --new-head --classes 100 --seed "$seed" \
     --input-height 128 --out "$start"
 fi
 
