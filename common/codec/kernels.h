@@ -128,13 +128,17 @@ void AddPacked(const char* packed, size_t count, int bits, const int64_t* by_cod
 void MeansOf(const int64_t* sums, size_t count, double weight, double unit, float* means);
 
 // The entropy coder's states where it works by vectors, which is how many codes it codes at a time.
-inline constexpr bool IsRansStates(size_t states) { return states == 16 || states == 32; }
+// Fewer are decoded sooner one by one, since a gather takes longer than its codes' table lookups.
+inline constexpr bool IsRansDecoderStates(size_t states) { return states == 16 || states == 32; }
+inline constexpr bool IsRansEncoderStates(size_t states) {
+  return states == 8 || IsRansDecoderStates(states);
+}
 inline constexpr size_t kRansStatesMax = 32;
 
 struct RansRounds {
   const uint32_t* slots;   // 2^scale entries for each class: code | (f - 1) << 8 | place << 20
   int scale;               // up to 12
-  size_t states;           // as IsRansStates says
+  size_t states;           // as IsRansDecoderStates says
   const uint8_t* classes;  // of each code; null if there is one class
   size_t count;            // codes
   const char* words;       // of 16 bits
@@ -154,7 +158,7 @@ inline constexpr size_t kRansRoundBytes = 2 * kRansStatesMax + 16;
 // Encodes rounds of `lanes` codes, one for each state, from the last to the first, with words from
 // `end` downwards, and gives the first of these; null, with states that are not to be used, if they
 // reach `begin`.
-//   lanes    as IsRansStates says
+//   lanes    as IsRansEncoderStates says
 //   entries  of the codes, count, whole rounds: (f - 1) | start << 16
 //   scale    kVectorScaleMin..14: frequencies sum to 2^scale
 char* EncodeRansRounds(const uint32_t* entries, size_t count, int scale, size_t lanes,

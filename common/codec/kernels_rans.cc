@@ -64,7 +64,9 @@ struct States {
   __m512i x;
 };
 
-HWY_INLINE States LoadStates(const uint32_t* from) { return {_mm512_loadu_si512(from)}; }
+HWY_INLINE void LoadStates(const uint32_t* from, States& states) {
+  states.x = _mm512_loadu_si512(from);
+}
 HWY_INLINE void StoreStates(States states, uint32_t* to) { _mm512_storeu_si512(to, states.x); }
 
 HWY_INLINE void Code(States& states, const uint32_t* slots, const uint8_t* classes, int scale,
@@ -122,15 +124,49 @@ HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char
   return to;
 }
 
+// The same for half as many states.
+struct HalfStates {
+  __m256i x;
+};
+
+HWY_INLINE void LoadStates(const uint32_t* from, HalfStates& states) {
+  states.x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+HWY_INLINE void StoreStates(HalfStates states, uint32_t* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), states.x);
+}
+
+HWY_INLINE char* Encode(HalfStates& states, const uint32_t* entries, int scale, char* to) {
+  const __m256i entry = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(entries));
+  const __m256i f =
+      _mm256_add_epi32(_mm256_and_si256(entry, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(1));
+  const __m256i high = _mm256_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
+  const __mmask8 full = _mm256_cmpge_epu32_mask(high, f);
+  const unsigned count = static_cast<unsigned>(std::popcount(static_cast<unsigned>(full)));
+  to -= 2 * count;
+  _mm_mask_storeu_epi16(to, static_cast<__mmask8>((1u << count) - 1u),
+                        _mm256_cvtepi32_epi16(_mm256_maskz_compress_epi32(full, states.x)));
+  const __m256i x = _mm256_mask_srli_epi32(states.x, full, states.x, kWordBits);
+  const __m256 reciprocal = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_cvtepi32_ps(f));
+  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepu32_ps(x), reciprocal));
+  const __mmask8 over = _mm256_movepi32_mask(_mm256_sub_epi32(x, _mm256_mullo_epi32(q, f)));
+  const __m256i rest = _mm256_sub_epi32(_mm256_set1_epi32(1 << scale), f);
+  const __m256i next = _mm256_add_epi32(_mm256_add_epi32(x, _mm256_srli_epi32(entry, kWordBits)),
+                                        _mm256_mullo_epi32(q, rest));
+  states.x = _mm256_mask_sub_epi32(next, over, next, rest);
+  return to;
+}
+
 #elif HWY_TARGET == HWY_AVX2
 
 constexpr size_t kLanes = 8;
 struct States {
   __m256i x;
 };
+using HalfStates = States;  // of half as many as the other branch has
 
-HWY_INLINE States LoadStates(const uint32_t* from) {
-  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
+HWY_INLINE void LoadStates(const uint32_t* from, States& states) {
+  states.x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 HWY_INLINE void StoreStates(States states, uint32_t* to) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), states.x);
@@ -219,7 +255,7 @@ HWY_INLINE size_t DecodeRounds(const RansRounds& in, uint32_t* states, uint8_t* 
                                size_t* words_used) {
   constexpr size_t kVectors = kStates / kLanes;
   States x[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
+  for (size_t v = 0; v < kVectors; ++v) LoadStates(states + v * kLanes, x[v]);
   const char* from = in.words;
   size_t words = in.word_count;
   size_t i = 0;
@@ -240,19 +276,19 @@ HWY_INLINE size_t DecodeRounds(const RansRounds& in, uint32_t* states, uint8_t* 
   return i;
 }
 
-template <size_t kStates>
+template <typename Vector, size_t kVectors>
 HWY_INLINE char* EncodeRounds(const uint32_t* entries, size_t count, int scale, uint32_t* states,
                               char* begin, char* to) {
-  constexpr size_t kVectors = kStates / kLanes;
-  States x[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) x[v] = LoadStates(states + v * kLanes);
-  for (size_t i = count; i != 0; i -= kStates) {
+  constexpr size_t kOfVector = sizeof(Vector) / sizeof(uint32_t);
+  Vector x[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) LoadStates(states + v * kOfVector, x[v]);
+  for (size_t i = count; i != 0; i -= kVectors * kOfVector) {
     if (to - begin < static_cast<ptrdiff_t>(kRansRoundBytes)) return nullptr;
     for (size_t v = kVectors; v-- > 0;) {
-      to = Encode(x[v], entries + i - kStates + v * kLanes, scale, to);
+      to = Encode(x[v], entries + i - (kVectors - v) * kOfVector, scale, to);
     }
   }
-  for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kLanes);
+  for (size_t v = 0; v < kVectors; ++v) StoreStates(x[v], states + v * kOfVector);
   return to;
 }
 #endif
@@ -272,8 +308,14 @@ size_t DecodeRansRoundsHere(const RansRounds& in, uint32_t* states, uint8_t* cod
 char* EncodeRansRoundsHere(const uint32_t* entries, size_t count, int scale, size_t lanes,
                            uint32_t* states, char* begin, char* to) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-  return lanes == 16 ? EncodeRounds<16>(entries, count, scale, states, begin, to)
-                     : EncodeRounds<32>(entries, count, scale, states, begin, to);
+  switch (lanes) {
+    case 8:
+      return EncodeRounds<HalfStates, 1>(entries, count, scale, states, begin, to);
+    case 16:
+      return EncodeRounds<States, 16 / kLanes>(entries, count, scale, states, begin, to);
+    default:
+      return EncodeRounds<States, 32 / kLanes>(entries, count, scale, states, begin, to);
+  }
 #else
   (void)entries, (void)count, (void)scale, (void)lanes, (void)states, (void)begin, (void)to;
   return nullptr;

@@ -48,15 +48,29 @@ struct EncodeEntry {
   uint32_t complement;  // 2^scale - f
 };
 
-std::vector<EncodeEntry> MakeEncodeEntries(const std::vector<RansFrequencies>& tables, int scale) {
-  std::vector<EncodeEntry> entries(tables.size() * kRansSymbols);
+// Rows no longer than they must be: at a distance of a page's part they would fall into few of the
+// cache's sets.
+int RowLog2(const std::vector<RansFrequencies>& tables) {
+  size_t symbols = 1;
+  for (const RansFrequencies& table : tables) {
+    for (size_t c = symbols; c < kRansSymbols; ++c) {
+      if (table[c] != 0) symbols = c + 1;
+    }
+  }
+  return static_cast<int>(std::bit_width(symbols - 1));
+}
+
+// Of each code in a row of 2^row_log2, a row for each table.
+std::vector<EncodeEntry> MakeEncodeEntries(const std::vector<RansFrequencies>& tables, int row_log2,
+                                           int scale) {
+  std::vector<EncodeEntry> entries(tables.size() << row_log2);
   const uint32_t all = 1u << scale;
   for (size_t t = 0; t < tables.size(); ++t) {
     uint32_t start = 0;
-    for (size_t c = 0; c < kRansSymbols; ++c) {
+    for (size_t c = 0; c < size_t{1} << row_log2; ++c) {
       const uint32_t f = tables[t][c];
       if (f == 0) continue;
-      EncodeEntry& entry = entries[t * kRansSymbols + c];
+      EncodeEntry& entry = entries[(t << row_log2) + c];
       entry.limit = static_cast<uint32_t>((uint64_t{f} << (32 - scale)) - 1);
       entry.complement = all - f;
       // 2^64 / 1 does not fit: 2^64 - 1 gives x - 1 instead of x, which the bias makes good.
@@ -72,61 +86,84 @@ inline uint32_t MultiplyHigh(uint32_t x, uint64_t reciprocal) {
   return static_cast<uint32_t>((static_cast<unsigned __int128>(x) * reciprocal) >> 64);
 }
 
-// Writes words from `end` downwards and gives the first of them, or null when they reach `begin`.
-template <bool kOneClass>
-char* EncodeWords(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
-                  const std::vector<EncodeEntry>& entries, size_t lanes, uint32_t* states,
-                  char* begin, char* end) {
-  char* to = end;
-  const auto put = [&](size_t i, uint32_t& x) {
-    const size_t row = kOneClass ? 0 : classes[i] * kRansSymbols;
-    const EncodeEntry& entry = entries[row + codes[i]];
-    const uint16_t word = static_cast<uint16_t>(x);
+// Puts a state's word in front of `to` if it is full, and the code into the state.
+//   kOften  whether words are frequent: a branch would be mispredicted as often as there are any
+template <bool kOften>
+inline void EncodeOne(const EncodeEntry& entry, uint32_t& x, char*& to) {
+  const uint16_t word = static_cast<uint16_t>(x);
+  if constexpr (kOften) {
     std::memcpy(to - kWordBytes, &word, kWordBytes);
-    // Arithmetic instead of branches, which would be mispredicted as often as there is information.
     const uint32_t full = x > entry.limit ? 1 : 0;
     to -= full * kWordBytes;
     x >>= full * kWordBits;
-    x = entry.bias + x + MultiplyHigh(x, entry.reciprocal) * entry.complement;
+  } else if (x > entry.limit) {
+    to -= kWordBytes;
+    std::memcpy(to, &word, kWordBytes);
+    x >>= kWordBits;
+  }
+  x = entry.bias + x + MultiplyHigh(x, entry.reciprocal) * entry.complement;
+}
+
+// Encodes rounds of states, which stay in registers where they are few. `of(i)` is code i's entry.
+template <size_t kLanes, typename EntryOf>
+char* EncodeLanes(EntryOf of, size_t count, uint32_t* states, char* begin, char* to) {
+  std::array<uint32_t, kLanes> x;
+  std::copy_n(states, kLanes, x.begin());
+  const auto round = [&]<size_t... kBack>(size_t end, std::index_sequence<kBack...>) {
+    // Few states are of few bytes.
+    (EncodeOne<(kLanes > 4)>(of(end - 1 - kBack), x[kLanes - 1 - kBack], to), ...);
   };
-  size_t i = codes.size();
-  for (; i % lanes != 0; --i) {
-    if (to < begin + kWordBytes) return nullptr;
-    put(i - 1, states[(i - 1) % lanes]);
+  for (size_t i = count; i != 0; i -= kLanes) {
+    if (static_cast<size_t>(to - begin) < kLanes * kWordBytes) return nullptr;
+    round(i, std::make_index_sequence<kLanes>());
   }
-  std::array<uint32_t, kLanesMax> x;
-  std::copy_n(states, lanes, x.begin());
-  for (; i != 0; i -= lanes) {
-    if (static_cast<size_t>(to - begin) < lanes * kWordBytes) return nullptr;
-    if (lanes % 8 == 0) {
-      for (size_t lane = lanes; lane != 0; lane -= 8) {
-        for (size_t j = 1; j <= 8; ++j) put(i - lanes + lane - j, x[lane - j]);
-      }
-    } else {
-      for (size_t lane = lanes; lane != 0; --lane) put(i - lanes + lane - 1, x[lane - 1]);
-    }
-  }
-  std::copy_n(x.begin(), lanes, states);
+  std::copy_n(x.begin(), kLanes, states);
   return to;
 }
 
-// The same with as many states as kernels::IsRansStates says, where the machine encodes by vectors.
+// Writes words from `end` downwards and gives the first of them, or null when they reach `begin`.
+template <bool kOneClass>
+char* EncodeWords(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
+                  const std::vector<RansFrequencies>& tables, int scale, size_t lanes,
+                  uint32_t* states, char* begin, char* end) {
+  const int row_log2 = RowLog2(tables);
+  const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, row_log2, scale);
+  const auto of = [&, entries = entries.data(), codes = codes.data(),
+                   classes = classes.data()](size_t i) -> const EncodeEntry& {
+    return entries[(kOneClass ? 0 : size_t{classes[i]} << row_log2) + codes[i]];
+  };
+  char* to = end;
+  size_t i = codes.size();
+  for (; i % lanes != 0; --i) {
+    if (to < begin + kWordBytes) return nullptr;
+    EncodeOne<true>(of(i - 1), states[(i - 1) % lanes], to);
+  }
+  switch (lanes) {
+    case 1:
+      return EncodeLanes<1>(of, i, states, begin, to);
+    case 2:
+      return EncodeLanes<2>(of, i, states, begin, to);
+    case 4:
+      return EncodeLanes<4>(of, i, states, begin, to);
+    case 8:
+      return EncodeLanes<8>(of, i, states, begin, to);
+    case 16:
+      return EncodeLanes<16>(of, i, states, begin, to);
+    default:
+      return EncodeLanes<kLanesMax>(of, i, states, begin, to);
+  }
+}
+
+// The same with as many states as kernels::IsRansEncoderStates says, where the machine encodes by
+// vectors.
 char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uint8_t> classes,
                            const std::vector<RansFrequencies>& tables, int scale, size_t lanes,
                            uint32_t* states, char* begin, char* end) {
-  // Rows no longer than they must be: at a distance of a page's part they would fall into few of
-  // the cache's sets.
-  size_t symbols = 1;
-  for (const RansFrequencies& table : tables) {
-    for (size_t c = symbols; c < kRansSymbols; ++c) {
-      if (table[c] != 0) symbols = c + 1;
-    }
-  }
-  const int row_log2 = static_cast<int>(std::bit_width(symbols - 1));
+  const int row_log2 = RowLog2(tables);
   std::vector<uint32_t> by_code(tables.size() << row_log2);  // f - 1 and start
   for (size_t t = 0; t < tables.size(); ++t) {
     uint32_t start = 0;
-    for (size_t c = 0; c < symbols; ++c) {
+    for (size_t c = 0; c < size_t{1} << row_log2; ++c) {
       const uint32_t f = tables[t][c];
       if (f == 0) continue;
       by_code[(t << row_log2) + c] = (f - 1) | start << 16;
@@ -285,7 +322,7 @@ std::optional<size_t> DecodeWords(absl::string_view words, absl::Span<const uint
   if (lanes == 4) i = few(std::integral_constant<size_t, 4>());
   if (lanes == 8) i = few(std::integral_constant<size_t, 8>());
   if constexpr (std::is_same_v<Table, PackedTable>) {
-    if (kernels::IsRansStates(lanes)) {
+    if (kernels::IsRansDecoderStates(lanes)) {
       size_t words_used = 0;
       i = kernels::DecodeRansRounds(
           {table.slots.data(), scale, lanes, kOneClass ? nullptr : classes.data(), codes.size(),
@@ -340,15 +377,15 @@ std::optional<RansStream> EncodeStream(absl::Span<const uint8_t> codes,
   char* const begin = bytes.data() + front;
   char* const end = bytes.data() + bytes.size();
   const auto encode = [&]() -> const char* {
-    if (kernels::IsRansStates(lanes) && scale >= kernels::kVectorScaleMin &&
+    if (kernels::IsRansEncoderStates(lanes) && scale >= kernels::kVectorScaleMin &&
         kernels::HasRansEncoder()) {
       return EncodeWordsByVectors(codes, tables.size() == 1 ? absl::Span<const uint8_t>() : classes,
                                   tables, scale, lanes, states.data(), begin, end);
     }
-    const std::vector<EncodeEntry> entries = MakeEncodeEntries(tables, scale);
     return tables.size() == 1
-               ? EncodeWords<true>(codes, classes, entries, lanes, states.data(), begin, end)
-               : EncodeWords<false>(codes, classes, entries, lanes, states.data(), begin, end);
+               ? EncodeWords<true>(codes, classes, tables, scale, lanes, states.data(), begin, end)
+               : EncodeWords<false>(codes, classes, tables, scale, lanes, states.data(), begin,
+                                    end);
   };
   const char* const words = encode();
   if (words == nullptr) return std::nullopt;

@@ -240,7 +240,8 @@ Candidate BestParametric(const RansHistogram& histogram, uint64_t total, int lev
   const int most =
       static_cast<int>(std::max_element(histogram.begin(), histogram.end()) - histogram.begin());
   std::optional<Candidate> best;
-  for (const int at : {middle - 1, middle, middle + 1, middle + 2, 2 * most}) {
+  const bool most_is_near = 2 * most >= middle - 1 && 2 * most <= middle + 2;
+  for (const int at : {middle - 1, middle, middle + 1, middle + 2, most_is_near ? -1 : 2 * most}) {
     if (at < 0) continue;
     for (const bool gauss : {false, true}) {
       Parameters p;
