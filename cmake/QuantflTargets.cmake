@@ -89,3 +89,10 @@ function(quantfl_folder folder)
     add_subdirectory(${folder})
   endif()
 endfunction()
+
+# quantfl_leaves_upper_halves_clear(SOURCE...) for sources with functions of instruction sets above the build's.
+# GCC 12 does not clear the upper halves of vectors before it calls a function that it knows not to use any, and
+# then takes them for clear; what runs after it is slow. tests/unit/common/codec/upper_halves_test.cc looks.
+function(quantfl_leaves_upper_halves_clear)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "$<$<CXX_COMPILER_ID:GNU>:-fno-ipa-ra>")
+endfunction()
