@@ -80,7 +80,8 @@ class UpperHalves : public testing::TestWithParam<int64_t> {
 
 std::vector<int64_t> SetsWithUpperHalves() {
   std::vector<int64_t> sets = codec::InstructionSets();
-  std::erase_if(sets, [](int64_t set) { return (set & (HWY_AVX2 | HWY_AVX3 | HWY_AVX3_DL)) == 0; });
+  // Highway counts from the most capable set on.
+  std::erase_if(sets, [](int64_t set) { return set > HWY_AVX2; });
   return sets;
 }
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(UpperHalves);
