@@ -187,19 +187,26 @@ char* EncodeWordsByVectors(absl::Span<const uint8_t> codes, absl::Span<const uin
     x = (x / f << scale) + x % f + (entry >> 16);
   }
   // Entries are gathered a few rounds at a time, which stay in cache.
-  std::array<uint32_t, 32 * kLanesMax> entries;
-  std::array<uint16_t, 32 * kLanesMax> joined;
+  alignas(64) std::array<uint32_t, 32 * kLanesMax> entries;
+  alignas(64) std::array<uint16_t, 32 * kLanesMax> joined;
   const uint32_t* const of_code = by_code.data();
   while (i != 0) {
     const size_t count = std::min(i, entries.size());
     i -= count;
+    // Two at a time, in a word. GCC would make vectors of what is looked up, which takes twice as
+    // long: it is not to know what the word is.
+    const auto gather = [&](const auto* places) {
+      for (size_t j = 0; j < count; j += 2) {
+        uint64_t both = of_code[places[j]] | uint64_t{of_code[places[j + 1]]} << 32;
+        asm("" : "+r"(both));
+        std::memcpy(&entries[j], &both, sizeof(both));
+      }
+    };
     if (classes.empty()) {
-      for (size_t j = 0; j < count; ++j) entries[j] = of_code[codes[i + j]];
+      gather(&codes[i]);
     } else {
       kernels::JoinCodes(&classes[i], &codes[i], count, row_log2, joined.data());
-      for (size_t j = 0; j < count; j += 4) {
-        for (size_t k = 0; k < 4; ++k) entries[j + k] = of_code[joined[j + k]];
-      }
+      gather(joined.data());
     }
     to = kernels::EncodeRansRounds(entries.data(), count, scale, lanes, states, begin, to);
     if (to == nullptr) return nullptr;
@@ -472,11 +479,13 @@ std::optional<RansStream> RansEncode(absl::Span<const uint8_t> codes,
   CheckArguments(codes.size(), classes, class_count, levels);
   std::vector<RansHistogram> histograms(static_cast<size_t>(class_count));
   if (class_count == 1) {
-    // Four counters a code: equal codes in a row would wait for each other.
-    std::array<RansHistogram, 4> parts{};
+    // Eight counters a code: equal codes in a row would wait for each other.
+    std::array<RansHistogram, 8> parts{};
     size_t i = 0;
-    for (; i + 4 <= codes.size(); i += 4) {
-      for (size_t j = 0; j < 4; ++j) ++parts[j][codes[i + j]];
+    for (; i + 8 <= codes.size(); i += 8) {
+      uint64_t word;
+      std::memcpy(&word, &codes[i], sizeof(word));
+      for (size_t j = 0; j < 8; ++j) ++parts[j][static_cast<uint8_t>(word >> (8 * j))];
     }
     for (; i < codes.size(); ++i) ++parts[0][codes[i]];
     for (const RansHistogram& part : parts) {
