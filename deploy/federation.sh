@@ -38,9 +38,10 @@ stop() {
   trap - EXIT
   [ "$BASHPID" = $$ ] || exit "$status"   # a child that was told to end before it had become its program
   trap '' INT TERM
-  # Until they are gone: bash's child forgets a signal that comes before it has become the program.
+  # Until they are gone: bash's child forgets a signal that comes before it has become the program. What is not gone
+  # after a minute is killed, which costs no more than the work in hand.
   while pids="$(jobs -pr)" && [ -n "$pids" ]; do
-    [ "$((++waits))" -lt 300 ] || signal=KILL
+    [ "$((++waits))" -lt 600 ] || signal=KILL
     # shellcheck disable=SC2086  # numbers
     kill "-$signal" $pids 2>/dev/null || true
     sleep 0.1
@@ -51,7 +52,16 @@ stop() {
 # Until one of these processes ends: `ended`, with `status`. A signal is heard at once, which bash would keep until
 # a program in the foreground ends.
 await() {
+  local pid
   while true; do
+    # Of what a signal killed `wait -n` may know no more; `wait` does.
+    for pid in "$@"; do
+      ! kill -0 "$pid" 2>/dev/null || continue
+      ended="$pid" status=0
+      wait "$pid" || status=$?
+      heed
+      return 0
+    done
     # A signal just before bash waits is heard when something ends: here two seconds later.
     [ -n "$tick" ] || { sleep 2 & tick=$!; }
     status=0
@@ -96,8 +106,9 @@ daemon() {  # its name, then arguments of quantfl-client
   names[$!]="$name"
 }
 
+lost() { die "the daemon ${names[$ended]} ended with status $status: $(tail -n 1 "$work/${names[$ended]}.err")" 1; }
 federation() {  # the run's name, what to say of it, then arguments of quantfl-coordinator
-  local name="$1" about="$2" coordinator watch ended status; shift 2
+  local name="$1" about="$2" coordinator watch watched ended status; shift 2
   heed
   rm -rf "${runs:?}/$name"
   "$bin/quantfl-coordinator" --name "$name" --results_dir "$runs/$name" \
@@ -110,9 +121,11 @@ federation() {  # the run's name, what to say of it, then arguments of quantfl-c
   watch=$!
   # A round needs all the daemons: without one of them the run would wait for ever.
   await "$watch" "${!names[@]}"
-  [ "$ended" = "$watch" ] \
-    || die "the daemon ${names[$ended]} ended with status $status: $(tail -n 1 "$work/${names[$ended]}.err")" 1
-  await "$coordinator"
+  [ "$ended" = "$watch" ] || lost
+  watched="$status"
+  await "$coordinator" "${!names[@]}"
+  [ "$ended" = "$coordinator" ] || lost
+  [ "$status" -ne 0 ] || status="$watched"
   mkdir -p "$runs/$name/clients"
   cp "$work"/*.log "$runs/$name/clients/" 2>/dev/null || true
   [ "$status" -eq 0 ] || die "the run $name ended with status $status: $(tail -n 1 "$work/$name.err"); logs: $runs/$name" "$status"

@@ -21,7 +21,13 @@ if [ ! -f /state/clients ]; then
 fi
 read -r clients </state/clients
 child="" stopped=0
-stop() { stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; }
+stop() {
+  stopped=1
+  [ -n "$child" ] || return 0
+  # dash's child forgets a signal that comes before it has become the program.
+  while read -r name 2>/dev/null <"/proc/$child/comm" && [ "$name" != quantfl-coordin ]; do :; done
+  kill -TERM "$child" 2>/dev/null || true
+}
 trap stop TERM INT
 for codec in $CODECS; do
   run="$(name_of "$codec")"

@@ -29,7 +29,7 @@ using kernels::kSumLanes;
 // Parameters worked on at a time: stays in L1, and its packed codes end on a byte for any width.
 constexpr size_t kBlock = 4096;
 constexpr size_t kBlocksMax = kBlock / kBlockSizeStep;  // blocks in so many
-// Of whole blocks: half of L1, since the next ones are fetched while these are quantised.
+// Of whole blocks: with their codes they stay in L1. Half as many or twice as many are slower.
 constexpr uint32_t kStreamed = 2048;
 
 // Sums are taken over fixed lanes, parameter i of a block in lane i mod 16, so that instruction

@@ -15,7 +15,6 @@
 // Included once for each instruction set.
 #include "hwy/foreach_target.h"
 //
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -117,9 +116,9 @@ HWY_INLINE void Reduce(VF low, VF high, const float* values, size_t from, size_t
 // Values worked on at a time, so that one branch sees to many of them.
 constexpr size_t kStep = 32;
 // How far ahead values are asked for while blocks are quantised: a little more than the encoder
-// surveys at a time before it quantises them, since the machine's own prefetching stops there, and
-// into the second cache, where they are in nobody's way. Where one survey comes before all else the
-// machine's own does better alone.
+// surveys at a time (kStreamed of encode.cc) before it quantises them, since the machine's own
+// prefetching stops there, and into the second cache, where they are in nobody's way. Where one
+// survey comes before all else the machine's own does better alone.
 constexpr size_t kAhead = 2560;
 HWY_INLINE void FetchAhead(const float* values) { __builtin_prefetch(values + kAhead, 0, 2); }
 

@@ -48,8 +48,8 @@ struct EncodeEntry {
   uint32_t complement;  // 2^scale - f
 };
 
-// Rows no longer than they must be: at a distance of a page's part they would fall into few of the
-// cache's sets.
+// Rows no longer than they must be: the same place of rows that begin half a KiB or more apart
+// would share few of the cache's sets.
 int RowLog2(const std::vector<RansFrequencies>& tables) {
   size_t symbols = 1;
   for (const RansFrequencies& table : tables) {
@@ -87,11 +87,11 @@ inline uint32_t MultiplyHigh(uint32_t x, uint64_t reciprocal) {
 }
 
 // Puts a state's word in front of `to` if it is full, and the code into the state.
-//   kOften  whether words are frequent: a branch would be mispredicted as often as there are any
-template <bool kOften>
+//   kMany  whether many words are to come: a branch would be mispredicted about as often
+template <bool kMany>
 inline void EncodeOne(const EncodeEntry& entry, uint32_t& x, char*& to) {
   const uint16_t word = static_cast<uint16_t>(x);
-  if constexpr (kOften) {
+  if constexpr (kMany) {
     std::memcpy(to - kWordBytes, &word, kWordBytes);
     const uint32_t full = x > entry.limit ? 1 : 0;
     to -= full * kWordBytes;
@@ -110,7 +110,7 @@ char* EncodeLanes(EntryOf of, size_t count, uint32_t* states, char* begin, char*
   std::array<uint32_t, kLanes> x;
   std::copy_n(states, kLanes, x.begin());
   const auto round = [&]<size_t... kBack>(size_t end, std::index_sequence<kBack...>) {
-    // Few states are of few bytes.
+    // A stream has few states where it is short.
     (EncodeOne<(kLanes > 4)>(of(end - 1 - kBack), x[kLanes - 1 - kBack], to), ...);
   };
   for (size_t i = count; i != 0; i -= kLanes) {

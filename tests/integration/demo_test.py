@@ -1,4 +1,5 @@
 """deploy/demo.sh as a user runs it, with programs that are already built."""
+import contextlib
 import itertools
 import json
 import os
@@ -75,7 +76,7 @@ class Demo(unittest.TestCase):
                 self.assertEqual(demo.returncode, status)
                 self.assertEqual(processes_with(f"127.0.0.1:{self.port} "), {})
 
-    def test_a_signal_before_any_of_its_commands_leaves_nothing_behind(self):
+    def test_a_signal_before_any_command_up_to_the_first_round_leaves_nothing_behind(self):
         # Programs that never end by themselves, known by the name they run under.
         programs = self.folder / "bin"
         programs.mkdir()
@@ -88,6 +89,7 @@ class Demo(unittest.TestCase):
             trap '[ $((++at)) -ne "$SIGNAL_AT" ] || { echo "$BASH_COMMAND" >"$SIGNALLED"; kill -TERM $$; }' DEBUG""")
         signalled = self.folder / "signalled"
         for at in itertools.count(1):
+            signalled.unlink(missing_ok=True)
             temporary = self.folder / f"tmp-{at}"
             temporary.mkdir()
             demo = self.demo("--bin", programs, BASH_ENV=str(tracer), SIGNAL_AT=str(at), SIGNALLED=str(signalled),
@@ -97,9 +99,12 @@ class Demo(unittest.TestCase):
             except subprocess.TimeoutExpired:
                 output = "does not end"
             demo.kill()
+            demo.wait()
             left = processes_with(str(programs))
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.assertTrue(signalled.exists(), output)
             command = signalled.read_text()
             about = f"command {at}, {command}{output}"
             # Before it has started anything a signal just ends it.
@@ -108,6 +113,18 @@ class Demo(unittest.TestCase):
             self.assertEqual(list(temporary.iterdir()), [], about)
             if "demo-fp32" in output and command.startswith("wait -n"):
                 break
+
+    def test_a_coordinator_that_a_signal_kills_ends_the_demo_with_its_status(self):
+        programs = self.folder / "bin"
+        programs.mkdir()
+        for name, text in (("quantfl-coordinator", "sleep 0.2; kill -SEGV $$"), ("quantfl-client", "exec sleep 300"),
+                           ("quantflctl", '[ "$1" = data ] || sleep 1')):
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        demo = self.demo("--bin", programs)
+        output, _ = demo.communicate(timeout=60)
+        self.assertEqual(demo.returncode, 128 + signal.SIGSEGV, output)
+        self.assertIn(f"the run demo-fp32 ended with status {128 + signal.SIGSEGV}", output)
 
     def test_a_daemon_that_ends_before_the_first_round_ends_the_demo_with_its_reason(self):
         programs = self.folder / "bin"

@@ -603,42 +603,52 @@ std::vector<RansFrequencies> MakeTables(int scale, base::Prng& prng) {
 // A stream of which so many bytes are expected has one state: states are one part in 200 of it.
 constexpr uint64_t kExpectedOfOneState = 4 * 200;
 
+// As often as the table says.
+uint8_t DrawCode(const RansFrequencies& table, int scale, base::Prng& prng) {
+  uint64_t place = prng.Below(uint64_t{1} << scale);
+  uint8_t code = 0;
+  for (; place >= table[code]; ++code) place -= table[code];
+  return code;
+}
+
 TEST_P(Kernels, RansEncode_GivesThePlainCodesBytes_ForEveryTable) {
   base::Prng prng({.run_seed = 10});
+  const auto check = [&](const std::vector<RansFrequencies>& tables, int scale, uint64_t states,
+                         size_t n) {
+    std::vector<uint8_t> codes(n), classes(n);
+    for (size_t i = 0; i < n; ++i) {
+      classes[i] = static_cast<uint8_t>(prng.Below(tables.size()));
+      codes[i] = DrawCode(tables[classes[i]], scale, prng);
+    }
+    const uint64_t expected = states * kExpectedOfOneState;
+    const auto encode = [&](size_t limit) {
+      return RansEncodeWith(codes, classes, tables, scale, expected, limit);
+    };
+    const auto here = encode(4 * n + 1000);
+    ASSERT_TRUE(here.has_value());
+    // The least limit that it fits, and one that it does not.
+    EXPECT_TRUE(encode(here->bytes.size() + 1).has_value());
+    EXPECT_FALSE(encode(here->bytes.size()).has_value());
+    EXPECT_FALSE(encode(here->bytes.size() / 2).has_value());
+    const auto plain = [&] {
+      const codec::UseInstructionSet use(HWY_STATIC_TARGET);
+      return encode(4 * n + 1000);
+    }();
+    ASSERT_EQ(here->bytes, plain->bytes);
+    ASSERT_EQ(uint64_t{1} << (here->bytes[0] & 15), states);
+    std::vector<uint8_t> decoded(n);
+    ASSERT_TRUE(RansDecodeWith(here->bytes, classes, tables, scale, absl::MakeSpan(decoded)).ok());
+    ASSERT_EQ(decoded, codes);
+  };
   for (int scale = kRansScaleMin; scale <= kRansScaleMax; ++scale) {
     for (uint64_t states = 1; states <= kRansStatesMax; states *= 2) {
       const std::vector<RansFrequencies> tables = MakeTables(scale, prng);
       for (const size_t n : {32u, 4000u, 12031u}) {
-        std::vector<uint8_t> codes(n), classes(n);
-        for (size_t i = 0; i < n; ++i) {
-          classes[i] = static_cast<uint8_t>(prng.Below(tables.size()));
-          do {
-            codes[i] = static_cast<uint8_t>(prng.NextU32());
-            if (classes[i] == 2) codes[i] = 3;
-            if (classes[i] == 3) codes[i] &= 15;
-            if (classes[i] == 1 && i % 4 != 0) codes[i] = 77;
-          } while (tables[classes[i]][codes[i]] == 0);
-        }
-        const uint64_t expected = states * kExpectedOfOneState;
-        const auto encode = [&](size_t limit) {
-          return RansEncodeWith(codes, classes, tables, scale, expected, limit);
-        };
-        const auto here = encode(4 * n + 1000);
-        ASSERT_TRUE(here.has_value());
-        // The least limit that it fits, and one that it does not.
-        EXPECT_TRUE(encode(here->bytes.size() + 1).has_value());
-        EXPECT_FALSE(encode(here->bytes.size()).has_value());
-        EXPECT_FALSE(encode(here->bytes.size() / 2).has_value());
-        const auto plain = [&] {
-          const codec::UseInstructionSet use(HWY_STATIC_TARGET);
-          return encode(4 * n + 1000);
-        }();
-        ASSERT_EQ(here->bytes, plain->bytes) << scale << ", " << states << ", " << n;
-        ASSERT_EQ(uint64_t{1} << (here->bytes[0] & 15), states);
-        std::vector<uint8_t> decoded(n);
-        ASSERT_TRUE(
-            RansDecodeWith(here->bytes, classes, tables, scale, absl::MakeSpan(decoded)).ok());
-        ASSERT_EQ(decoded, codes);
+        SCOPED_TRACE(testing::Message()
+                     << "scale " << scale << ", " << states << " states, " << n << " codes");
+        check(tables, scale, states, n);
+        check({tables[2], tables[3]}, scale, states, n);
+        for (const RansFrequencies& table : tables) check({table}, scale, states, n);
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -104,8 +105,10 @@ TEST_P(UpperHalves, AreClear_AfterQuantisers) {
   std::array<uint16_t, 2 * kMost / 32> halves;
   std::array<float, kMost / 32> lo, step;
   const Buckets plain{-8, 1, 16};
-  const Buckets steep{-8e-30f, 1e-30f, 16};  // not plain
-  const std::vector<Buckets> of_blocks(kMost / 32, plain);
+  const Buckets wide{-8, 0x1p61f, 16};  // not plain
+  std::vector<Buckets> of_blocks(kMost / 32, plain);
+  of_blocks[0] = wide;
+  of_blocks[1].step = 0;
   const Buckets* const blocks = of_blocks.data();
   Check("SurveyValues", [&](size_t n) { SurveyValues(x, n, squares.data()); });
   Check("FindExtremes", [&](size_t n) { FindExtremes(x, n); });
@@ -114,11 +117,11 @@ TEST_P(UpperHalves, AreClear_AfterQuantisers) {
     FitBlocks(extremes.data(), n / 32, 1, 16, halves.data(), lo.data(), step.data());
   });
   Check("QuantiseNearest", [&](size_t n) { QuantiseNearest(x, n, plain, codes); });
-  Check("QuantiseNearest, not plain", [&](size_t n) { QuantiseNearest(x, n, steep, codes); });
+  Check("QuantiseNearest, not plain", [&](size_t n) { QuantiseNearest(x, n, wide, codes); });
   Check("QuantiseNearestWithErrors",
         [&](size_t n) { QuantiseNearestWithErrors(x, n, plain, codes, errors.data()); });
   Check("QuantiseNearestWithErrors, not plain",
-        [&](size_t n) { QuantiseNearestWithErrors(x, n, steep, codes, errors.data()); });
+        [&](size_t n) { QuantiseNearestWithErrors(x, n, wide, codes, errors.data()); });
   Check("QuantiseBlocks",
         [&](size_t n) { QuantiseBlocks(x, n, 32, blocks, codes, errors.data(), squares.data()); });
   Check("AddErrors", [&](size_t n) { AddErrors(x, codes, n, plain, errors.data()); });
@@ -129,9 +132,12 @@ TEST_P(UpperHalves, AreClear_AfterQuantisers) {
   Check("QuantiseStochastic", [&](size_t n) {
     QuantiseStochastic(x, words_.data(), n, {-8, 1, -0.5, 15}, codes);
   });
-  Check("QuantiseUniform", [&](size_t n) {
-    QuantiseUniform(x, words_.data(), n, {1, 0, 0.5, 7}, codes);
-  });
+  for (const uint32_t* const words :
+       {static_cast<const uint32_t*>(nullptr), std::as_const(words_).data()}) {
+    Check("QuantiseUniform", [&](size_t n) {
+      QuantiseUniform(x, words, n, {1, 0, 0.5, 7}, codes);
+    });
+  }
 }
 
 TEST_P(UpperHalves, AreClear_AfterPackingAndFolding) {
@@ -172,18 +178,23 @@ TEST_P(UpperHalves, AreClear_AfterContextsAndEntropyCoding) {
     Check("AddTrials", [&](size_t n) {
       AddTrials(codes_.data(), n, zero, 1, levels.data(), trials, of_place.data());
     });
-    Check("AddTrialsByPlace", [&](size_t n) {
-      AddTrialsByPlace(rows, n, zero, levels.data(), trials, nullptr, of_place.data());
-    });
+    for (const uint32_t* const places :
+         {static_cast<const uint32_t*>(nullptr), std::as_const(words_).data()}) {
+      Check("AddTrialsByPlace", [&](size_t n) {
+        AddTrialsByPlace(rows, n, zero, levels.data(), trials, places, of_place.data());
+      });
+    }
   }
   const std::vector<uint32_t> slots(4096, 4095u << 8);
   std::vector<char> bytes(4 * kMost + kRansRoundBytes);
   for (const size_t lanes : {8u, 16u, 32u}) {
     std::vector<uint32_t> states(lanes, 1u << 16);
-    if (IsRansDecoderStates(lanes)) {
+    for (const uint8_t* const of :
+         {static_cast<const uint8_t*>(nullptr), std::as_const(classes).data()}) {
+      if (!IsRansDecoderStates(lanes)) break;
       Check("DecodeRansRounds", [&](size_t n) {
         size_t used = 0;
-        DecodeRansRounds({slots.data(), 12, lanes, nullptr, n, bytes.data(), kMost}, states.data(),
+        DecodeRansRounds({slots.data(), 12, lanes, of, n, bytes.data(), kMost}, states.data(),
                          codes_.data(), &used);
       });
     }
