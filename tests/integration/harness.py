@@ -105,7 +105,7 @@ class Process:
 
     def kill(self):
         self.popen.kill()
-        self.popen.wait()
+        self.wait()
 
 
 def run(name, *arguments, timeout=TIMEOUT_S, env=None, check=None):
