@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "common/codec/rans_table.h"
+
 namespace quantfl::codec::context_fit {
 namespace {
 
@@ -21,20 +23,13 @@ Histogram Count(const uint8_t* codes, uint64_t size) {
   constexpr uint64_t kRun = 64;
   const int halvings = HalvingsTo(kCountedEnough, size);
   const uint64_t stride = kRun << halvings;
-  // Four counters a code: equal codes in a row would wait for each other.
-  std::array<std::array<uint32_t, 256>, 4> parts{};
+  CodeCounter counter;
   for (uint64_t from = 0; from < size; from += stride) {
-    const uint64_t end = std::min(size, from + kRun);
-    uint64_t i = from;
-    for (; i + 4 <= end; i += 4) {
-      for (uint64_t j = 0; j < 4; ++j) ++parts[j][codes[i + j]];
-    }
-    for (; i < end; ++i) ++parts[0][codes[i]];
+    counter.Add(codes + from, std::min(kRun, size - from));
   }
-  Histogram histogram{};
-  for (const auto& part : parts) {
-    for (size_t c = 0; c < part.size(); ++c) histogram[c] += uint64_t{part[c]} << halvings;
-  }
+  const RansHistogram counts = counter.sum();
+  Histogram histogram;
+  for (size_t c = 0; c < counts.size(); ++c) histogram[c] = uint64_t{counts[c]} << halvings;
   return histogram;
 }
 

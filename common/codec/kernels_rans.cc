@@ -57,6 +57,59 @@ HWY_BEFORE_NAMESPACE();
 namespace quantfl::codec::kernels {
 namespace HWY_NAMESPACE {
 
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+
+struct States8 {
+  __m256i x;
+};
+
+HWY_INLINE void LoadStates(const uint32_t* from, States8& states) {
+  states.x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+HWY_INLINE void StoreStates(States8 states, uint32_t* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), states.x);
+}
+
+// Puts the words of states that are full in front of `to`, and the codes into the states.
+HWY_INLINE char* Encode(States8& states, const uint32_t* entries, int scale, char* to) {
+  const __m128i shift = _mm_cvtsi32_si128(scale);
+  const __m256i one = _mm256_set1_epi32(1);
+  const __m256i entry = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(entries));
+  const __m256i f = _mm256_add_epi32(_mm256_and_si256(entry, _mm256_set1_epi32(0xffff)), one);
+  // Both are below 2^15: the comparison with signs is as good.
+  const __m256i high = _mm256_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
+  const __m256i full = _mm256_cmpgt_epi32(_mm256_add_epi32(high, one), f);
+  const auto set = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(full)));
+  // Eight words, of which the last ones count; what is in front of them is written over later.
+  const __m256i order =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLast.lanes[set])));
+  const __m256i words =
+      _mm256_and_si256(_mm256_permutevar8x32_epi32(states.x, order), _mm256_set1_epi32(0xffff));
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(to - 16),
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  to -= 2 * std::popcount(set);
+  const __m256i x = _mm256_blendv_epi8(states.x, _mm256_srli_epi32(states.x, kWordBits), full);
+  // Floats are of numbers with signs: of half of x, whose last bit matters most where f is 1 or 2,
+  // and x then small enough for all of this to be exact. The quotient is below 2^21, so that in
+  // floats it is at most one away. The reciprocal does not wait for the state, as a division would.
+  const __m256 reciprocal = _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_cvtepi32_ps(f));
+  __m256i q =
+      _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), reciprocal));
+  __m256i r = _mm256_sub_epi32(x, _mm256_mullo_epi32(q, f));
+  const __m256i over = _mm256_cmpgt_epi32(_mm256_setzero_si256(), r);  // all ones are -1
+  q = _mm256_add_epi32(q, over);
+  r = _mm256_add_epi32(r, _mm256_and_si256(over, f));
+  const __m256i under = _mm256_cmpgt_epi32(_mm256_add_epi32(r, one), f);
+  q = _mm256_sub_epi32(q, under);
+  r = _mm256_sub_epi32(r, _mm256_and_si256(under, f));
+  states.x = _mm256_add_epi32(_mm256_sll_epi32(q, shift),
+                              _mm256_add_epi32(r, _mm256_srli_epi32(entry, kWordBits)));
+  return to;
+}
+
+#endif
+
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 
 constexpr size_t kLanes = 16;
@@ -97,7 +150,7 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
   return static_cast<size_t>(std::popcount(static_cast<unsigned>(low)));
 }
 
-// Puts the words of states that are full in front of `to`, and the codes into the states.
+// As above.
 HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char* to) {
   const __m512i entry = _mm512_loadu_si512(entries);
   const __m512i f =
@@ -124,53 +177,10 @@ HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char
   return to;
 }
 
-// The same for half as many states.
-struct HalfStates {
-  __m256i x;
-};
-
-HWY_INLINE void LoadStates(const uint32_t* from, HalfStates& states) {
-  states.x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
-HWY_INLINE void StoreStates(HalfStates states, uint32_t* to) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), states.x);
-}
-
-HWY_INLINE char* Encode(HalfStates& states, const uint32_t* entries, int scale, char* to) {
-  const __m256i entry = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(entries));
-  const __m256i f =
-      _mm256_add_epi32(_mm256_and_si256(entry, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(1));
-  const __m256i high = _mm256_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
-  const __mmask8 full = _mm256_cmpge_epu32_mask(high, f);
-  const unsigned count = static_cast<unsigned>(std::popcount(static_cast<unsigned>(full)));
-  to -= 2 * count;
-  _mm_mask_storeu_epi16(to, static_cast<__mmask8>((1u << count) - 1u),
-                        _mm256_cvtepi32_epi16(_mm256_maskz_compress_epi32(full, states.x)));
-  const __m256i x = _mm256_mask_srli_epi32(states.x, full, states.x, kWordBits);
-  const __m256 reciprocal = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_cvtepi32_ps(f));
-  const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepu32_ps(x), reciprocal));
-  const __mmask8 over = _mm256_movepi32_mask(_mm256_sub_epi32(x, _mm256_mullo_epi32(q, f)));
-  const __m256i rest = _mm256_sub_epi32(_mm256_set1_epi32(1 << scale), f);
-  const __m256i next = _mm256_add_epi32(_mm256_add_epi32(x, _mm256_srli_epi32(entry, kWordBits)),
-                                        _mm256_mullo_epi32(q, rest));
-  states.x = _mm256_mask_sub_epi32(next, over, next, rest);
-  return to;
-}
-
 #elif HWY_TARGET == HWY_AVX2
 
 constexpr size_t kLanes = 8;
-struct States {
-  __m256i x;
-};
-using HalfStates = States;  // of half as many as the other branch has
-
-HWY_INLINE void LoadStates(const uint32_t* from, States& states) {
-  states.x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-}
-HWY_INLINE void StoreStates(States states, uint32_t* to) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), states.x);
-}
+using States = States8;
 
 HWY_INLINE void Code(States& states, const uint32_t* slots, const uint8_t* classes, int scale,
                      uint8_t* codes) {
@@ -208,43 +218,6 @@ HWY_INLINE size_t TakeWords(States& states, const char* from) {
                                        _mm256_permutevar8x32_epi32(words, turns));
   states.x = _mm256_blendv_epi8(states.x, next, low);
   return static_cast<size_t>(std::popcount(set));
-}
-
-HWY_INLINE char* Encode(States& states, const uint32_t* entries, int scale, char* to) {
-  const __m128i shift = _mm_cvtsi32_si128(scale);
-  const __m256i one = _mm256_set1_epi32(1);
-  const __m256i entry = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(entries));
-  const __m256i f = _mm256_add_epi32(_mm256_and_si256(entry, _mm256_set1_epi32(0xffff)), one);
-  // Both are below 2^15: the comparison with signs is as good.
-  const __m256i high = _mm256_srl_epi32(states.x, _mm_cvtsi32_si128(32 - scale));
-  const __m256i full = _mm256_cmpgt_epi32(_mm256_add_epi32(high, one), f);
-  const auto set = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(full)));
-  // Eight words, of which the last ones count; what is in front of them is written over later.
-  const __m256i order =
-      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLast.lanes[set])));
-  const __m256i words =
-      _mm256_and_si256(_mm256_permutevar8x32_epi32(states.x, order), _mm256_set1_epi32(0xffff));
-  _mm_storeu_si128(
-      reinterpret_cast<__m128i*>(to - 16),
-      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-  to -= 2 * std::popcount(set);
-  const __m256i x = _mm256_blendv_epi8(states.x, _mm256_srli_epi32(states.x, kWordBits), full);
-  // Floats are of numbers with signs: of half of x, whose last bit matters most where f is 1 or 2,
-  // and x then small enough for all of this to be exact. The quotient is below 2^21, so that in
-  // floats it is at most one away. The reciprocal does not wait for the state, as a division would.
-  const __m256 reciprocal = _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_cvtepi32_ps(f));
-  __m256i q =
-      _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), reciprocal));
-  __m256i r = _mm256_sub_epi32(x, _mm256_mullo_epi32(q, f));
-  const __m256i over = _mm256_cmpgt_epi32(_mm256_setzero_si256(), r);  // all ones are -1
-  q = _mm256_add_epi32(q, over);
-  r = _mm256_add_epi32(r, _mm256_and_si256(over, f));
-  const __m256i under = _mm256_cmpgt_epi32(_mm256_add_epi32(r, one), f);
-  q = _mm256_sub_epi32(q, under);
-  r = _mm256_sub_epi32(r, _mm256_and_si256(under, f));
-  states.x = _mm256_add_epi32(_mm256_sll_epi32(q, shift),
-                              _mm256_add_epi32(r, _mm256_srli_epi32(entry, kWordBits)));
-  return to;
 }
 
 #endif
@@ -310,7 +283,7 @@ char* EncodeRansRoundsHere(const uint32_t* entries, size_t count, int scale, siz
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
   switch (lanes) {
     case 8:
-      return EncodeRounds<HalfStates, 1>(entries, count, scale, states, begin, to);
+      return EncodeRounds<States8, 1>(entries, count, scale, states, begin, to);
     case 16:
       return EncodeRounds<States, 16 / kLanes>(entries, count, scale, states, begin, to);
     default:

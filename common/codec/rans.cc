@@ -479,18 +479,9 @@ std::optional<RansStream> RansEncode(absl::Span<const uint8_t> codes,
   CheckArguments(codes.size(), classes, class_count, levels);
   std::vector<RansHistogram> histograms(static_cast<size_t>(class_count));
   if (class_count == 1) {
-    // Eight counters a code: equal codes in a row would wait for each other.
-    std::array<RansHistogram, 8> parts{};
-    size_t i = 0;
-    for (; i + 8 <= codes.size(); i += 8) {
-      uint64_t word;
-      std::memcpy(&word, &codes[i], sizeof(word));
-      for (size_t j = 0; j < 8; ++j) ++parts[j][static_cast<uint8_t>(word >> (8 * j))];
-    }
-    for (; i < codes.size(); ++i) ++parts[0][codes[i]];
-    for (const RansHistogram& part : parts) {
-      for (size_t c = 0; c < kRansSymbols; ++c) histograms[0][c] += part[c];
-    }
+    CodeCounter counter;
+    counter.Add(codes.data(), codes.size());
+    histograms[0] = counter.sum();
   } else {
     for (size_t i = 0; i < codes.size(); ++i) ++histograms[classes[i]][codes[i]];
   }

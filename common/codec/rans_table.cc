@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -354,6 +355,24 @@ absl::Status ParseParametric(Reader& reader, Tag family, int index, int levels, 
 }
 
 }  // namespace
+
+void CodeCounter::Add(const uint8_t* codes, size_t count) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, codes + i, sizeof(word));
+    for (size_t j = 0; j < 8; ++j) ++parts_[j][static_cast<uint8_t>(word >> (8 * j))];
+  }
+  for (; i < count; ++i) ++parts_[0][codes[i]];
+}
+
+RansHistogram CodeCounter::sum() const {
+  RansHistogram sum{};
+  for (const RansHistogram& part : parts_) {
+    for (size_t c = 0; c < kRansSymbols; ++c) sum[c] += part[c];
+  }
+  return sum;
+}
 
 RansTables ChooseRansTables(absl::Span<const RansHistogram> histograms, int levels, int scale) {
   QFL_CHECK(!histograms.empty() && histograms.size() <= kRansClassesMax);

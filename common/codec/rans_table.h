@@ -23,7 +23,18 @@ inline constexpr int kRansClassesMax = 64;
 inline constexpr int kRansScaleMin = 10;
 inline constexpr int kRansScaleMax = 14;
 
-using RansHistogram = std::array<uint32_t, kRansSymbols>;    // codes of each value
+using RansHistogram = std::array<uint32_t, kRansSymbols>;  // codes of each value
+
+// Counts codes, fewer than 2^32 of them.
+class CodeCounter {
+ public:
+  void Add(const uint8_t* codes, size_t count);
+  RansHistogram sum() const;
+
+ private:
+  // Equal codes in a row would wait for each other.
+  std::array<RansHistogram, 8> parts_{};
+};
 using RansFrequencies = std::array<uint16_t, kRansSymbols>;  // sum 2^scale
 
 struct RansTables {

@@ -42,6 +42,18 @@ class Demo(unittest.TestCase):
              *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, **environment})
 
+    def programs(self, scripts):
+        """A folder of the programs, of which some are these scripts."""
+        folder = self.folder / "bin"
+        folder.mkdir()
+        for name in ("quantfl-coordinator", "quantflctl", "quantfl-client"):
+            if name in scripts:
+                (folder / name).write_text(f"#!/bin/bash\n{scripts[name]}\n")
+                (folder / name).chmod(0o755)
+            else:
+                (folder / name).symlink_to(BIN / name)
+        return folder
+
     def test_two_runs_a_table_and_bu_within_half_a_point_of_fp32(self):
         demo = self.demo()
         output, _ = demo.communicate(timeout=900)
@@ -78,11 +90,8 @@ class Demo(unittest.TestCase):
 
     def test_a_signal_before_any_command_up_to_the_first_round_leaves_nothing_behind(self):
         # Programs that never end by themselves, known by the name they run under.
-        programs = self.folder / "bin"
-        programs.mkdir()
-        for name in ("quantfl-coordinator", "quantflctl", "quantfl-client"):
-            (programs / name).write_text('#!/bin/bash\n[ "$1" = data ] || exec -a "$0 $*" sleep 300\n')
-            (programs / name).chmod(0o755)
+        programs = self.programs(dict.fromkeys(("quantfl-coordinator", "quantflctl", "quantfl-client"),
+                                               '[ "$1" = data ] || exec -a "$0 $*" sleep 300'))
         # bash runs this file before a script, and its trap before each command of the script.
         tracer = self.folder / "tracer"
         tracer.write_text("""unset BASH_ENV; set -o functrace; at=0
@@ -115,26 +124,16 @@ class Demo(unittest.TestCase):
                 break
 
     def test_a_coordinator_that_a_signal_kills_ends_the_demo_with_its_status(self):
-        programs = self.folder / "bin"
-        programs.mkdir()
-        for name, text in (("quantfl-coordinator", "sleep 0.2; kill -SEGV $$"), ("quantfl-client", "exec sleep 300"),
-                           ("quantflctl", '[ "$1" = data ] || sleep 1')):
-            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
-            (programs / name).chmod(0o755)
+        programs = self.programs({"quantfl-coordinator": "sleep 0.2; kill -SEGV $$", "quantfl-client": "exec sleep 300",
+                                  "quantflctl": '[ "$1" = data ] || sleep 1'})
         demo = self.demo("--bin", programs)
         output, _ = demo.communicate(timeout=60)
         self.assertEqual(demo.returncode, 128 + signal.SIGSEGV, output)
         self.assertIn(f"the run demo-fp32 ended with status {128 + signal.SIGSEGV}", output)
 
     def test_a_daemon_that_ends_before_the_first_round_ends_the_demo_with_its_reason(self):
-        programs = self.folder / "bin"
-        programs.mkdir()
-        for name in ("quantfl-coordinator", "quantflctl"):
-            (programs / name).symlink_to(BIN / name)
-        client = programs / "quantfl-client"
-        client.write_text('#!/bin/sh\ncase "$*" in *"--device client-2"*) echo "no disk left" >&2; exit 74 ;; esac\n'
-                          f'exec {BIN}/quantfl-client "$@"\n')
-        client.chmod(0o755)
+        programs = self.programs({"quantfl-client": 'case "$*" in *"--device client-2"*) echo "no disk left" >&2; exit 74 ;; '
+                                                    f'esac\nexec {BIN}/quantfl-client "$@"'})
         demo = self.demo("--bin", programs)
         output, _ = demo.communicate(timeout=60)
         self.assertEqual(demo.returncode, 1, output)
